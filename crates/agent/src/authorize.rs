@@ -1,0 +1,217 @@
+//! What an assignment must show before anything is changed for it: the plan, and an operator's signature on it that
+//! covers this node, its recipient key and its tables. A coordinator has no power of its own.
+
+use rotation::{Digest, Direction, Plan, RotationId, Statement, Work};
+use wire::access::Role;
+use wire::convert::Order;
+use wire::sign::VerifyError;
+use wire::tls::Tls;
+
+/// What the operator's signature over a statement covers besides the statement.
+pub(crate) const STATEMENT_DOMAIN: &str = "keyturn statement v1";
+
+/// What was signed, checked against this node.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    /// The plan.
+    pub(crate) plan: Plan,
+    /// Its digest.
+    pub(crate) plan_digest: Digest,
+    /// The operator's statement.
+    pub(crate) statement: Statement,
+    /// BLAKE3 of the statement's bytes.
+    pub(crate) statement_digest: Digest,
+    /// The bundle sealed for this node, of the digest that the statement names. Absent where it is not needed.
+    pub(crate) sealed: Option<Vec<u8>>,
+}
+
+/// Who checks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Checker<'a> {
+    /// The node and farm as configured, which its certificate bears too.
+    pub(crate) node: &'a rotation::NodeId,
+    pub(crate) farm: &'a str,
+    /// The digest of the node's own targets.toml.
+    pub(crate) targets: Digest,
+    pub(crate) tls: &'a Tls,
+}
+
+/// Why an assignment is not covered by an operator's signature.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("the assignment comes without a plan and an operator's signature")]
+    Missing,
+    #[error("the plan or the statement cannot be read")]
+    Malformed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the operator's signature does not hold")]
+    Signature(#[source] VerifyError),
+    #[error("the plan is not the one that was signed: its digest is {found}, and the statement says {signed}")]
+    AlteredPlan { found: Digest, signed: Digest },
+    #[error("{what} of the signed {document} is {found}, and here it is {expected}")]
+    Differs { document: &'static str, what: &'static str, found: String, expected: String },
+    #[error("the signed {0} does not name this node")]
+    NodeMissing(&'static str),
+    #[error("the old key and the new key of the statement are the same")]
+    SameKey,
+    #[error("shard {0} is not one of the signed plan")]
+    ForeignShard(rotation::ShardId),
+    #[error("key {0} is neither the old nor the new key of the signed statement")]
+    ForeignKey(rotation::KeyId),
+    #[error("the sealed bundle for this node is missing or is not the one that was signed")]
+    Sealed,
+    #[error("going forward takes the position that was recorded when the rows were verified, and there is none")]
+    NoPosition,
+}
+
+impl Refusal {
+    /// What an operator can do about it.
+    pub(crate) fn next_step(&self) -> &'static str {
+        match self {
+            Self::Differs { what: "targets.toml", .. } => {
+                "put back the targets.toml that the plan was made with and restart the agent, or abort and plan again"
+            }
+            Self::Missing
+            | Self::Malformed(_)
+            | Self::Signature(_)
+            | Self::AlteredPlan { .. }
+            | Self::Differs { .. }
+            | Self::NodeMissing(_)
+            | Self::SameKey
+            | Self::ForeignShard(_)
+            | Self::ForeignKey(_)
+            | Self::Sealed
+            | Self::NoPosition => {
+                "nothing was changed; find out whether somebody altered it between operator and agent, then abort \
+                 and plan again"
+            }
+        }
+    }
+}
+
+/// Whether the work belongs to Preflight, which needs no signature since it changes nothing.
+pub(crate) const fn is_preflight(work: &Work) -> bool {
+    matches!(work, Work::Inspect | Work::SurveyDatabase { .. })
+}
+
+/// Whether the work leads back to the old key.
+pub(crate) fn turns_back(work: &Work, statement: &Statement) -> bool {
+    match work {
+        Work::TurnBack | Work::RestoreKey | Work::DiscardKey => true,
+        Work::ReencryptShard { direction, .. }
+        | Work::VerifyShard { direction, .. }
+        | Work::LiftFence { direction, .. }
+        | Work::CloseLedger { direction } => *direction == Direction::Back,
+        Work::StartInstance { key } => *key == statement.old_key,
+        Work::Inspect
+        | Work::SurveyDatabase { .. }
+        | Work::StoreKey
+        | Work::TakeOffline
+        | Work::FenceDatabase
+        | Work::RecordPosition
+        | Work::ActivateKey { .. }
+        | Work::AdmitInstance => false,
+    }
+}
+
+impl Checker<'_> {
+    /// Checks everything that can be checked without looking at the node. `is_pinned` says whether this very
+    /// statement was verified before: its signer's certificate may have expired since.
+    pub(crate) fn check(
+        &self,
+        order: &Order,
+        is_pinned: impl FnOnce(RotationId, Digest) -> bool,
+    ) -> Result<Grant, Refusal> {
+        let (Some(plan_bytes), Some(authorization)) = (&order.plan, &order.authorization) else {
+            return Err(Refusal::Missing);
+        };
+        let rotation = order.assignment.rotation;
+        let statement_digest = hash(&authorization.statement);
+        if !is_pinned(rotation, statement_digest) {
+            wire::sign::verify(
+                self.tls,
+                &authorization.certificates,
+                Role::Operator,
+                STATEMENT_DOMAIN,
+                &authorization.statement,
+                &authorization.signature,
+            )
+            .map_err(Refusal::Signature)?;
+        }
+        let statement = authorization.read_statement().map_err(|error| Refusal::Malformed(error.into()))?;
+        same("statement", "format", &statement.format, &Statement::FORMAT)?;
+        same("statement", "farm", statement.farm.as_str(), self.farm)?;
+        same("statement", "rotation", &statement.rotation, &rotation)?;
+        let plan_digest = Plan::digest_of(plan_bytes);
+        if plan_digest != statement.plan_digest {
+            return Err(Refusal::AlteredPlan { found: plan_digest, signed: statement.plan_digest });
+        }
+        let plan = Plan::from_bytes(plan_bytes).map_err(|error| Refusal::Malformed(error.into()))?;
+        same("plan", "farm", plan.farm.as_str(), self.farm)?;
+        same("plan", "rotation", &plan.rotation, &rotation)?;
+        self.check_node(&plan, &statement)?;
+        check_work(&order.assignment.work, &plan, &statement)?;
+        let wants_bundle = matches!(order.assignment.work, Work::StoreKey);
+        let sealed = wants_bundle.then(|| self.sealed(authorization, &statement)).transpose()?;
+        Ok(Grant { plan, plan_digest, statement, statement_digest, sealed })
+    }
+
+    fn check_node(&self, plan: &Plan, statement: &Statement) -> Result<(), Refusal> {
+        let planned = plan.nodes.get(self.node).ok_or(Refusal::NodeMissing("plan"))?;
+        let granted = statement.nodes.get(self.node).ok_or(Refusal::NodeMissing("statement"))?;
+        same("statement", "recipient key", &granted.recipient_key, &planned.recipient_key)?;
+        same("statement", "old key", &statement.old_key, &planned.current_key)?;
+        same("plan", "targets.toml", &planned.targets_digest, &self.targets)?;
+        if statement.old_key == statement.new_key { Err(Refusal::SameKey) } else { Ok(()) }
+    }
+
+    fn sealed(&self, authorization: &rotation::Authorization, statement: &Statement) -> Result<Vec<u8>, Refusal> {
+        let granted = statement.nodes.get(self.node).ok_or(Refusal::NodeMissing("statement"))?;
+        let sealed = authorization.sealed.get(self.node).ok_or(Refusal::Sealed)?;
+        if hash(sealed) == granted.sealed_digest { Ok(sealed.clone()) } else { Err(Refusal::Sealed) }
+    }
+}
+
+/// The particulars of the work against what was signed.
+fn check_work(work: &Work, plan: &Plan, statement: &Statement) -> Result<(), Refusal> {
+    match work {
+        Work::ReencryptShard { shard, .. } | Work::VerifyShard { shard, .. } if !plan.shards.contains(shard) => {
+            Err(Refusal::ForeignShard(shard.id))
+        }
+        Work::StartInstance { key } if *key != statement.old_key && *key != statement.new_key => {
+            Err(Refusal::ForeignKey(*key))
+        }
+        Work::LiftFence { direction: Direction::Forward, position: None } => Err(Refusal::NoPosition),
+        Work::Inspect
+        | Work::SurveyDatabase { .. }
+        | Work::StoreKey
+        | Work::TakeOffline
+        | Work::FenceDatabase
+        | Work::ReencryptShard { .. }
+        | Work::VerifyShard { .. }
+        | Work::RecordPosition
+        | Work::ActivateKey { .. }
+        | Work::LiftFence { .. }
+        | Work::StartInstance { .. }
+        | Work::AdmitInstance
+        | Work::CloseLedger { .. }
+        | Work::TurnBack
+        | Work::RestoreKey
+        | Work::DiscardKey => Ok(()),
+    }
+}
+
+fn same<T: PartialEq + ToString + ?Sized>(
+    document: &'static str,
+    what: &'static str,
+    found: &T,
+    expected: &T,
+) -> Result<(), Refusal> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Refusal::Differs { document, what, found: found.to_string(), expected: expected.to_string() })
+}
+
+fn hash(bytes: &[u8]) -> Digest {
+    Digest::new(*blake3::hash(bytes).as_bytes())
+}

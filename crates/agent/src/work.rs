@@ -1,0 +1,121 @@
+//! Does one assignment that was accepted. All of it looks at what is before it changes anything, so that it may be
+//! done again after a crash.
+
+mod instance;
+mod key;
+mod preflight;
+mod rows;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use rotation::{Answer, Assignment, Fault, FaultCode, Work};
+
+use crate::authorize::Grant;
+use crate::fault::fault;
+use crate::node::Node;
+use crate::registry::{Ticket, given_up};
+
+/// One accepted assignment with all it needs.
+pub(crate) struct Job {
+    pub(crate) node: Arc<Node>,
+    pub(crate) assignment: Assignment,
+    /// What the operator signed; `None` in Preflight alone.
+    pub(crate) grant: Option<Grant>,
+    pub(crate) ticket: Ticket,
+}
+
+/// An authorised assignment: a [`Job`] whose grant is there.
+pub(crate) struct Signed<'a> {
+    pub(crate) node: &'a Node,
+    pub(crate) assignment: &'a Assignment,
+    pub(crate) grant: &'a Grant,
+    pub(crate) ticket: &'a Ticket,
+}
+
+impl Job {
+    /// Does it. A fault bears the node's name.
+    pub(crate) async fn perform(self) -> Result<Answer, Fault> {
+        let result = self.dispatch().await;
+        let id = self.assignment.id();
+        match &result {
+            Ok(_) => tracing::info!(%id, "done"),
+            Err(fault) => tracing::warn!(%id, code = %fault.code, retryable = fault.retryable, "{}", fault.message),
+        }
+        result.map_err(|fault| Fault { node: Some(self.node.id.clone()), ..fault })
+    }
+
+    async fn dispatch(&self) -> Result<Answer, Fault> {
+        let Self { node, assignment, grant, ticket } = self;
+        let signed = || match grant {
+            Some(grant) => Ok(Signed { node, assignment, grant, ticket }),
+            None => Err(refused("the work is not covered by an operator's signature")),
+        };
+        match &assignment.work {
+            Work::Inspect => self.in_turn(preflight::inspect(node, assignment.rotation, ticket)).await,
+            Work::SurveyDatabase { accepted, shards_wanted } => {
+                self.until_given_up(preflight::survey(node, accepted, *shards_wanted, ticket)).await
+            }
+            Work::StoreKey => self.in_turn(key::store(signed()?)).await,
+            Work::ActivateKey { at } => self.in_turn(key::activate(signed()?, *at)).await,
+            Work::RestoreKey => self.in_turn(key::restore(signed()?)).await,
+            Work::DiscardKey => self.in_turn(key::discard(signed()?)).await,
+            Work::TakeOffline => self.in_turn(instance::take_offline(signed()?)).await,
+            Work::StartInstance { key } => self.in_turn(instance::start(signed()?, *key)).await,
+            Work::AdmitInstance => self.in_turn(instance::admit(signed()?)).await,
+            Work::FenceDatabase => self.until_given_up(rows::fence(signed()?)).await,
+            Work::ReencryptShard { shard, lease, direction } => {
+                self.until_given_up(rows::reencrypt(signed()?, shard, *lease, *direction)).await
+            }
+            Work::VerifyShard { shard, lease, direction } => {
+                self.until_given_up(rows::verify(signed()?, shard, *lease, *direction)).await
+            }
+            Work::RecordPosition => self.until_given_up(rows::record_position(signed()?)).await,
+            Work::LiftFence { direction, position } => {
+                self.until_given_up(rows::lift_fence(signed()?, *direction, position.as_ref())).await
+            }
+            Work::CloseLedger { direction } => self.until_given_up(rows::close(signed()?, *direction)).await,
+            Work::TurnBack => self.until_given_up(rows::turn_back(signed()?)).await,
+        }
+    }
+
+    /// Work on the instance or the key store: one at a time, and to its own end. It asks between its steps whether
+    /// it is still wanted; dropped in the middle, a later assignment could overtake half a step.
+    async fn in_turn(&self, work: impl Future<Output = Result<Answer, Fault>> + Send) -> Result<Answer, Fault> {
+        self.ticket.waiting_for("earlier work on this node to end");
+        let _turn = tokio::select! {
+            () = self.ticket.cancel.cancelled() => return Err(given_up()),
+            turn = self.node.turn.lock() => turn,
+        };
+        self.ticket.still_wanted()?;
+        self.ticket.waiting_for("");
+        work.await
+    }
+
+    /// Work on the database: dropped where it is when it is given up, which the engine's transactions allow.
+    async fn until_given_up(&self, work: impl Future<Output = Result<Answer, Fault>> + Send) -> Result<Answer, Fault> {
+        tokio::select! {
+            () = self.ticket.cancel.cancelled() => Err(given_up()),
+            result = work => result,
+        }
+    }
+}
+
+impl Signed<'_> {
+    /// The work must find this node's instance held offline for its rotation.
+    fn needs_held(&self, to: &str) -> Result<(), Fault> {
+        if self.node.is_held_for(self.assignment.rotation) {
+            return Ok(());
+        }
+        Err(refused(&format!("asked to {to}, but this node does not hold its instance offline for the rotation")))
+    }
+}
+
+/// The assignment was accepted, and what the node finds forbids it all the same.
+fn refused(message: &str) -> Fault {
+    fault(
+        FaultCode::AssignmentRefused,
+        message,
+        "abort the rotation and look at what the coordinators sent; it is not what a rotation needs here",
+    )
+}

@@ -1,0 +1,82 @@
+//! Preflight: says what the node is and holds, and reads the database. Changes nothing but the recipient key.
+
+use keys::KeyStore;
+use keys::attestation::{self, Context};
+use keys::sealed::RecipientKey;
+use rotation::{AgentRelease, Answer, Attestation, Fault, Inspection, RotationId, UndecryptableValue};
+
+use crate::instance::Condition;
+use crate::node::{Node, PROTOCOL, RELEASE, store_fault};
+use crate::registry::Ticket;
+
+/// What the agent's signature over an attestation covers besides its context.
+const ATTESTATION_DOMAIN: &str = "keyturn attestation v1";
+/// How many shards may be asked for. Each is a lease and a line in the plan; more make the work no faster.
+const SHARDS_MAX: u32 = 10_000;
+
+pub(super) async fn inspect(node: &Node, rotation: RotationId, ticket: &Ticket) -> Result<Answer, Fault> {
+    let keys = node.current_keys()?;
+    let current = &keys.active().secret;
+    ticket.waiting_for("the instance to be observed");
+    let condition = node.instance.observe(&ticket.cancel).await?;
+    ticket.waiting_for("the database");
+    node.engine.check_targets().await.map_err(|error| error.fault())?;
+    let database = node.engine.identity().await.map_err(|error| error.fault())?;
+    ticket.still_wanted()?;
+    let recipient = recipient_key(node, rotation)?;
+    let context = Context {
+        farm: node.farm.clone(),
+        rotation,
+        node: node.id.clone(),
+        recipient_key: recipient.public_hex(),
+        current_key: current.id(),
+        targets_digest: node.targets,
+        database_identity: database.identity.clone(),
+    };
+    let attestation = Attestation {
+        certificates: node.tls.certificates().iter().map(hex::encode).collect(),
+        signature: hex::encode(wire::sign::sign(&node.tls, ATTESTATION_DOMAIN, &context.to_bytes())),
+        mac: hex::encode(attestation::mac(current, &context)),
+    };
+    Ok(Answer::Inspected(Box::new(Inspection {
+        release: AgentRelease { version: RELEASE.to_owned(), protocol: PROTOCOL },
+        current_key: context.current_key,
+        instance: condition.as_str().to_owned(),
+        instance_online: condition == Condition::Online,
+        protector: KeyStore::PROTECTOR.to_owned(),
+        database,
+        targets_digest: node.targets,
+        recipient_key: context.recipient_key,
+        attestation,
+    })))
+}
+
+/// The recipient key of this rotation: the one that is there, so that an answer that was lost is given again.
+fn recipient_key(node: &Node, rotation: RotationId) -> Result<RecipientKey, Fault> {
+    let stored = node
+        .store
+        .recipient(&node.state_dir, &rotation)
+        .map_err(|error| store_fault("reading the recipient key of this rotation", &error))?;
+    if let Some(stored) = stored {
+        return Ok(stored);
+    }
+    let fresh = RecipientKey::generate();
+    node.store
+        .put_recipient(&node.state_dir, &rotation, &fresh)
+        .map_err(|error| store_fault("storing the recipient key of this rotation", &error))?;
+    Ok(fresh)
+}
+
+pub(super) async fn survey(
+    node: &Node,
+    accepted: &[UndecryptableValue],
+    shards_wanted: u32,
+    ticket: &Ticket,
+) -> Result<Answer, Fault> {
+    let keys = node.current_keys()?;
+    ticket.waiting_for("every registered value to be read");
+    let progress = |rows| ticket.rows(rows);
+    let shards_wanted = shards_wanted.clamp(1, SHARDS_MAX);
+    let survey = node.engine.survey(&keys, accepted, shards_wanted, &progress).await.map_err(|error| error.fault())?;
+    Ok(Answer::DatabaseSurveyed(Box::new(survey)))
+}

@@ -1,0 +1,116 @@
+//! Work on the database: the fence, the ledger, and rows, shard by shard. Tables come from this node's targets, keys
+//! from its store, and the ledger in the database has the last word on what is still wanted.
+
+use reencrypt::{LedgerMark, ShardJob};
+use rotation::{Answer, DatabasePosition, Direction, Fault, FaultCode, LeaseNumber, Shard};
+
+use super::Signed;
+use super::key::{expect_key, find_key};
+use crate::fault::fault;
+
+pub(super) async fn fence(signed: Signed<'_>) -> Result<Answer, Fault> {
+    signed.needs_held("fence the database")?;
+    signed.needs_database().await?;
+    signed.ticket.waiting_for("sessions in the database to end");
+    let rows = signed.node.engine.fence(&signed.mark(Direction::Forward)).await.map_err(|error| error.fault())?;
+    Ok(Answer::DatabaseFenced { rows })
+}
+
+pub(super) async fn reencrypt(
+    signed: Signed<'_>,
+    shard: &Shard,
+    lease: LeaseNumber,
+    direction: Direction,
+) -> Result<Answer, Fault> {
+    let job = signed.shard_job(shard, lease, direction).await?;
+    let progress = |rows| signed.ticket.rows(rows);
+    let tally = signed.node.engine.reencrypt(&job, &progress).await.map_err(|error| error.fault())?;
+    Ok(Answer::ShardReencrypted { shard: shard.id, lease, tally })
+}
+
+pub(super) async fn verify(
+    signed: Signed<'_>,
+    shard: &Shard,
+    lease: LeaseNumber,
+    direction: Direction,
+) -> Result<Answer, Fault> {
+    let job = signed.shard_job(shard, lease, direction).await?;
+    let progress = |rows| signed.ticket.rows(rows);
+    let tally = signed.node.engine.verify(&job, &progress).await.map_err(|error| error.fault())?;
+    Ok(Answer::ShardVerified { shard: shard.id, lease, tally })
+}
+
+pub(super) async fn record_position(signed: Signed<'_>) -> Result<Answer, Fault> {
+    signed.needs_database().await?;
+    let position = signed.node.engine.position().await.map_err(|error| error.fault())?;
+    Ok(Answer::PositionRecorded(position))
+}
+
+pub(super) async fn lift_fence(
+    signed: Signed<'_>,
+    direction: Direction,
+    position: Option<&DatabasePosition>,
+) -> Result<Answer, Fault> {
+    signed.needs_key_of(direction, "let the application into the database")?;
+    signed.needs_database().await?;
+    if let Some(position) = position {
+        signed.node.engine.check_position(position).await.map_err(|error| error.fault())?;
+    }
+    signed.node.engine.lift_fence(&signed.mark(direction)).await.map_err(|error| error.fault())?;
+    Ok(Answer::FenceLifted)
+}
+
+pub(super) async fn close(signed: Signed<'_>, direction: Direction) -> Result<Answer, Fault> {
+    signed.needs_key_of(direction, "close the ledger")?;
+    signed.needs_database().await?;
+    signed.node.engine.close(&signed.mark(direction)).await.map_err(|error| error.fault())?;
+    Ok(Answer::LedgerClosed)
+}
+
+pub(super) async fn turn_back(signed: Signed<'_>) -> Result<Answer, Fault> {
+    signed.needs_database().await?;
+    signed.node.engine.turn_back(&signed.mark(Direction::Back)).await.map_err(|error| error.fault())?;
+    Ok(Answer::TurnedBack)
+}
+
+impl Signed<'_> {
+    fn mark(&self, direction: Direction) -> LedgerMark {
+        LedgerMark { rotation: self.assignment.rotation, epoch: self.assignment.epoch, direction }
+    }
+
+    async fn shard_job(&self, shard: &Shard, lease: LeaseNumber, direction: Direction) -> Result<ShardJob, Fault> {
+        self.needs_held("work on rows")?;
+        self.needs_database().await?;
+        let statement = &self.grant.statement;
+        Ok(ShardJob {
+            mark: self.mark(direction),
+            shard: shard.clone(),
+            lease,
+            old: find_key(self.node, statement.old_key)?,
+            new: find_key(self.node, statement.new_key)?,
+            accepted: self.grant.plan.accepted.clone(),
+        })
+    }
+
+    /// The database must be the one of the signed plan: an agent that was pointed at another since must not touch it.
+    pub(super) async fn needs_database(&self) -> Result<(), Fault> {
+        let found = self.node.engine.identity().await.map_err(|error| error.fault())?;
+        match self.grant.plan.nodes.get(&self.node.id) {
+            Some(planned) if planned.database == found => Ok(()),
+            _ => Err(fault(
+                FaultCode::Database,
+                format!("this agent is connected to database {}, and the signed plan names another", found.identity),
+                "correct [database] in the agent's configuration, restart the agent, and retry",
+            )),
+        }
+    }
+
+    /// The node's own current key must be the one that the rows are said to be under.
+    fn needs_key_of(&self, direction: Direction, to: &str) -> Result<(), Fault> {
+        let key = match direction {
+            Direction::Forward => self.grant.statement.new_key,
+            Direction::Back => self.grant.statement.old_key,
+        };
+        expect_key(&self.node.current_keys()?, &[key], to)
+    }
+}

@@ -1,0 +1,10 @@
+//! One agent under test: real TLS, a real SQLite database, real keys, and an instance made of a shell script, driven
+//! over gRPC as a leader would drive it.
+#![expect(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
+
+mod authority;
+mod forward;
+mod instance;
+mod restart;
+mod support;
+mod undo;

@@ -1,0 +1,179 @@
+//! The driver: while this replica leads, has done whatever the state calls for.
+//!
+//! It remembers no plan. After every change it compares `pending(state)` with what is running, starts what is missing
+//! and drops what is no longer wanted; so a first run, a retry, a restart and a change of leader are the same thing.
+
+mod agents;
+mod attempt;
+mod hints;
+mod job;
+mod patience;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rotation::{Assignment, AssignmentId, Event, State, Term};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use wire::tls::Tls;
+
+use crate::raft::{Consensus, Leadership, ProposeError};
+use agents::Agents;
+pub(crate) use hints::Hints;
+use job::Job;
+
+/// The pause before work begins anew that ended and is still wanted, such as admitting an instance that would not
+/// come up: logged each time, so not more often than a person would look.
+const REST: Duration = Duration::from_secs(2);
+
+/// The pause before an event that found no majority is proposed again.
+const PROPOSE_RETRY: Duration = Duration::from_millis(500);
+
+/// Drives whenever this replica leads, until stopped.
+pub(crate) async fn run(consensus: Consensus, tls: Tls, hints: watch::Sender<Hints>, stop: CancellationToken) {
+    let mut leadership = consensus.leadership();
+    loop {
+        let now = leadership.borrow_and_update().clone();
+        let drive = async {
+            match now {
+                Leadership::Own { term } => Driver::new(&consensus, &tls, &hints, term).drive().await,
+                Leadership::Other { .. } => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = leadership.changed() => if changed.is_err() { return },
+            () = drive => {}
+        }
+        // Work of the lead that ended is dropped by now; what was known of it is nobody's business any more.
+        hints.send_replace(Hints::default());
+    }
+}
+
+/// The work of one lead. Dropping it drops everything it had running.
+struct Driver {
+    consensus: Consensus,
+    agents: Arc<Agents>,
+    hints: watch::Sender<Hints>,
+    term: Term,
+    tasks: JoinSet<AssignmentId>,
+    running: BTreeMap<AssignmentId, AbortHandle>,
+    /// Work that ended, and when it may begin anew should it still be wanted.
+    resting: BTreeMap<AssignmentId, Instant>,
+}
+
+impl Driver {
+    fn new(consensus: &Consensus, tls: &Tls, hints: &watch::Sender<Hints>, term: Term) -> Self {
+        Self {
+            consensus: consensus.clone(),
+            agents: Arc::new(Agents::new(tls.clone())),
+            hints: hints.clone(),
+            term,
+            tasks: JoinSet::new(),
+            running: BTreeMap::new(),
+            resting: BTreeMap::new(),
+        }
+    }
+
+    async fn drive(mut self) {
+        let mut state = self.consensus.state();
+        loop {
+            let (jobs, decisions) = {
+                let state = state.borrow_and_update();
+                let pending = rotation::pending(&state);
+                self.drop_unwanted(&state, &pending);
+                (self.missing(&state, pending), rotation::decisions(&state))
+            };
+            for job in jobs {
+                self.start(job);
+            }
+            for decision in decisions {
+                propose(&self.consensus, decision).await;
+            }
+            let rested = self.resting.values().min().copied();
+            tokio::select! {
+                changed = state.changed() => if changed.is_err() { return },
+                Some(ended) = self.tasks.join_next() => self.ended(ended),
+                () = sleep_until(rested.unwrap_or_else(Instant::now)), if rested.is_some() => self.wake(),
+            }
+        }
+    }
+
+    /// Stops what the state no longer wants. A paused rotation wants nothing new, but what runs may finish.
+    fn drop_unwanted(&mut self, state: &State, pending: &[Assignment]) {
+        let wanted: BTreeSet<AssignmentId> = pending.iter().map(Assignment::id).collect();
+        let keep = |id: &AssignmentId| {
+            wanted.contains(id)
+                || state.rotations.get(&id.rotation).is_some_and(|now| now.paused && now.epoch == id.epoch)
+        };
+        self.running.retain(|id, task| {
+            let keep = keep(id);
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        self.resting.retain(|id, _| wanted.contains(id));
+    }
+
+    /// What the state wants and does not run.
+    fn missing(&self, state: &State, pending: Vec<Assignment>) -> Vec<Job> {
+        pending
+            .into_iter()
+            .filter(|assignment| {
+                let id = assignment.id();
+                !self.running.contains_key(&id) && !self.resting.contains_key(&id)
+            })
+            .filter_map(|assignment| Job::new(state, assignment, self.term))
+            .collect()
+    }
+
+    fn start(&mut self, job: Job) {
+        let id = job.order.assignment.id();
+        tracing::debug!(assignment = %id, "given out");
+        let (consensus, agents, hints) = (self.consensus.clone(), self.agents.clone(), self.hints.clone());
+        let task = self.tasks.spawn(async move {
+            let event = attempt::perform(&job, &agents, &hints).await;
+            propose(&consensus, event).await;
+            job.order.assignment.id()
+        });
+        self.running.insert(id, task);
+    }
+
+    fn ended(&mut self, ended: Result<AssignmentId, tokio::task::JoinError>) {
+        match ended {
+            Ok(id) => {
+                self.running.remove(&id);
+                self.resting.insert(id, Instant::now() + REST);
+            }
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => {
+                // The state still wants it, so the next round starts it again.
+                tracing::error!("work on an assignment panicked: {error}");
+                self.running.retain(|_, task| !task.is_finished());
+            }
+        }
+    }
+
+    fn wake(&mut self) {
+        let now = Instant::now();
+        self.resting.retain(|_, until| *until > now);
+    }
+}
+
+/// Logs an event; gives up only when this replica does not lead any more, since then another one does the work.
+async fn propose(consensus: &Consensus, event: Event) {
+    loop {
+        match consensus.propose(event.clone()).await {
+            Ok(_) | Err(ProposeError::NotLeader { .. } | ProposeError::Stopped) => return,
+            Err(ProposeError::Rejected(rejection)) => {
+                tracing::error!("the state refuses what its own work led to: {rejection}");
+                return;
+            }
+            Err(ProposeError::NoQuorum) => sleep(PROPOSE_RETRY).await,
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! One coordinator replica: keeps the rotation's state in consensus with the others, drives the agents while it leads,
+//! and answers operators.
+//!
+//! It holds no key and no database credential, and has no power of its own: agents obey only what an operator signed.
+//! `raft` is all that knows openraft, `driver` turns pending work into calls of agents, `view` turns state into
+//! what operators see.
+
+mod config;
+mod driver;
+mod notify;
+mod operator;
+mod raft;
+mod run;
+#[cfg(test)]
+mod sample;
+mod view;
+
+pub use config::{Config, ConfigError, ReplicaConfig};
+pub use raft::{OpenStoreError, StartError};
+pub use run::{RunError, run, run_with};

@@ -1,0 +1,133 @@
+//! The stored formats, byte for byte: what a release wrote, the next one reads.
+//!
+//! `tests/fixtures/frames-v1.txt` holds one frame a line. A test that fails here means that a stored type has changed:
+//! before the first release the file is written anew with `KEYTURN_WRITE_FIXTURES=1 cargo test -p coordinator frames`;
+//! afterwards the change needs a new version of the frame, and the old fixtures stay.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use openraft::{BasicNode, CommittedLeaderId, EntryPayload, Membership};
+use rotation::*;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use super::frame::{Kind, decode, encode};
+use super::types::{LogEntry, LogId, SnapshotMeta, StoredMembership, Vote};
+use crate::sample::*;
+
+fn fixtures() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/frames-v1.txt")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hex")).collect()
+}
+
+struct Check {
+    written: BTreeMap<String, String>,
+    found: BTreeMap<String, String>,
+}
+
+impl Check {
+    fn frame<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
+        &mut self,
+        name: &str,
+        kind: Kind,
+        value: &T,
+    ) {
+        let frame = encode(kind, value).expect("writes");
+        assert_eq!(&decode::<T>(kind, &frame).expect("reads"), value, "{name} is read back as it was");
+        if let Some(found) = self.found.get(name) {
+            let read: T = decode(kind, &unhex(found)).unwrap_or_else(|error| panic!("{name} of the fixtures: {error}"));
+            assert_eq!(&read, value, "{name} of the fixtures reads as something else");
+        }
+        self.written.insert(name.to_owned(), hex(&frame));
+    }
+}
+
+#[test]
+fn frames_are_those_of_the_fixtures() {
+    let rewrite = std::env::var_os("KEYTURN_WRITE_FIXTURES").is_some();
+    let text = if rewrite { String::new() } else { std::fs::read_to_string(fixtures()).expect("the fixtures") };
+    let found =
+        text.lines().filter_map(|line| line.split_once(' ')).map(|(name, hex)| (name.into(), hex.into())).collect();
+    let mut check = Check { written: BTreeMap::new(), found };
+
+    check.frame("vote", Kind::Vote, &Vote::new_committed(3, 2));
+    check.frame("log-id", Kind::LogId, &Some(log_id(9)));
+    check.frame("entry-blank", Kind::Entry, &LogEntry { log_id: log_id(1), payload: EntryPayload::Blank });
+    let payload = EntryPayload::Membership(membership());
+    check.frame("entry-membership", Kind::Entry, &LogEntry { log_id: log_id(0), payload });
+    for (name, event) in events() {
+        let payload = EntryPayload::Normal(Entry { at: Millis::new(1_700_000_000_000), event });
+        check.frame(&format!("entry-{name}"), Kind::Entry, &LogEntry { log_id: log_id(7), payload });
+    }
+    let meta = SnapshotMeta {
+        last_log_id: Some(log_id(9)),
+        last_membership: StoredMembership::new(Some(log_id(0)), membership()),
+        snapshot_id: log_id(9).to_string(),
+    };
+    check.frame("snapshot-meta", Kind::SnapshotMeta, &meta);
+    check.frame("state", Kind::State, &state());
+
+    if rewrite {
+        let text: String = check.written.iter().map(|(name, hex)| format!("{name} {hex}\n")).collect();
+        std::fs::write(fixtures(), text).expect("writes the fixtures");
+    } else {
+        assert_eq!(check.written, check.found, "a stored format changed; see the head of this file");
+    }
+}
+
+fn log_id(index: u64) -> LogId {
+    LogId::new(CommittedLeaderId::new(3, 2), index)
+}
+
+fn membership() -> Membership<u64, BasicNode> {
+    let nodes = [1, 2, 3].map(|id| (id, BasicNode::new(format!("https://10.0.0.{id}:7001"))));
+    Membership::from(BTreeMap::from(nodes))
+}
+
+fn events() -> Vec<(&'static str, Event)> {
+    let (rotation, by) = (id(), "alice".to_owned());
+    vec![
+        ("farm-founded", Event::FarmFounded { cluster: ClusterId::new(Uuid::from_u128(1)), farm: "demo".to_owned() }),
+        ("leader-elected", Event::LeaderElected { term: Term::new(3), replica: 2 }),
+        ("node-enrolled", Event::NodeEnrolled { node: node(), address: "https://node-1:7101".to_owned() }),
+        ("node-removed", Event::NodeRemoved { node: node() }),
+        ("rotation-requested", Event::RotationRequested { rotation, by: by.clone(), options: options() }),
+        (
+            "start-requested",
+            Event::StartRequested { rotation, by: by.clone(), authorization: Box::new(authorization()) },
+        ),
+        ("abort-requested", Event::AbortRequested { rotation, by: by.clone() }),
+        ("pause-requested", Event::PauseRequested { rotation, by: by.clone() }),
+        ("resume-requested", Event::ResumeRequested { rotation, by: by.clone() }),
+        ("retry-requested", Event::RetryRequested { rotation, by }),
+        (
+            "work-done-inspected",
+            Event::WorkDone { assignment: work(), answer: Answer::Inspected(Box::new(inspection())) },
+        ),
+        (
+            "work-done-surveyed",
+            Event::WorkDone { assignment: work(), answer: Answer::DatabaseSurveyed(Box::new(survey())) },
+        ),
+        (
+            "work-done-shard",
+            Event::WorkDone {
+                assignment: work(),
+                answer: Answer::ShardReencrypted { shard: ShardId::new(3), lease: LeaseNumber::new(2), tally: tally() },
+            },
+        ),
+        ("work-done-last", Event::WorkDone { assignment: work(), answer: Answer::KeyDiscarded }),
+        ("work-failed", Event::WorkFailed { assignment: work(), fault: fault() }),
+        ("deadline-missed", Event::DeadlineMissed { assignment: work(), fault: fault() }),
+        ("lease-expired", Event::LeaseExpired { assignment: work() }),
+        ("admit-decided", Event::AdmitDecided { rotation, epoch: Epoch::new(8) }),
+    ]
+}

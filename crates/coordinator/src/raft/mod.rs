@@ -1,0 +1,264 @@
+//! Consensus: everything that knows openraft, so that another release of it, or another library, is a matter of this
+//! folder alone. The rest of the coordinator proposes events, watches the state, and asks who leads.
+
+mod formation;
+mod frame;
+mod leadership;
+mod log;
+mod machine;
+mod network;
+mod service;
+mod store;
+mod timing;
+mod types;
+
+#[cfg(test)]
+mod frame_tests;
+#[cfg(test)]
+mod store_tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
+use rotation::{Entry, Event, Millis, Outcome, Rejection, State};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wire::tls::Tls;
+
+use crate::config::Config;
+use formation::{Membership, Standing};
+use leadership::Heard;
+use machine::Machine;
+use network::Peers;
+use store::Store;
+use timing::{READ_TIMEOUT, WRITE_TIMEOUT};
+use types::{Applied, Raft};
+
+pub(crate) use leadership::Leadership;
+pub(crate) use service::RaftService;
+pub use store::OpenStoreError;
+
+/// Consensus cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store cannot be opened.
+    #[error("the replicated log cannot be opened")]
+    Store(#[from] OpenStoreError),
+    /// What the store holds cannot be read.
+    #[error("the replicated log cannot be read; restore data_dir, or empty it and let this replica catch up")]
+    Read(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// openraft did not start.
+    #[error("consensus cannot be started")]
+    Consensus(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// An event that was not taken into the log, or of which that is not known.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum ProposeError {
+    /// Another replica leads, at this address if it is known.
+    #[error("this replica does not lead")]
+    NotLeader { address: Option<String> },
+    /// The domain refused it; the state is as it was.
+    #[error(transparent)]
+    Rejected(Rejection),
+    /// No majority of replicas answered in time. It may yet be taken.
+    #[error("no majority of coordinators answered within {} s", WRITE_TIMEOUT.as_secs())]
+    NoQuorum,
+    /// Consensus has stopped here.
+    #[error("consensus does not run on this replica")]
+    Stopped,
+}
+
+/// A handle to consensus; clones share it.
+#[derive(Clone)]
+pub(crate) struct Consensus {
+    raft: Raft,
+    id: u64,
+    farm: String,
+    peers: Peers,
+    membership: Membership,
+    heard: Heard,
+    state: watch::Receiver<State>,
+    leadership: watch::Receiver<Leadership>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    closed: CancellationToken,
+    addresses: Arc<BTreeMap<u64, String>>,
+}
+
+impl Consensus {
+    /// Opens the store and starts consensus. The cluster forms once [`Consensus::service`] is served.
+    pub(crate) async fn start(config: &Config, tls: Tls) -> Result<Self, StartError> {
+        let store = Store::open(&config.data_dir, config.id)?;
+        let closed = store.closed();
+        let read = |error: store::StoreError| StartError::Read(Box::new(error));
+        let machine = Machine::open(store.clone()).map_err(read)?;
+        let membership = Membership::open(store.clone()).map_err(read)?;
+        let state = machine.watch();
+
+        let addresses = config.addresses();
+        let place = addresses.keys().position(|id| *id == config.id).unwrap_or_default();
+        let elect = *membership.standing().borrow() != Standing::Rejoining;
+        let raft_config = timing::openraft_config(&config.farm, u32::try_from(place).unwrap_or(0), elect)
+            .map_err(|error| StartError::Consensus(error))?;
+        let peers = Peers::new(tls, addresses.clone());
+        let raft = Raft::new(config.id, Arc::new(raft_config), peers.clone(), log::Log::new(store), machine)
+            .await
+            .map_err(|error| StartError::Consensus(Box::new(error)))?;
+
+        let (leadership_sender, leadership) = watch::channel(Leadership::Other { address: None });
+        let consensus = Self {
+            raft,
+            id: config.id,
+            farm: config.farm.clone(),
+            peers,
+            membership,
+            heard: Heard::default(),
+            state,
+            leadership,
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            closed,
+            addresses: Arc::new(addresses),
+        };
+        consensus.tasks.spawn(leadership::observe(consensus.clone(), leadership_sender, consensus.stop.clone()));
+        consensus.tasks.spawn(leadership::watch_for_leaderless(consensus.clone(), consensus.stop.clone()));
+        consensus.tasks.spawn(consensus.clone().form());
+        consensus.tasks.close();
+        Ok(consensus)
+    }
+
+    /// The service to be served to the other replicas.
+    pub(crate) fn service(&self) -> RaftService {
+        RaftService {
+            raft: self.raft.clone(),
+            membership: self.membership.clone(),
+            heard: self.heard.clone(),
+            id: self.id,
+        }
+    }
+
+    async fn form(self) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            settled = self.membership.settle(&self.raft, &self.peers, self.id) => {
+                if let Err(error) = settled {
+                    tracing::error!("the store failed while the cluster formed: {error}");
+                }
+            }
+        }
+    }
+
+    /// This replica's number.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Every replica's address.
+    pub(crate) fn addresses(&self) -> &BTreeMap<u64, String> {
+        &self.addresses
+    }
+
+    fn address_of(&self, id: u64) -> Option<String> {
+        let known = self.addresses.get(&id).cloned();
+        known.or_else(|| {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            metrics.membership_config.membership().get_node(&id).map(|node| node.addr.clone())
+        })
+    }
+
+    /// The state as this replica has applied it, as it changes. A borrow of it must be short: it holds up applying.
+    pub(crate) fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
+    /// Who leads, as it changes.
+    pub(crate) fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+
+    /// The id of the replica that leads, as far as this one knows.
+    pub(crate) fn leader(&self) -> Option<u64> {
+        self.raft.metrics().borrow().current_leader
+    }
+
+    /// Logs an event with the time of this clock, and answers once it is applied here.
+    pub(crate) async fn propose(&self, event: Event) -> Result<Outcome, ProposeError> {
+        let entry = Entry { at: now(), event };
+        let written = match timeout(WRITE_TIMEOUT, self.raft.client_write(entry)).await {
+            Err(_) => return Err(ProposeError::NoQuorum),
+            Ok(Err(RaftError::Fatal(_))) => return Err(ProposeError::Stopped),
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
+                return Err(self.not_leader(forward.leader_id));
+            }
+            Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(_)))) => {
+                return Err(ProposeError::Stopped);
+            }
+            Ok(Ok(written)) => written,
+        };
+        match written.data {
+            Applied::Done(outcome) => Ok(outcome),
+            Applied::Refused(rejection) => Err(ProposeError::Rejected(rejection)),
+            Applied::Nothing => Ok(Outcome::Unchanged),
+        }
+    }
+
+    /// Waits until the state here holds everything that was committed before the call. The leader alone can.
+    pub(crate) async fn read_barrier(&self) -> Result<(), ProposeError> {
+        match timeout(READ_TIMEOUT, self.raft.ensure_linearizable()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(forward)))) => {
+                Err(self.not_leader(forward.leader_id))
+            }
+            Ok(Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_)))) | Err(_) => {
+                Err(ProposeError::NoQuorum)
+            }
+            Ok(Err(RaftError::Fatal(_))) => Err(ProposeError::Stopped),
+        }
+    }
+
+    fn not_leader(&self, leader: Option<u64>) -> ProposeError {
+        ProposeError::NotLeader { address: leader.and_then(|id| self.address_of(id)) }
+    }
+
+    async fn stand_for_election(&self) {
+        let votes = *self.membership.standing().borrow() == Standing::Voter;
+        let initialized = self.raft.is_initialized().await.unwrap_or(false);
+        if votes && initialized {
+            tracing::info!("no leader for long: standing for election");
+            // It fails only when consensus stops, which others notice.
+            let _ = self.raft.trigger().elect().await;
+        }
+    }
+
+    /// Resolves when consensus cannot go on, with the reason.
+    pub(crate) async fn failed(&self) -> String {
+        let mut metrics = self.raft.metrics();
+        let failure = metrics.wait_for(|now| now.running_state.is_err()).await;
+        match failure {
+            Ok(metrics) => metrics.running_state.as_ref().err().map(ToString::to_string).unwrap_or_default(),
+            Err(_) => "consensus stopped".to_owned(),
+        }
+    }
+
+    /// Ends consensus here. The answer resolves when the store's file is closed; every other handle must be dropped.
+    pub(crate) async fn shutdown(self) -> CancellationToken {
+        self.stop.cancel();
+        self.tasks.wait().await;
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::error!("consensus did not stop in order: {error}");
+        }
+        self.closed
+    }
+}
+
+/// The time of this machine's clock, for entries and views.
+pub(crate) fn now() -> Millis {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis::new(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,191 @@
+//! Consensus's calls to the other replicas, over mutual TLS.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use openraft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable};
+use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
+    VoteResponse,
+};
+use openraft::{AnyError, BasicNode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use wire::pki::Role;
+use wire::tls::{ExpectedPeer, InvalidAddress, Tls};
+use wire::v1;
+use wire::v1::raft_client::RaftClient;
+
+use super::timing::UNREACHABLE_RETRY;
+use super::types::TypeConfig;
+
+/// The version of the frames in [`v1::RaftRequest`] and [`v1::RaftResponse`].
+const PROTOCOL: u32 = 1;
+
+/// How long a replica may leave every call unanswered before a new connection is made. openraft drops a late call
+/// without a word, and a connection over a network that was cut may be silent for minutes after it is whole again.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+
+type RpcError<E = openraft::error::Infallible> = RPCError<u64, BasicNode, RaftError<u64, E>>;
+
+/// Wraps a message of openraft for the wire.
+pub(super) fn pack<T: Serialize>(message: &T) -> Result<v1::RaftRequest, postcard::Error> {
+    Ok(v1::RaftRequest { version: PROTOCOL, payload: postcard::to_stdvec(message)? })
+}
+
+/// Unwraps a message of openraft.
+pub(super) fn unpack<T: DeserializeOwned>(version: u32, payload: &[u8]) -> Result<T, Status> {
+    if version != PROTOCOL {
+        return Err(wire::status::refused(
+            "RAFT_VERSION",
+            format!("the coordinators speak version {version} and {PROTOCOL} of their protocol"),
+            "run the same release on every coordinator",
+        ));
+    }
+    postcard::from_bytes(payload)
+        .map_err(|error| Status::invalid_argument(format!("not a message of consensus: {error}")))
+}
+
+/// The other replicas: where they are and how they are reached.
+#[derive(Clone)]
+pub(crate) struct Peers {
+    tls: Tls,
+    addresses: Arc<BTreeMap<u64, String>>,
+    /// Locked only to look up or put a link, never across a call.
+    links: Arc<Mutex<BTreeMap<u64, Link>>>,
+}
+
+/// The connection to one replica.
+struct Link {
+    channel: Channel,
+    /// Since when no call was answered; `None` when the last one was.
+    unanswered_since: Option<Instant>,
+}
+
+impl Peers {
+    /// Takes the addresses of all replicas.
+    pub(crate) fn new(tls: Tls, addresses: BTreeMap<u64, String>) -> Self {
+        Self { tls, addresses: Arc::new(addresses), links: Arc::default() }
+    }
+
+    /// The addresses of all replicas.
+    pub(crate) fn addresses(&self) -> &BTreeMap<u64, String> {
+        &self.addresses
+    }
+
+    /// A client for one call. `fallback` is the address that consensus knows, for a replica that the configuration
+    /// does not name.
+    fn client(&self, replica: u64, fallback: &str) -> Result<RaftClient<Channel>, InvalidAddress> {
+        let now = Instant::now();
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = links.get_mut(&replica) {
+            let since = *link.unanswered_since.get_or_insert(now);
+            if now.duration_since(since) < SILENCE_MAX {
+                return Ok(wire::rpc::raft_client(link.channel.clone()));
+            }
+        }
+        let address = self.addresses.get(&replica).map_or(fallback, String::as_str);
+        let channel = self.tls.channel(address, ExpectedPeer { role: Role::Coordinator, name: None })?;
+        links.insert(replica, Link { channel: channel.clone(), unanswered_since: Some(now) });
+        Ok(wire::rpc::raft_client(channel))
+    }
+
+    fn answered(&self, replica: u64) {
+        if let Some(link) = self.links.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&replica) {
+            link.unanswered_since = None;
+        }
+    }
+
+    /// Asks a replica whether it has ever been part of a cluster.
+    pub(super) async fn probe(&self, replica: u64) -> Result<v1::ProbeResponse, Status> {
+        let mut client = self.client(replica, "").map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let answer = client.probe(v1::ProbeRequest {}).await;
+        self.answered(replica);
+        Ok(answer?.into_inner())
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Peers {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Peer {
+        Peer { peers: self.clone(), target, address: node.addr.clone() }
+    }
+}
+
+/// One other replica, as one task of openraft calls it.
+pub(crate) struct Peer {
+    peers: Peers,
+    target: u64,
+    address: String,
+}
+
+/// Which method a message goes to.
+#[derive(Debug, Clone, Copy)]
+enum Method {
+    AppendEntries,
+    Vote,
+    InstallSnapshot,
+}
+
+impl Peer {
+    async fn call<Q, A, E>(&self, method: Method, message: &Q) -> Result<A, RpcError<E>>
+    where
+        Q: Serialize,
+        A: DeserializeOwned,
+        E: std::error::Error,
+    {
+        let mut client = self.peers.client(self.target, &self.address).map_err(|error| Unreachable::new(&error))?;
+        let request = pack(message).map_err(|error| NetworkError::new(&error))?;
+        let answered = match method {
+            Method::AppendEntries => client.append_entries(request).await,
+            Method::Vote => client.vote(request).await,
+            Method::InstallSnapshot => client.install_snapshot(request).await,
+        };
+        self.peers.answered(self.target);
+        let response = answered.map_err(|status| unreachable(&status))?.into_inner();
+        unpack(response.version, &response.payload).map_err(|status| unreachable(&status).into())
+    }
+}
+
+/// Every failed call is retried after a pause: whatever the reason, the next attempt at once would meet it again.
+fn unreachable(status: &Status) -> Unreachable {
+    let text = match status.code() {
+        Code::Unavailable => wire::status::describe(status),
+        _ => format!("{:?}: {}", status.code(), wire::status::describe(status)),
+    };
+    Unreachable::from(AnyError::error(text))
+}
+
+impl RaftNetwork<TypeConfig> for Peer {
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<AppendEntriesResponse<u64>, RpcError> {
+        self.call(Method::AppendEntries, &request).await
+    }
+
+    async fn vote(&mut self, request: VoteRequest<u64>, _option: RPCOption) -> Result<VoteResponse<u64>, RpcError> {
+        self.call(Method::Vote, &request).await
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        request: InstallSnapshotRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<InstallSnapshotResponse<u64>, RpcError<InstallSnapshotError>> {
+        // A mismatch of chunks is an answer: it makes openraft begin again from the first chunk.
+        let answer: Result<InstallSnapshotResponse<u64>, InstallSnapshotError> =
+            self.call(Method::InstallSnapshot, &request).await?;
+        answer.map_err(|error| RemoteError::new(self.target, RaftError::APIError(error)).into())
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(UNREACHABLE_RETRY))
+    }
+}

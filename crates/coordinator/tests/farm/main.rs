@@ -1,0 +1,5 @@
+//! Real coordinators over real TLS in one process, with agents that answer as told: the coordinator from outside.
+
+mod cluster;
+mod rotations;
+mod support;

@@ -1,0 +1,102 @@
+//! One coordinator in a runtime of its own, so that it can be stopped in order or killed between any two instants.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use coordinator::{Config, ReplicaConfig, RunError};
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use wire::tls::TlsFiles;
+
+use super::{BOUND, FARM};
+
+/// A coordinator that can be started again.
+pub(crate) struct Replica {
+    config: Config,
+    running: Option<Running>,
+}
+
+struct Running {
+    runtime: Runtime,
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<(), RunError>>,
+}
+
+impl Replica {
+    pub(crate) fn new(id: u64, addresses: &[SocketAddr], data_dir: PathBuf, tls: TlsFiles) -> Self {
+        let replicas = addresses
+            .iter()
+            .enumerate()
+            .map(|(place, address)| ReplicaConfig { id: place as u64 + 1, address: format!("https://{address}") })
+            .collect();
+        let listen = addresses[usize::try_from(id).expect("small") - 1];
+        let config = Config { id, farm: FARM.to_owned(), listen, data_dir, tls, replicas };
+        Self { config, running: None }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("https://{}", self.config.listen)
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Starts it on a listener that is bound to its address.
+    pub(crate) fn start(&mut self, listener: TcpListener) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name(format!("coordinator-{}", self.config.id))
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let shutdown = CancellationToken::new();
+        let (config, stop) = (self.config.clone(), shutdown.clone());
+        listener.set_nonblocking(true).expect("a socket option");
+        let task = runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+            coordinator::run_with(config, listener, stop.cancelled_owned()).await
+        });
+        self.running = Some(Running { runtime, shutdown, task });
+    }
+
+    /// Starts it again at its address.
+    pub(crate) fn restart(&mut self) {
+        let listener = TcpListener::bind(self.config.listen).expect("its own port is free again");
+        self.start(listener);
+    }
+
+    /// Stops it as SIGTERM does.
+    pub(crate) async fn stop(&mut self) {
+        let running = self.running.take().expect("it runs");
+        running.shutdown.cancel();
+        running.task.await.expect("does not panic").expect("ends in order");
+        end(running.runtime).await;
+    }
+
+    /// Ends it wherever it is: nothing is told, flushed or handed over.
+    pub(crate) async fn kill(&mut self) {
+        end(self.running.take().expect("it runs").runtime).await;
+    }
+
+    /// Loses its disk.
+    pub(crate) fn lose_data(&self) {
+        assert!(self.running.is_none(), "it must be down for that");
+        std::fs::remove_dir_all(&self.config.data_dir).expect("removes");
+    }
+}
+
+/// Drops every task of a runtime and waits until its threads are gone, so that files and ports are free.
+async fn end(runtime: Runtime) {
+    tokio::task::spawn_blocking(move || runtime.shutdown_timeout(BOUND)).await.expect("does not panic");
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.runtime.shutdown_timeout(Duration::ZERO);
+        }
+    }
+}

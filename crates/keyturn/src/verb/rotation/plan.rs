@@ -1,0 +1,151 @@
+//! `keyturn rotation plan`: preflight, which looks at everything and changes nothing, and the plan that it makes.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use rotation::UndecryptableValue;
+use serde::Deserialize;
+use wire::v1;
+
+use super::get;
+use crate::exit::Exit;
+use crate::files::read;
+use crate::operator::{CallFailed, Client, Coordinators, OperatorArgs, follow};
+use crate::output::{OutputArgs, Paint, note};
+use crate::problem::Problem;
+use crate::view::{RotationView, faults_text, plan_text};
+
+/// What is chosen beforehand.
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// Values that may stay undecryptable: the `undecryptable` list of an earlier `plan -o json`
+    #[arg(long, value_name = "FILE")]
+    accept: Option<PathBuf>,
+    /// Pause as soon as this phase is entered, until `keyturn rotation resume`
+    #[arg(long, value_name = "PHASE", value_enum)]
+    hold_at: Option<HoldAt>,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    operator: OperatorArgs,
+}
+
+/// The phases at which a rotation can be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum HoldAt {
+    Distribute,
+    Quiesce,
+    Reencrypt,
+    Verify,
+    Activate,
+    Start,
+    Admit,
+}
+
+impl HoldAt {
+    const fn phase(self) -> v1::Phase {
+        match self {
+            Self::Distribute => v1::Phase::Distribute,
+            Self::Quiesce => v1::Phase::Quiesce,
+            Self::Reencrypt => v1::Phase::Reencrypt,
+            Self::Verify => v1::Phase::Verify,
+            Self::Activate => v1::Phase::Activate,
+            Self::Start => v1::Phase::Start,
+            Self::Admit => v1::Phase::Admit,
+        }
+    }
+}
+
+impl Plan {
+    /// Asks for it and waits until it is made, or found impossible.
+    pub(crate) async fn run(self) -> Result<Exit, Problem> {
+        let accepted = self.accept.as_deref().map(read_accepted).transpose()?.unwrap_or_default();
+        let coordinators = self.operator.coordinators()?;
+        let request = v1::PlanRotationRequest {
+            accepted: accepted.iter().map(v1::UndecryptableValue::from).collect(),
+            hold_at: self.hold_at.map_or(v1::Phase::Unspecified, HoldAt::phase).into(),
+        };
+        let id = request_plan(&coordinators, request).await?;
+        let rotation = follow(&coordinators, &id, |rotation| {
+            rotation.phase() != v1::Phase::Preflight || rotation.outcome() != v1::Outcome::Running
+        })
+        .await?;
+        self.output.print(&RotationView::from(&rotation), || plan_text(&rotation))?;
+        if rotation.outcome() == v1::Outcome::Running {
+            note(&format!("Nothing was changed. `keyturn rotation start {id}` signs this plan and turns the keys."));
+            return Ok(Exit::Done);
+        }
+        let faults = faults_text(&rotation, Paint::stderr());
+        if !faults.is_empty() {
+            note(&faults);
+        }
+        Err(Problem::refused(
+            "not-planned",
+            format!("rotation {id} ended in preflight; nothing was changed"),
+            "do what is said above, then plan again",
+        ))
+    }
+}
+
+/// Asks the leader. The same request twice would be two rotations, so that after a lost answer a refusal because one is
+/// under way means ours, if we asked for it.
+async fn request_plan(coordinators: &Coordinators, request: v1::PlanRotationRequest) -> Result<String, Problem> {
+    let plan = |mut client: Client| {
+        let request = request.clone();
+        async move { client.plan_rotation(request).await }
+    };
+    match coordinators.call("planning a rotation", plan).await {
+        Ok(answered) => Ok(answered.value.id),
+        Err(CallFailed { problem, lost: true })
+            if problem.code == rotation::RejectionCode::RotationUnderWay.as_str() =>
+        {
+            let found = get(coordinators, None).await?;
+            let ours = found.requested_by == coordinators.tls().identity().name
+                && matches!(found.phase(), v1::Phase::Preflight | v1::Phase::Approval)
+                && found.outcome() == v1::Outcome::Running;
+            if ours { Ok(found.id) } else { Err(problem) }
+        }
+        Err(failed) => Err(failed.into()),
+    }
+}
+
+/// A whole answer of `plan -o json`, of which the list alone counts.
+#[derive(Deserialize)]
+struct Answer {
+    undecryptable: Vec<UndecryptableValue>,
+}
+
+fn read_accepted(path: &Path) -> Result<Vec<UndecryptableValue>, Problem> {
+    let bytes = read(path, "list of accepted values")?;
+    // Which of the two forms it is shows by its first character, so that the message speaks of the right one.
+    let list = if bytes.trim_ascii_start().starts_with(b"{") {
+        serde_json::from_slice::<Answer>(&bytes).map(|answer| answer.undecryptable)
+    } else {
+        serde_json::from_slice(&bytes)
+    };
+    list.map_err(|error| {
+        Problem::refused(
+            "accepted-values",
+            format!("{} is no list of undecryptable values", path.display()),
+            "write the output of `keyturn rotation plan -o json` to a file and take out what you do not accept",
+        )
+        .because(&error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepted_values_are_read_in_both_forms() {
+        let value = r#"{"table":"t","column":"c","key":"[1]","raw_digest":"00000000000000000000000000000000000000000000000000000000000000aa","reason":"broken"}"#;
+        let folder = tempfile::tempdir().expect("a folder");
+        for text in [format!("[{value}]"), format!("{{\"id\":\"x\",\"undecryptable\":[{value}]}}")] {
+            let path = folder.path().join("accepted.json");
+            std::fs::write(&path, text).expect("written");
+            let list = read_accepted(&path).expect("read");
+            assert_eq!((list.len(), list[0].key.0.as_str()), (1, "[1]"));
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! A plan for people: what will be done, to which tables, on which nodes, and how long the farm will be offline.
+
+use std::collections::BTreeSet;
+
+use rotation::Plan;
+use wire::v1;
+
+use super::rotation::{plan_of, protector_name, protectors};
+use crate::output::{Table, counted, duration, fields, thousands};
+
+/// The text. Before there is a plan it says so and shows what was found.
+pub(crate) fn plan_text(rotation: &v1::Rotation) -> String {
+    let mut parts = Vec::new();
+    if let Some(plan) = plan_of(rotation) {
+        parts.push(head(rotation, &plan));
+        parts.push(nodes(&plan));
+        parts.push(tables(&plan));
+    } else {
+        parts.push(fields(&[("Rotation", rotation.id.clone()), ("Plan", "none was made".to_owned())]));
+    }
+    if !rotation.undecryptable.is_empty() {
+        parts.push(undecryptable(rotation));
+    }
+    parts.join("\n\n")
+}
+
+fn head(rotation: &v1::Rotation, plan: &Plan) -> String {
+    let database = plan.nodes.values().next().map(|node| &node.database);
+    let rows: u64 = plan.tables.values().map(|table| table.rows).sum();
+    let values: u64 = plan.tables.values().map(|table| table.values).sum();
+    let bytes: u64 = plan.tables.values().map(|table| table.bytes).sum();
+    let keys: BTreeSet<String> = plan.nodes.values().map(|node| node.current_key.to_string()).collect();
+    fields(&[
+        ("Rotation", rotation.id.clone()),
+        ("Farm", plan.farm.clone()),
+        ("Plan digest", rotation.plan_digest.clone()),
+        ("Present key", keys.into_iter().collect::<Vec<_>>().join(", ")),
+        ("Database", database.map_or_else(String::new, |one| format!("{} {}", one.kind, one.identity))),
+        (
+            "Work",
+            format!(
+                "{}, {}, {} KiB in {}, at most {} writing at once",
+                counted(rows, "row"),
+                counted(values, "value"),
+                thousands(bytes.div_ceil(1024)),
+                counted(plan.shards.len() as u64, "shard"),
+                counted(plan.writers_max.into(), "node"),
+            ),
+        ),
+        ("Protector", protectors(plan.nodes.values().map(|node| node.protector.as_str()))),
+        ("Time offline", format!("about {}", duration(plan.downtime_forecast_ms))),
+    ])
+}
+
+fn nodes(plan: &Plan) -> String {
+    let mut table = Table::new(&["NODE", "KEY", "RELEASE", "TARGETS", "PROTECTOR"]);
+    for (id, node) in &plan.nodes {
+        // The first 12 digits tell digests apart at a glance; the plan itself has all of them.
+        let targets: String = node.targets_digest.to_string().chars().take(12).collect();
+        table.row([
+            id.to_string(),
+            node.current_key.to_string(),
+            node.release.version.clone(),
+            targets,
+            protector_name(&node.protector).to_owned(),
+        ]);
+    }
+    table.render()
+}
+
+fn tables(plan: &Plan) -> String {
+    let mut table = Table::new(&["TABLE", "STRATEGY", "ROWS", "VALUES", "BYTES", "COLUMNS"]);
+    for (name, facts) in &plan.tables {
+        table.row([
+            name.clone(),
+            facts.strategy.to_string(),
+            facts.rows.to_string(),
+            facts.values.to_string(),
+            facts.bytes.to_string(),
+            facts.columns.join(","),
+        ]);
+    }
+    table.render()
+}
+
+fn undecryptable(rotation: &v1::Rotation) -> String {
+    let accepted = plan_of(rotation).map(|plan| plan.accepted).unwrap_or_default();
+    let mut table = Table::new(&["UNDECRYPTABLE", "KEY", "ACCEPTED", "REASON"]);
+    for value in &rotation.undecryptable {
+        let matches = accepted.iter().any(|one| {
+            one.table == value.table
+                && one.column == value.column
+                && one.key.0 == value.key
+                && one.raw_digest.to_string() == value.raw_digest
+        });
+        table.row([
+            format!("{}.{}", value.table, value.column),
+            value.key.clone(),
+            if matches { "yes" } else { "no" }.to_owned(),
+            value.reason.clone(),
+        ]);
+    }
+    table.render()
+}

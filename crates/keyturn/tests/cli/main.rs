@@ -1,0 +1,11 @@
+//! The command line as scripts see it: help, exit codes, files, JSON. Every test runs the real binary.
+
+mod examples;
+mod farm;
+mod help;
+mod keys;
+mod operator;
+mod pki;
+mod rotation;
+mod support;
+mod usage;

@@ -1,0 +1,269 @@
+//! What must hold after a rotation, looked at from outside: the nodes, every row, and what clients were promised.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use keys::value::Cipher;
+use rotation::KeyId;
+use wire::v1;
+
+use crate::farm::Farm;
+use crate::load::{Load, LoadCounts, LoadOutcome, is_seeded};
+use crate::narrate::say;
+use crate::seed::content;
+use crate::tables::{RowKey, TABLES};
+
+/// How long nodes may take to follow after the rotation's end: one that was held catches up by itself.
+const SETTLE_LIMIT: Duration = Duration::from_secs(120);
+
+/// How often they are looked at.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Requests that must be answered under the key that is now the farm's.
+const REQUESTS_AFTER: u64 = 100;
+
+/// How long that may take.
+const REQUESTS_LIMIT: Duration = Duration::from_secs(60);
+
+/// Rows that are named when they are wrong; the rest is counted.
+const NAMED_MAX: usize = 5;
+
+/// What was found.
+#[derive(Debug)]
+pub(super) struct Findings {
+    checks: Vec<(String, Result<(), String>)>,
+    /// Every node with the key it holds, as it says itself.
+    pub(super) keys: Vec<(String, String)>,
+    /// What the client load came to.
+    pub(super) load: LoadCounts,
+}
+
+impl Findings {
+    /// Whether everything held.
+    pub(super) fn all_held(&self) -> bool {
+        self.checks.iter().all(|(_, held)| held.is_ok())
+    }
+
+    /// How many checks there were.
+    pub(super) fn count(&self) -> usize {
+        self.checks.len()
+    }
+
+    /// What did not hold, and why.
+    pub(super) fn failed(&self) -> impl Iterator<Item = String> {
+        self.checks.iter().filter_map(|(what, held)| Some(format!("{what}: {}", held.as_ref().err()?)))
+    }
+
+    fn add(&mut self, what: impl Into<String>, held: Result<(), String>) {
+        self.checks.push((what.into(), held));
+    }
+
+    fn equal<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, found: T, expected: T) {
+        let held = if found == expected { Ok(()) } else { Err(format!("{found:?} instead of {expected:?}")) };
+        self.add(what, held);
+    }
+}
+
+/// Looks at everything. The load goes on for a while under the present key, and ends here.
+pub(super) async fn check(farm: &Farm, rotation: &v1::Rotation, load: Load) -> anyhow::Result<Findings> {
+    say("checking everything");
+    let old = farm.open_bundle(farm.layout.current_bundle())?.active().secret.clone();
+    let new = farm.open_bundle(farm.layout.new_bundle())?.active().secret.clone();
+    let completed = rotation.outcome() == v1::Outcome::Completed;
+    let (expected, other) = if completed { (new, old) } else { (old, new) };
+
+    let mut findings = Findings { checks: Vec::new(), keys: Vec::new(), load: LoadCounts::default() };
+    let stuck = rotation.outcome() == v1::Outcome::Stuck;
+    findings.add("the rotation is over", if stuck { Err("it is stuck".to_owned()) } else { Ok(()) });
+    if stuck {
+        findings.load = load.finish().await.counts;
+        findings.keys = keys_now(farm).await;
+        return Ok(findings);
+    }
+    check_nodes(farm, rotation, expected.id(), &mut findings).await;
+    let goes_on = load.goes_on(REQUESTS_AFTER, REQUESTS_LIMIT).await;
+    let goes_on = if goes_on { Ok(()) } else { Err("the farm does not serve its clients".to_owned()) };
+    findings.add("clients are served under the farm's key", goes_on);
+    let outcome = load.finish().await;
+    check_load(&outcome, &mut findings);
+    check_rows(farm, &Cipher::new(&expected), &Cipher::new(&other), &outcome, &mut findings).await?;
+    if completed {
+        check_report(farm, rotation, &mut findings);
+    }
+    Ok(findings)
+}
+
+async fn keys_now(farm: &Farm) -> Vec<(String, String)> {
+    let mut keys = Vec::new();
+    for node in &farm.nodes {
+        let key = match farm.operator() {
+            Ok(operator) => operator.describe(node).await.map(|answer| answer.current_key).unwrap_or_default(),
+            Err(_) => String::new(),
+        };
+        keys.push((node.id.to_string(), key));
+    }
+    keys
+}
+
+/// Waits until every node is back with that key, and says what is wrong with those that are not.
+async fn check_nodes(farm: &Farm, rotation: &v1::Rotation, expected: KeyId, findings: &mut Findings) {
+    let deadline = tokio::time::Instant::now() + SETTLE_LIMIT;
+    for node in &farm.nodes {
+        let held = loop {
+            let problem = match node_problem(farm, node, expected).await {
+                None => break Ok(()),
+                Some(problem) => problem,
+            };
+            if tokio::time::Instant::now() >= deadline {
+                break Err(problem);
+            }
+            tokio::time::sleep(POLL).await;
+        };
+        findings.add(format!("{} is online with the farm's key and no other pending", node.id), held);
+    }
+    findings.keys = keys_now(farm).await;
+    for node in &rotation.nodes {
+        // A node that was held opened its canary after the rotation had ended; being online with the key, as checked
+        // above, it has.
+        let opened = node.canary_ok || node.held || node.offline_at_ms == 0;
+        let held = if opened { Ok(()) } else { Err("it did not".to_owned()) };
+        findings.add(format!("the instance of {} opened its canary", node.id), held);
+    }
+}
+
+async fn node_problem(farm: &Farm, node: &crate::farm::layout::NodePlace, expected: KeyId) -> Option<String> {
+    let operator = match farm.operator() {
+        Ok(operator) => operator,
+        Err(error) => return Some(error.to_string()),
+    };
+    let said = match operator.describe(node).await {
+        Ok(said) => said,
+        Err(error) => return Some(format!("{error:#}")),
+    };
+    if said.current_key != expected.to_string() {
+        return Some(format!("it holds key {} instead of {expected}", said.current_key));
+    }
+    if said.held_offline || !said.instance_online {
+        return Some(format!(
+            "its instance is {}{}",
+            said.instance,
+            if said.held_offline { ", held offline" } else { "" }
+        ));
+    }
+    if !said.pending_key.is_empty() {
+        return Some(format!("key {} is still pending", said.pending_key));
+    }
+    let farm_view = match operator.farm().await {
+        Ok(view) => view,
+        Err(error) => return Some(format!("{error:#}")),
+    };
+    let entry = farm_view.nodes.into_iter().find(|entry| entry.id == node.id.as_str());
+    match entry.map(|entry| entry.held_because) {
+        None => Some("the coordinators do not know it".to_owned()),
+        Some(Some(fault)) => Some(format!("it is held: {}", fault.message)),
+        Some(None) => None,
+    }
+}
+
+fn check_load(outcome: &LoadOutcome, findings: &mut Findings) {
+    findings.load = outcome.counts;
+    let wrong = outcome.counts.wrong;
+    let held = if wrong == 0 { Ok(()) } else { Err(format!("{wrong} were not: {}", outcome.problems.join("; "))) };
+    findings.add("every answer was right and every acknowledged write is there", held);
+}
+
+/// Reads the whole database past the application: every value opens under the one key and not under the other, and
+/// says what it must.
+async fn check_rows(
+    farm: &Farm,
+    expected: &Cipher,
+    other: &Cipher,
+    outcome: &LoadOutcome,
+    findings: &mut Findings,
+) -> anyhow::Result<()> {
+    let connection = farm.database.connect()?;
+    for (number, table) in TABLES.iter().enumerate() {
+        let count = farm.size.counts.0[number];
+        let rows: BTreeMap<RowKey, u64> = (0..count).map(|row| (content::key(number, row), row)).collect();
+        let (mut seen, mut wrong, mut problems) = (0, 0_u64, Vec::new());
+        let read = connection
+            .for_each_row(table, |row| {
+                seen += 1;
+                for (column, stored) in table.columns.iter().zip(&row.values) {
+                    let problem = match rows.get(&row.key) {
+                        None => Some("nobody wrote this row"),
+                        Some(row_number) => {
+                            let allowed = |plaintext: Option<&[u8]>| {
+                                let at = (number, *row_number);
+                                if column.name == table.served().name {
+                                    outcome.memory.allows(at, column, plaintext)
+                                } else {
+                                    is_seeded(at, column, plaintext)
+                                }
+                            };
+                            value_problem(stored.as_deref(), column, expected, other, allowed)
+                        }
+                    };
+                    if let Some(problem) = problem {
+                        wrong += 1;
+                        if problems.len() < NAMED_MAX {
+                            problems.push(format!("{} of {}: {problem}", column.name, row.key));
+                        }
+                    }
+                }
+                Ok(())
+            })
+            .await;
+        read.with_context(|| format!("checking table {}", table.name))?;
+        findings.equal(&format!("{} has all its rows", table.name), seen, count);
+        let held = if wrong == 0 { Ok(()) } else { Err(format!("{wrong} do not, among them {}", problems.join("; "))) };
+        findings
+            .add(format!("every value of {} opens under the farm's key alone and says what it must", table.name), held);
+    }
+    connection.close().await;
+    Ok(())
+}
+
+fn value_problem(
+    stored: Option<&[u8]>,
+    column: &crate::tables::SecretColumn,
+    expected: &Cipher,
+    other: &Cipher,
+    allowed: impl Fn(Option<&[u8]>) -> bool,
+) -> Option<&'static str> {
+    let aad = column.aad.as_bytes();
+    let opened;
+    let plaintext = match stored {
+        None => None,
+        Some([]) => Some([].as_slice()),
+        Some(stored) => {
+            if other.open(stored, column.encoding, aad).is_ok() {
+                return Some("it opens under the other key");
+            }
+            match expected.open(stored, column.encoding, aad) {
+                Ok(found) => opened = found,
+                Err(_) => return Some("it does not open under the farm's key"),
+            }
+            Some(opened.plaintext.as_slice())
+        }
+    };
+    if allowed(plaintext) { None } else { Some("it says something else than was written") }
+}
+
+/// What the report says of itself, against what was seeded.
+fn check_report(farm: &Farm, rotation: &v1::Rotation, findings: &mut Findings) {
+    let progress = rotation.progress.clone().unwrap_or_default();
+    let total = farm.size.counts.total();
+    findings.equal("the report counts every row", progress.rows_total, total);
+    findings.equal("every row was re-encrypted", progress.rows_reencrypted, total);
+    findings.equal("every row was verified", progress.rows_verified, total);
+    findings.equal("no value was undecryptable", progress.undecryptable, 0);
+    let digests = (progress.content_digest_before.clone(), progress.content_digest_after.clone());
+    let held = match digests {
+        (before, after) if before.is_empty() || after.is_empty() => Err("a digest is missing".to_owned()),
+        (before, after) if before == after => Ok(()),
+        (before, after) => Err(format!("{before} before, {after} after")),
+    };
+    findings.add("the content digests are equal", held);
+}

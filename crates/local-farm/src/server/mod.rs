@@ -1,0 +1,180 @@
+//! The database of a demo: a SQLite file, a PostgreSQL server of this machine's own binaries, or a running one.
+
+mod binaries;
+mod roles;
+mod temporary;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+
+use crate::database::Database;
+use roles::Roles;
+use temporary::TemporaryServer;
+
+/// What the parts of the farm need to reach the vault's database.
+#[derive(Debug)]
+pub(crate) struct VaultDatabase {
+    /// As whom the application comes.
+    pub(crate) application_url: String,
+    /// As whom the agents come.
+    pub(crate) agent_url: String,
+    /// The application's role, which is fenced; `None` where there are no roles.
+    pub(crate) application_role: Option<String>,
+    /// As whom the demo seeds, breaks and checks.
+    admin_url: String,
+    place: Place,
+}
+
+/// Where the database is.
+#[derive(Debug)]
+enum Place {
+    File(PathBuf),
+    Temporary(Box<TemporaryServer>),
+    Running { server_url: String, roles: Roles },
+}
+
+/// A database that cannot be had: wrong usage, with what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct UnusableDatabase(String);
+
+impl VaultDatabase {
+    /// Prepares an empty database. `folder` is for files of the demo's own.
+    pub(crate) async fn prepare(database: &str, folder: &Path) -> anyhow::Result<Self> {
+        match database {
+            "sqlite" => Self::file(folder),
+            "postgres" => Self::temporary().await,
+            "mariadb" => bail!(UnusableDatabase(
+                "this release turns keys in SQLite and PostgreSQL, not in MariaDB; use --database sqlite or postgres"
+                    .to_owned()
+            )),
+            url if url.starts_with("postgres://") || url.starts_with("postgresql://") => Self::running(url).await,
+            _ => bail!(UnusableDatabase(
+                "--database takes sqlite, postgres, or the postgres:// URL of a running server with a superuser's login"
+                    .to_owned()
+            )),
+        }
+    }
+
+    fn file(folder: &Path) -> anyhow::Result<Self> {
+        let folder = folder.join("database");
+        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        let path = folder.join("vault.sqlite");
+        fs::File::create_new(&path).with_context(|| format!("creating {}", path.display()))?;
+        let url = format!("sqlite://{}", path.display());
+        Ok(Self {
+            application_url: url.clone(),
+            agent_url: url.clone(),
+            application_role: None,
+            admin_url: url,
+            place: Place::File(path),
+        })
+    }
+
+    async fn temporary() -> anyhow::Result<Self> {
+        let server = TemporaryServer::start().await?;
+        let server_url = server.url("postgres", "postgres");
+        let roles = Roles::create(&server_url, None).await?;
+        Ok(Self {
+            application_url: server.url(&roles.application, &roles.database),
+            agent_url: server.url(&roles.agent, &roles.database),
+            application_role: Some(roles.application.clone()),
+            admin_url: server.url("postgres", &roles.database),
+            place: Place::Temporary(Box::new(server)),
+        })
+    }
+
+    async fn running(server_url: &str) -> anyhow::Result<Self> {
+        let roles = Roles::create(server_url, Some(&roles::random_suffix())).await?;
+        Ok(Self {
+            application_url: roles.url(server_url, &roles.application)?,
+            agent_url: roles.url(server_url, &roles.agent)?,
+            application_role: Some(roles.application.clone()),
+            admin_url: roles.admin_url(server_url)?,
+            place: Place::Running { server_url: server_url.to_owned(), roles },
+        })
+    }
+
+    /// `sqlite` or `postgres`.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self.place {
+            Place::File(_) => "sqlite",
+            Place::Temporary(_) | Place::Running { .. } => "postgres",
+        }
+    }
+
+    /// Connects with all rights, for as long as the caller keeps it: a rotation refuses to go on beside it.
+    pub(crate) fn connect(&self) -> anyhow::Result<Database> {
+        Database::open(&self.admin_url, "keyturn-demo", 1)
+    }
+
+    /// After seeding: gives the roles their rights on the tables.
+    pub(crate) async fn grant(&self) -> anyhow::Result<()> {
+        match &self.place {
+            Place::File(_) => Ok(()),
+            Place::Temporary(_) => roles::grant(&self.admin_url, &Roles::of_own_server()).await,
+            Place::Running { roles, .. } => roles::grant(&self.admin_url, roles).await,
+        }
+    }
+
+    /// Restarts the server, as an operator of it might in the middle of everything.
+    pub(crate) async fn restart(&mut self) -> anyhow::Result<()> {
+        match &mut self.place {
+            Place::Temporary(server) => server.restart().await,
+            Place::File(_) => bail!(UnusableDatabase("SQLite has no server that could be restarted".to_owned())),
+            Place::Running { .. } => bail!(UnusableDatabase("the demo restarts no server but its own".to_owned())),
+        }
+    }
+
+    /// Leaves what another program can read, and says where: a file or a database's name.
+    pub(crate) async fn keep(&self, folder: &Path) -> anyhow::Result<String> {
+        match &self.place {
+            Place::File(path) => Ok(path.display().to_string()),
+            Place::Temporary(server) => {
+                let folder = folder.join("database");
+                fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+                let dump = folder.join("vault.sql");
+                server.dump(&Roles::of_own_server().database, &dump).await?;
+                Ok(dump.display().to_string())
+            }
+            Place::Running { roles, .. } => Ok(format!("database {} on the server", roles.database)),
+        }
+    }
+
+    /// What is made on somebody else's server and must be removed from it, however the demo ends.
+    pub(crate) fn leftovers(&self) -> Option<Leftovers> {
+        match &self.place {
+            Place::File(_) | Place::Temporary(_) => None,
+            Place::Running { server_url, roles } => {
+                Some(Leftovers { server_url: server_url.clone(), roles: roles.clone() })
+            }
+        }
+    }
+
+    /// Ends the demo's own server.
+    pub(crate) async fn end(self) -> anyhow::Result<()> {
+        match self.place {
+            Place::File(_) | Place::Running { .. } => Ok(()),
+            Place::Temporary(server) => server.stop().await,
+        }
+    }
+}
+
+/// A database and roles on somebody else's server.
+#[derive(Debug)]
+pub(crate) struct Leftovers {
+    server_url: String,
+    roles: Roles,
+}
+
+impl Leftovers {
+    /// Removes them.
+    pub(crate) async fn remove(self) -> anyhow::Result<()> {
+        self.roles.drop_all(&self.server_url).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

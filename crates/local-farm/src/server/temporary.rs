@@ -1,0 +1,177 @@
+//! A PostgreSQL server of the demo's own: a fresh cluster on a unix socket, gone when the demo ends.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::process::Stdio;
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use nix::sys::signal::Signal;
+use sqlx::Connection as _;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+use super::binaries::Binaries;
+use crate::process::ProcessIdentity;
+
+/// A fresh cluster is up in under a second; a busy machine gets this long.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long it may take to end.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often a starting server is asked.
+const POLL: Duration = Duration::from_millis(50);
+
+/// A path of a unix socket has at most 107 bytes, `/.s.PGSQL.5432` included.
+const SOCKET_FOLDER_BYTES_MAX: usize = 90;
+
+/// A running server. Its processes end when it is dropped.
+#[derive(Debug)]
+pub(super) struct TemporaryServer {
+    binaries: Binaries,
+    /// Holds `data` and is itself the folder of the socket.
+    folder: TempDir,
+    child: Child,
+    process: ProcessIdentity,
+}
+
+impl TemporaryServer {
+    /// Makes a cluster and starts it.
+    pub(super) async fn start() -> anyhow::Result<Self> {
+        let binaries = Binaries::find()?;
+        let folder = folder().context("creating a folder for PostgreSQL")?;
+        if let Some(user) = binaries.user() {
+            nix::unistd::chown(folder.path(), Some(user.uid), Some(user.gid))
+                .context("giving PostgreSQL's folder to the user postgres")?;
+        }
+        let mut initdb = binaries.command("initdb");
+        initdb.arg("--pgdata").arg(folder.path().join("data"));
+        // Only this user and root get to the socket, so who comes in is trusted.
+        initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync"]);
+        initdb.stdout(Stdio::null());
+        run(initdb, "initdb").await?;
+        let (child, process) = spawn(&binaries, folder.path())?;
+        let mut server = Self { binaries, folder, child, process };
+        server.wait_ready().await?;
+        Ok(server)
+    }
+
+    /// The URL of a database on it for a role.
+    pub(super) fn url(&self, role: &str, database: &str) -> String {
+        let socket = self.folder.path().display().to_string().replace('%', "%25").replace('/', "%2F");
+        format!("postgres://{role}@{socket}/{database}")
+    }
+
+    /// Ends the server as `systemctl restart` would, and starts it again.
+    pub(super) async fn restart(&mut self) -> anyhow::Result<()> {
+        self.end().await?;
+        (self.child, self.process) = spawn(&self.binaries, self.folder.path())?;
+        self.wait_ready().await
+    }
+
+    /// Writes everything in a database as SQL.
+    pub(super) async fn dump(&self, database: &str, path: &Path) -> anyhow::Result<()> {
+        let file = fs::File::create(path).with_context(|| format!("creating {}", path.display()))?;
+        let mut dump = self.binaries.command("pg_dump");
+        dump.arg("--host").arg(self.folder.path()).args(["--username=postgres", "--dbname", database]);
+        dump.stdout(file);
+        run(dump, "pg_dump").await
+    }
+
+    /// Ends the server and removes its files.
+    pub(super) async fn stop(mut self) -> anyhow::Result<()> {
+        self.end().await
+    }
+
+    async fn end(&mut self) -> anyhow::Result<()> {
+        // SIGINT: end sessions, write everything, end.
+        self.process.signal(Signal::SIGINT)?;
+        match tokio::time::timeout(STOP_LIMIT, self.child.wait()).await {
+            Ok(ended) => ended.map(drop).context("waiting for PostgreSQL to end"),
+            Err(_) => bail!("PostgreSQL did not end within {} s", STOP_LIMIT.as_secs()),
+        }
+    }
+
+    async fn wait_ready(&mut self) -> anyhow::Result<()> {
+        let options = PgConnectOptions::from_str(&self.url("postgres", "postgres"))?;
+        let deadline = Instant::now() + START_LIMIT;
+        loop {
+            match PgConnection::connect_with(&options).await {
+                Ok(connection) => return connection.close().await.context("closing a connection to PostgreSQL"),
+                Err(error) => {
+                    if let Some(status) = self.child.try_wait()? {
+                        bail!("PostgreSQL ended at once ({status}): {}", self.log());
+                    }
+                    if Instant::now() >= deadline {
+                        return Err(error).context("PostgreSQL did not take connections in time");
+                    }
+                }
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for TemporaryServer {
+    fn drop(&mut self) {
+        // SIGQUIT: the server ends all its processes at once. Killed itself, it would leave them to find out.
+        let _ = self.process.signal(Signal::SIGQUIT);
+        let deadline = std::time::Instant::now() + STOP_LIMIT;
+        while self.process.is_alive() && std::time::Instant::now() < deadline {
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+/// A folder that only its owner may enter, with a path short enough for a socket.
+fn folder() -> std::io::Result<TempDir> {
+    let builder = || {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("keyturn-pg-");
+        builder
+    };
+    let folder = builder().tempdir()?;
+    if folder.path().as_os_str().len() <= SOCKET_FOLDER_BYTES_MAX {
+        return Ok(folder);
+    }
+    builder().tempdir_in("/tmp")
+}
+
+fn spawn(binaries: &Binaries, folder: &Path) -> anyhow::Result<(Child, ProcessIdentity)> {
+    let path = folder.join("log");
+    let log = fs::File::options().create(true).append(true).open(&path);
+    let log = log.with_context(|| format!("opening {}", path.display()))?;
+    let mut postgres = binaries.command("postgres");
+    postgres.arg("-D").arg(folder.join("data")).arg("-k").arg(folder);
+    postgres.args(["-c", "listen_addresses=", "-c", "max_connections=60"]);
+    // A signal from the terminal is for the demo, which ends the server in order; and dropping the handle must not
+    // kill the server without its processes.
+    postgres.process_group(0).kill_on_drop(false);
+    postgres.stdin(Stdio::null()).stdout(log.try_clone().context("sharing the log")?).stderr(log);
+    let child = postgres.spawn().context("starting PostgreSQL")?;
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+    let process = pid.and_then(ProcessIdentity::of).context("PostgreSQL ended before it began")?;
+    Ok((child, process))
+}
+
+async fn run(mut command: Command, what: &str) -> anyhow::Result<()> {
+    let output = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let output = match output {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("starting {what}; setpriv is in Debian's package util-linux"));
+        }
+        other => other.with_context(|| format!("starting {what}"))?,
+    };
+    let output = output.wait_with_output().await.with_context(|| format!("waiting for {what}"))?;
+    ensure!(output.status.success(), "{what} failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! How the engine reaches its database, and whose sessions it may find there.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::sqlite::SqliteConnectOptions;
+
+/// Connections that an engine holds at once unless configured: two shards with a reader and a writer each, and one
+/// for everything else.
+const CONNECTIONS_MAX_DEFAULT: u32 = 5;
+
+/// A shard needs a reader and a writer, so fewer connections could never do any work.
+pub(crate) const CONNECTIONS_MIN: u32 = 2;
+
+/// How long other sessions may take to go by themselves unless configured: an agent between two assignments, an
+/// instance that is exiting.
+const SESSIONS_WAIT_DEFAULT: Duration = Duration::from_secs(10);
+
+/// How the engine reaches its database.
+#[derive(Clone)]
+pub struct DatabaseConfig {
+    /// `postgres://ROLE:PASSWORD@HOST/DATABASE` (a directory with a unix socket as percent-encoded host) or
+    /// `sqlite:///PATH`. May hold a password, so `Debug` leaves it out.
+    pub url: String,
+    /// The role of the application, which is fenced while rows are turned. PostgreSQL only.
+    pub application_role: Option<String>,
+    /// Further roles whose sessions may stay while the application is fenced, besides the agent's own.
+    pub allowed_session_users: Vec<String>,
+    /// How many connections may be open at once; at least 2.
+    pub connections_max: u32,
+    /// How long other sessions may take to go by themselves before they are reported.
+    pub sessions_wait: Duration,
+    /// Who works, shown as `keyturn-agent/NAME` in the database's list of sessions. The node's id.
+    pub client_name: String,
+}
+
+impl DatabaseConfig {
+    /// The configuration for this URL, everything else by default.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            application_role: None,
+            allowed_session_users: Vec::new(),
+            connections_max: CONNECTIONS_MAX_DEFAULT,
+            sessions_wait: SESSIONS_WAIT_DEFAULT,
+            client_name: format!("process-{}", std::process::id()),
+        }
+    }
+}
+
+impl fmt::Debug for DatabaseConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatabaseConfig")
+            .field("url", &"[redacted]")
+            .field("application_role", &self.application_role)
+            .field("allowed_session_users", &self.allowed_session_users)
+            .field("connections_max", &self.connections_max)
+            .field("sessions_wait", &self.sessions_wait)
+            .field("client_name", &self.client_name)
+            .finish()
+    }
+}
+
+/// A database URL that cannot be used. Never quotes the URL, which may hold a password.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseUrlError {
+    /// No scheme that this release speaks.
+    #[error("the database url begins with {0:?}, and this release speaks postgres:// and sqlite://")]
+    Scheme(String),
+    /// The driver does not understand the rest.
+    #[error("the database url cannot be understood")]
+    Malformed(#[source] sqlx::Error),
+    /// SQLite in memory cannot be shared with the application.
+    #[error("the database url names no file: write sqlite:///absolute/path")]
+    NoFile,
+}
+
+/// A database URL, understood.
+#[derive(Clone)]
+pub(crate) enum Location {
+    Postgres(Box<PgConnectOptions>),
+    Sqlite(Box<SqliteConnectOptions>),
+}
+
+impl Location {
+    pub(crate) fn parse(url: &str) -> Result<Self, DatabaseUrlError> {
+        let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+        match scheme {
+            "postgres" | "postgresql" => Ok(Self::Postgres(Box::new(
+                PgConnectOptions::from_str(url).map_err(DatabaseUrlError::Malformed)?,
+            ))),
+            "sqlite" => {
+                let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
+                if path.is_empty() || path.starts_with(":memory:") || path.starts_with('?') {
+                    return Err(DatabaseUrlError::NoFile);
+                }
+                let options = SqliteConnectOptions::from_str(url).map_err(DatabaseUrlError::Malformed)?;
+                Ok(Self::Sqlite(Box::new(options)))
+            }
+            other => Err(DatabaseUrlError::Scheme(other.to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_of_the_configuration_shows_no_password() {
+        let config = DatabaseConfig::new("postgres://agent:hunter2@db/vault");
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn the_scheme_decides_the_dialect() {
+        let parse = Location::parse;
+        assert!(matches!(parse("postgres://a@%2Frun%2Fpostgresql/vault"), Ok(Location::Postgres(_))));
+        assert!(matches!(parse("sqlite:///var/lib/vault.db"), Ok(Location::Sqlite(_))));
+        assert!(matches!(parse("mysql://a@b/c"), Err(DatabaseUrlError::Scheme(scheme)) if scheme == "mysql"));
+        assert!(matches!(parse("sqlite::memory:"), Err(DatabaseUrlError::NoFile)));
+        assert!(matches!(parse("sqlite://"), Err(DatabaseUrlError::NoFile)));
+    }
+
+    #[test]
+    fn errors_about_the_url_do_not_quote_it() {
+        let Err(error) = Location::parse("mysql://agent:hunter2@db/vault") else { panic!("not refused") };
+        assert!(!error.to_string().contains("hunter2"));
+    }
+}

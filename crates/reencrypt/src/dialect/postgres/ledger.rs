@@ -1,0 +1,334 @@
+//! The ledger in PostgreSQL: its tables, entering a shard, and the transaction of a chunk.
+
+use rotation::{RotationId, ShardId};
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{Connection, Row as _};
+
+use super::super::{Chunk, Written};
+use super::rows;
+use crate::EngineError;
+use crate::error::Doing;
+use crate::ledger::{
+    Claim, Header, LEDGER_FORMAT, LedgerMark, Pass, ShardRecord, StoredRecord, chunk_superseded, direction_text,
+    epoch_number, number,
+};
+
+/// One lock for all that make the ledger's tables, so that two agents do not make them at once. Any number will do.
+const LEDGER_LOCK: i64 = 0x6b65_7974_7572_6e31;
+
+/// How long the session of an earlier holder may take to end.
+const TERMINATE_MS: i64 = 5_000;
+
+const CREATE: &str = "
+    CREATE TABLE IF NOT EXISTS keyturn.rotation (
+        rotation text PRIMARY KEY,
+        format bigint NOT NULL,
+        direction text NOT NULL CHECK (direction IN ('forward', 'back')),
+        epoch bigint NOT NULL,
+        closed boolean NOT NULL DEFAULT false,
+        role_saved text,
+        role_fenced boolean NOT NULL DEFAULT false,
+        opened_at timestamptz NOT NULL DEFAULT now(),
+        closed_at timestamptz
+    );
+    CREATE TABLE IF NOT EXISTS keyturn.shard (
+        rotation text NOT NULL REFERENCES keyturn.rotation ON DELETE CASCADE,
+        shard bigint NOT NULL,
+        pass text NOT NULL,
+        epoch bigint NOT NULL,
+        lease bigint NOT NULL,
+        cursor_key text,
+        rows_done bigint NOT NULL DEFAULT 0,
+        values_opened bigint NOT NULL DEFAULT 0,
+        values_undecryptable bigint NOT NULL DEFAULT 0,
+        content_digest text NOT NULL DEFAULT '00000000000000000000000000000000',
+        done boolean NOT NULL DEFAULT false,
+        holder_pid integer NOT NULL,
+        holder_start timestamptz NOT NULL,
+        PRIMARY KEY (rotation, shard, pass)
+    );";
+
+const HEADER: &str = "
+    SELECT format, direction, epoch, closed, role_saved, role_fenced FROM keyturn.rotation WHERE rotation = $1";
+
+const SHARD: &str = "
+    SELECT epoch, lease, cursor_key, rows_done, values_opened, values_undecryptable, content_digest, done
+    FROM keyturn.shard WHERE rotation = $1 AND shard = $2 AND pass = $3";
+
+/// Whether the ledger's tables are there.
+pub(super) async fn exists(connection: &mut PgConnection) -> Result<bool, EngineError> {
+    sqlx::query(
+        "SELECT count(*) = 2 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname = 'keyturn' AND c.relname IN ('rotation', 'shard') AND c.relkind = 'r'",
+    )
+    .fetch_one(connection)
+    .await
+    .and_then(|row| row.try_get(0))
+    .doing(|| "looking for the ledger".to_owned())
+}
+
+/// Makes the ledger's schema and tables where they are missing. An administrator may make the schema beforehand, so
+/// that the agent's role needs no right to make schemas.
+pub(super) async fn create(connection: &mut PgConnection) -> Result<(), EngineError> {
+    if exists(connection).await? {
+        return Ok(());
+    }
+    let doing = || "making the ledger's tables".to_owned();
+    let mut transaction = connection.begin().await.doing(doing)?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LEDGER_LOCK).execute(&mut *transaction).await.doing(doing)?;
+    let schema: bool = sqlx::query("SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = 'keyturn')")
+        .fetch_one(&mut *transaction)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(doing)?;
+    if !schema {
+        sqlx::raw_sql("CREATE SCHEMA keyturn").execute(&mut *transaction).await.doing(doing)?;
+    }
+    sqlx::raw_sql(CREATE).execute(&mut *transaction).await.doing(doing)?;
+    transaction.commit().await.doing(doing)
+}
+
+/// How the header is to be held by the transaction that reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// Not at all.
+    Glance,
+    /// Nobody may change it until the transaction ends.
+    Shared,
+    /// Nobody else may hold it.
+    Alone,
+}
+
+pub(super) async fn header(
+    connection: &mut PgConnection,
+    rotation: &RotationId,
+    hold: Hold,
+) -> Result<Option<Header>, EngineError> {
+    let sql = match hold {
+        Hold::Glance => HEADER.to_owned(),
+        Hold::Shared => format!("{HEADER} FOR SHARE"),
+        Hold::Alone => format!("{HEADER} FOR UPDATE"),
+    };
+    let doing = || "reading the ledger's header".to_owned();
+    // Reviewed: constants only.
+    let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(rotation.to_string())
+        .fetch_optional(connection)
+        .await
+        .doing(doing)?;
+    row.map(|row| read_header(&row)).transpose().doing(doing)
+}
+
+fn read_header(row: &PgRow) -> Result<Header, sqlx::Error> {
+    Ok(Header {
+        format: row.try_get(0)?,
+        direction: row.try_get(1)?,
+        epoch: row.try_get(2)?,
+        closed: row.try_get(3)?,
+        role_saved: row.try_get(4)?,
+        role_fenced: row.try_get(5)?,
+    })
+}
+
+/// Inserts the header if there is none.
+pub(super) async fn insert_header(connection: &mut PgConnection, mark: &LedgerMark) -> Result<(), EngineError> {
+    sqlx::query(
+        "INSERT INTO keyturn.rotation (rotation, format, direction, epoch) VALUES ($1, $2, $3, $4)
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(mark.rotation.to_string())
+    .bind(LEDGER_FORMAT)
+    .bind(direction_text(mark.direction))
+    .bind(epoch_number(mark))
+    .execute(connection)
+    .await
+    .doing(|| "writing the ledger's header".to_owned())?;
+    Ok(())
+}
+
+/// Sets what changes in a header that the transaction holds alone.
+pub(super) async fn update_header(
+    connection: &mut PgConnection,
+    mark: &LedgerMark,
+    header: &Header,
+) -> Result<(), EngineError> {
+    sqlx::query(
+        "UPDATE keyturn.rotation
+         SET direction = $2, epoch = $3, closed = $4, role_saved = $5, role_fenced = $6,
+             closed_at = CASE WHEN $4 THEN COALESCE(closed_at, now()) END
+         WHERE rotation = $1",
+    )
+    .bind(mark.rotation.to_string())
+    .bind(&header.direction)
+    .bind(header.epoch)
+    .bind(header.closed)
+    .bind(&header.role_saved)
+    .bind(header.role_fenced)
+    .execute(connection)
+    .await
+    .doing(|| "writing the ledger's header".to_owned())?;
+    Ok(())
+}
+
+pub(super) async fn enter(connection: &mut PgConnection, claim: &Claim) -> Result<ShardRecord, EngineError> {
+    let rotation = claim.mark.rotation;
+    if !exists(connection).await? {
+        return Err(EngineError::LedgerMissing(rotation));
+    }
+    let doing = || format!("entering shard {} in the ledger", claim.shard);
+    // Raised first and by itself: two that enter at once would otherwise each hold the header shared and wait for
+    // the other to let go. It is raised in the same direction only.
+    sqlx::query(
+        "UPDATE keyturn.rotation SET epoch = $2
+         WHERE rotation = $1 AND epoch < $2 AND direction = $3 AND NOT closed AND format = $4",
+    )
+    .bind(rotation.to_string())
+    .bind(epoch_number(&claim.mark))
+    .bind(direction_text(claim.mark.direction))
+    .bind(LEDGER_FORMAT)
+    .execute(&mut *connection)
+    .await
+    .doing(doing)?;
+    let header = header(connection, &rotation, Hold::Glance).await?.ok_or(EngineError::LedgerMissing(rotation))?;
+    header.admit(&claim.mark)?;
+    end_earlier_holder(connection, claim).await?;
+
+    let mut transaction = connection.begin().await.doing(doing)?;
+    let header = self::header(&mut transaction, &rotation, Hold::Shared).await?;
+    header.ok_or(EngineError::LedgerMissing(rotation))?.admit(&claim.mark)?;
+    sqlx::query(
+        "INSERT INTO keyturn.shard (rotation, shard, pass, epoch, lease, holder_pid, holder_start)
+         SELECT $1, $2, $3, $4, $5, pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(rotation.to_string())
+    .bind(number(claim.shard.get()))
+    .bind(claim.pass.as_str())
+    .bind(epoch_number(&claim.mark))
+    .bind(number(claim.lease.get()))
+    .execute(&mut *transaction)
+    .await
+    .doing(doing)?;
+    // Reviewed: constants only.
+    let row = sqlx::query(sqlx::AssertSqlSafe(format!("{SHARD} FOR UPDATE")))
+        .bind(rotation.to_string())
+        .bind(number(claim.shard.get()))
+        .bind(claim.pass.as_str())
+        .fetch_one(&mut *transaction)
+        .await
+        .doing(doing)?;
+    let record = read_shard(&row).doing(doing)?.take_over(claim)?;
+    write_shard(&mut transaction, claim, &record, None).await?;
+    transaction.commit().await.doing(doing)?;
+    Ok(record)
+}
+
+/// Ends the session of whoever worked on the shard before: it may be stopped inside a transaction that holds the
+/// shard's row, and wake when nobody expects it. The leader gave its lease up, or it would not have given this one.
+async fn end_earlier_holder(connection: &mut PgConnection, claim: &Claim) -> Result<(), EngineError> {
+    sqlx::query(
+        "SELECT pg_terminate_backend(a.pid, $5)
+         FROM keyturn.shard s JOIN pg_stat_activity a ON a.pid = s.holder_pid AND a.backend_start = s.holder_start
+         WHERE s.rotation = $1 AND s.shard = $2 AND s.pass = $3 AND s.lease <= $4
+           AND a.pid <> pg_backend_pid() AND a.usename = session_user",
+    )
+    .bind(claim.mark.rotation.to_string())
+    .bind(number(claim.shard.get()))
+    .bind(claim.pass.as_str())
+    .bind(number(claim.lease.get()))
+    .bind(TERMINATE_MS)
+    .execute(connection)
+    .await
+    .doing(|| format!("ending the session of shard {}'s earlier holder", claim.shard))?;
+    Ok(())
+}
+
+pub(super) async fn record(
+    connection: &mut PgConnection,
+    rotation: &RotationId,
+    shard: ShardId,
+    pass: Pass,
+) -> Result<Option<ShardRecord>, EngineError> {
+    let doing = || format!("reading shard {shard} in the ledger");
+    let row = sqlx::query(SHARD)
+        .bind(rotation.to_string())
+        .bind(number(shard.get()))
+        .bind(pass.as_str())
+        .fetch_optional(connection)
+        .await
+        .doing(doing)?;
+    match row {
+        Some(row) => Ok(Some(read_shard(&row).doing(doing)?.read(shard, pass)?)),
+        None => Ok(None),
+    }
+}
+
+pub(super) async fn commit(connection: &mut PgConnection, chunk: &Chunk<'_>) -> Result<Written, EngineError> {
+    let claim = chunk.claim;
+    let doing = || format!("committing a chunk of {}", chunk.table.label);
+    let mut transaction = connection.begin().await.doing(doing)?;
+    // The header first, held until the commit: whoever turns it back waits for us, or we for him.
+    let header = header(&mut transaction, &claim.mark.rotation, Hold::Shared).await?;
+    header.ok_or(EngineError::LedgerMissing(claim.mark.rotation))?.admit(&claim.mark)?;
+    // Then the shard's row, before any row of the user's: of two that hold the same lease only one may go on.
+    write_shard(&mut transaction, claim, chunk.after, Some(chunk.before)).await?;
+    if !chunk.changes.is_empty() {
+        let written = rows::update(&mut transaction, chunk.table, chunk.changes).await?;
+        if written != chunk.changes.len() as u64 {
+            transaction.rollback().await.doing(doing)?;
+            return Ok(Written::RowsDiffer);
+        }
+    }
+    transaction.commit().await.doing(doing)?;
+    Ok(Written::Committed)
+}
+
+/// Writes the shard's row. With `before`, only if the row is still that and under this very claim; without, the
+/// claim takes it over.
+async fn write_shard(
+    connection: &mut PgConnection,
+    claim: &Claim,
+    record: &ShardRecord,
+    before: Option<&ShardRecord>,
+) -> Result<(), EngineError> {
+    let done = sqlx::query(
+        "UPDATE keyturn.shard s
+         SET epoch = $4, lease = $5, cursor_key = $6, rows_done = $7, values_opened = $8, values_undecryptable = $9,
+             content_digest = $10, done = $11, holder_pid = a.pid, holder_start = a.backend_start
+         FROM pg_stat_activity a
+         WHERE s.rotation = $1 AND s.shard = $2 AND s.pass = $3 AND a.pid = pg_backend_pid()
+           AND (NOT $12 OR (s.epoch = $4 AND s.lease = $5 AND NOT s.done
+                            AND s.cursor_key IS NOT DISTINCT FROM $13 AND s.rows_done = $14))",
+    )
+    .bind(claim.mark.rotation.to_string())
+    .bind(number(claim.shard.get()))
+    .bind(claim.pass.as_str())
+    .bind(epoch_number(&claim.mark))
+    .bind(number(claim.lease.get()))
+    .bind(record.cursor.as_ref().map(ToString::to_string))
+    .bind(number(record.tally.rows))
+    .bind(number(record.tally.values))
+    .bind(number(record.tally.undecryptable))
+    .bind(record.tally.digest.to_string())
+    .bind(record.done)
+    .bind(before.is_some())
+    .bind(before.and_then(|before| before.cursor.as_ref()).map(ToString::to_string))
+    .bind(before.map_or(0, |before| number(before.tally.rows)))
+    .execute(connection)
+    .await
+    .doing(|| format!("writing shard {} in the ledger", claim.shard))?;
+    if done.rows_affected() == 1 { Ok(()) } else { Err(chunk_superseded(claim)) }
+}
+
+fn read_shard(row: &PgRow) -> Result<StoredRecord, sqlx::Error> {
+    Ok(StoredRecord {
+        epoch: row.try_get(0)?,
+        lease: row.try_get(1)?,
+        cursor: row.try_get(2)?,
+        rows: row.try_get(3)?,
+        values: row.try_get(4)?,
+        undecryptable: row.try_get(5)?,
+        digest: row.try_get(6)?,
+        done: row.try_get(7)?,
+    })
+}

@@ -1,0 +1,231 @@
+//! PostgreSQL 14 and later: connecting with the settings that the work needs, and what the session answers.
+
+mod catalog;
+mod ledger;
+mod role;
+mod rows;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, ShardId};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{Connection, Row as _};
+
+use super::{Chunk, Dialect, PageLimit, Session, Written};
+use crate::error::Doing;
+use crate::key::Key;
+use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
+use crate::table::{KeyRange, Row, Table};
+use crate::{DatabaseConfig, EngineError, Targets};
+
+/// Agents that may write at once. Beyond this, on the hardware of a vault, they wait for the same log and disk.
+const WRITERS_MAX: u32 = 8;
+
+/// How long a connection may take to come about before the database counts as unreachable.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// The names by which our sessions are told from all others; the client's name follows.
+const APPLICATION_PREFIX: &str = "keyturn-agent/";
+
+/// PostgreSQL cuts application names here.
+const APPLICATION_NAME_BYTES_MAX: usize = 63;
+
+/// What every session needs, whatever the role's or the server's defaults are:
+/// names resolve to the catalog alone; a policy that would hide rows is an error instead; a commit is durable;
+/// each statement sees what is committed; nobody waits for ever for a lock, and a worker that is stopped inside a
+/// transaction is ended by the server; text forms of keys read back exactly; pages come from the key's index, as
+/// the planner would otherwise read whole tables for a batch of a small one.
+const SETTINGS: &str = "
+    SET search_path = pg_catalog, pg_temp;
+    SET row_security = off;
+    SET synchronous_commit = on;
+    SET default_transaction_isolation = 'read committed';
+    SET default_transaction_read_only = off;
+    SET default_transaction_deferrable = off;
+    SET lock_timeout = '5s';
+    SET idle_in_transaction_session_timeout = '15s';
+    SET statement_timeout = 0;
+    SET \"DateStyle\" = 'ISO, YMD';
+    SET \"TimeZone\" = 'UTC';
+    SET bytea_output = 'hex';
+    SET enable_seqscan = off;
+    SET enable_bitmapscan = off;
+    SET enable_sort = off;
+    SET enable_hashjoin = off;
+    SET enable_mergejoin = off;
+    SET jit = off;
+";
+
+/// What the sessions of one engine share.
+#[derive(Debug)]
+struct Shared {
+    application_role: Option<String>,
+    allowed_session_users: Vec<String>,
+    sessions_wait: Duration,
+}
+
+pub(crate) struct Postgres {
+    options: PgConnectOptions,
+    shared: Arc<Shared>,
+}
+
+impl Postgres {
+    pub(crate) fn new(options: PgConnectOptions, config: &DatabaseConfig) -> Self {
+        let mut name = format!("{APPLICATION_PREFIX}{}", config.client_name);
+        while name.len() > APPLICATION_NAME_BYTES_MAX {
+            name.pop();
+        }
+        let shared = Shared {
+            application_role: config.application_role.clone(),
+            allowed_session_users: config.allowed_session_users.clone(),
+            sessions_wait: config.sessions_wait,
+        };
+        Self { options: options.application_name(&name), shared: Arc::new(shared) }
+    }
+}
+
+/// One connection.
+struct PostgresSession {
+    connection: PgConnection,
+    shared: Arc<Shared>,
+    /// Whether triggers and rules of the user are off; setting that takes a right of its own.
+    triggers_off: bool,
+}
+
+#[async_trait]
+impl Dialect for Postgres {
+    fn kind(&self) -> DatabaseKind {
+        DatabaseKind::Postgres
+    }
+
+    fn writers_max(&self) -> u32 {
+        WRITERS_MAX
+    }
+
+    fn page_rows_max(&self, _table: &Table) -> usize {
+        // Batches travel as arrays, so their length is no matter of parameters.
+        usize::MAX
+    }
+
+    async fn open(&self) -> Result<Box<dyn Session>, EngineError> {
+        let connecting = PgConnection::connect_with(&self.options);
+        let mut connection = match tokio::time::timeout(CONNECT_TIME_MAX, connecting).await {
+            Ok(connected) => connected.doing(|| "connecting to PostgreSQL".to_owned())?,
+            Err(_) => {
+                let doing = "connecting to PostgreSQL".to_owned();
+                return Err(EngineError::TimedOut { doing, seconds: CONNECT_TIME_MAX.as_secs() });
+            }
+        };
+        sqlx::raw_sql(SETTINGS)
+            .execute(&mut connection)
+            .await
+            .doing(|| "setting up a PostgreSQL session".to_owned())?;
+        let triggers_off = turn_triggers_off(&mut connection).await?;
+        Ok(Box::new(PostgresSession { connection, shared: Arc::clone(&self.shared), triggers_off }))
+    }
+}
+
+/// Whether it is permitted. Without it, tables with triggers are refused and all others work.
+async fn turn_triggers_off(connection: &mut PgConnection) -> Result<bool, EngineError> {
+    match sqlx::raw_sql("SET session_replication_role = replica").execute(connection).await {
+        Ok(_) => Ok(true),
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42501") => Ok(false),
+        Err(error) => Err(error).doing(|| "turning triggers off for the session".to_owned()),
+    }
+}
+
+#[async_trait]
+impl Session for PostgresSession {
+    async fn identity(&mut self) -> Result<DatabaseIdentity, EngineError> {
+        let row = sqlx::query(
+            "SELECT (SELECT system_identifier::text FROM pg_control_system()), d.oid::text
+             FROM pg_database d WHERE d.datname = current_database()",
+        )
+        .fetch_one(&mut self.connection)
+        .await
+        .doing(|| "asking for the database's identity".to_owned())?;
+        let read = || Ok(format!("{}/{}", row.try_get::<String, _>(0)?, row.try_get::<String, _>(1)?));
+        let identity = read().doing(|| "reading the database's identity".to_owned())?;
+        Ok(DatabaseIdentity { kind: DatabaseKind::Postgres, identity })
+    }
+
+    async fn position(&mut self) -> Result<DatabasePosition, EngineError> {
+        let identity = self.identity().await?;
+        // The name of the present log file begins with the timeline in hexadecimal; the control file would say it
+        // only after the next checkpoint. What is flushed is what a crash cannot take away.
+        let row = sqlx::query(
+            "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int8,
+                    (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::int8",
+        )
+        .fetch_one(&mut self.connection)
+        .await
+        .doing(|| "asking for the position of the database's history".to_owned())?;
+        let read = || Ok((row.try_get::<i64, _>(0)?, row.try_get::<i64, _>(1)?));
+        let (timeline, position) = read().doing(|| "reading the position of the database's history".to_owned())?;
+        Ok(DatabasePosition {
+            identity,
+            timeline: u64::try_from(timeline).unwrap_or_default(),
+            position: u64::try_from(position).unwrap_or_default(),
+        })
+    }
+
+    async fn tables(&mut self, targets: &Targets) -> Result<Vec<Table>, EngineError> {
+        catalog::tables(&mut self.connection, targets, self.triggers_off).await
+    }
+
+    async fn check_rights(&mut self) -> Result<(), EngineError> {
+        role::check_rights(&mut self.connection, &self.shared).await
+    }
+
+    async fn page(&mut self, table: &Table, range: &KeyRange, limit: PageLimit) -> Result<Vec<Row>, EngineError> {
+        rows::page(&mut self.connection, table, range, limit).await
+    }
+
+    async fn row(&mut self, table: &Table, key: &Key) -> Result<Option<Row>, EngineError> {
+        rows::row(&mut self.connection, table, key).await
+    }
+
+    async fn count(&mut self, table: &Table, range: &KeyRange) -> Result<u64, EngineError> {
+        rows::count(&mut self.connection, table, range).await
+    }
+
+    async fn enter(&mut self, claim: &Claim) -> Result<ShardRecord, EngineError> {
+        ledger::enter(&mut self.connection, claim).await
+    }
+
+    async fn record(
+        &mut self,
+        rotation: &RotationId,
+        shard: ShardId,
+        pass: Pass,
+    ) -> Result<Option<ShardRecord>, EngineError> {
+        ledger::record(&mut self.connection, rotation, shard, pass).await
+    }
+
+    async fn commit(&mut self, chunk: &Chunk<'_>) -> Result<Written, EngineError> {
+        ledger::commit(&mut self.connection, chunk).await
+    }
+
+    async fn fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
+        role::fence(&mut self.connection, &self.shared, mark).await
+    }
+
+    async fn turn_back(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
+        role::turn_back(&mut self.connection, &self.shared, mark).await
+    }
+
+    async fn lift_fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
+        role::lift_fence(&mut self.connection, mark).await
+    }
+
+    async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
+        role::close(&mut self.connection, mark).await
+    }
+
+    async fn end(self: Box<Self>) {
+        // A connection that does not close in an orderly way is closed by dropping it; the server notices either.
+        let _ = self.connection.close().await;
+    }
+}

@@ -1,0 +1,226 @@
+//! Finds the registered tables in SQLite's schema, and names everything about them that cannot be worked with.
+
+use std::collections::BTreeMap;
+
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, Row as _};
+
+use crate::error::Doing;
+use crate::table::{KeyColumn, KeyKind, Table, Trigger, ValueColumn, quote};
+use crate::targets::TableTarget;
+use crate::{EngineError, Targets};
+
+/// The database that the URL names; others would have to be attached, and we attach none.
+const SCHEMA: &str = "main";
+
+/// Columns with their place in the primary key (0: none) and whether they are generated (`hidden` 2 and 3).
+const COLUMNS: &str = "SELECT name, upper(type), \"notnull\", pk, hidden FROM pragma_table_xinfo(?)";
+
+/// The collations of the primary key's own index, in its order. There is none for an `INTEGER PRIMARY KEY`.
+const COLLATIONS: &str = "
+    SELECT i.name, i.coll FROM pragma_index_list(?) AS l JOIN pragma_index_xinfo(l.name) AS i
+    WHERE l.origin = 'pk' AND i.key = 1";
+
+/// Columns on either side of a foreign key. SQLite matches names whatever their case.
+const FOREIGN_KEYS: &str = "
+    SELECT f.\"from\", m.name FROM sqlite_schema m, pragma_foreign_key_list(m.name) f
+    WHERE m.type = 'table' AND m.name = ?1 COLLATE NOCASE
+    UNION
+    SELECT f.\"to\", m.name FROM sqlite_schema m, pragma_foreign_key_list(m.name) f
+    WHERE m.type = 'table' AND f.\"table\" = ?1 COLLATE NOCASE AND f.\"to\" IS NOT NULL";
+
+struct Column {
+    declared: String,
+    not_null: bool,
+    key_position: i64,
+    generated: bool,
+}
+
+/// Finds all of them, or names every problem with any.
+pub(super) async fn tables(connection: &mut SqliteConnection, targets: &Targets) -> Result<Vec<Table>, EngineError> {
+    let mut tables = Vec::new();
+    let mut problems = Vec::new();
+    let mut labels: BTreeMap<String, String> = BTreeMap::new();
+    for target in targets.tables() {
+        let mut found = Vec::new();
+        if let Some(table) = describe(connection, target, &mut found).await? {
+            if let Some(other) = labels.insert(target.name.clone(), target.label()) {
+                found.push(format!("is the same table as {other}"));
+            }
+            tables.push(table);
+        }
+        problems.extend(found.into_iter().map(|problem| format!("table {} {problem}", target.label())));
+    }
+    if problems.is_empty() { Ok(tables) } else { Err(EngineError::Targets(problems)) }
+}
+
+async fn describe(
+    connection: &mut SqliteConnection,
+    target: &TableTarget,
+    problems: &mut Vec<String>,
+) -> Result<Option<Table>, EngineError> {
+    let doing = || format!("looking table {} up", target.label());
+    if target.schema.as_deref().is_some_and(|schema| schema != SCHEMA) {
+        problems.push(format!("names a schema, and SQLite has only {SCHEMA:?}; leave it out"));
+        return Ok(None);
+    }
+    // Names are matched exactly, though SQLite does not: the label must be the same wherever it is compared.
+    let found = sqlx::query("SELECT type, sql FROM sqlite_schema WHERE name = ? AND type IN ('table', 'view')")
+        .bind(&target.name)
+        .fetch_optional(&mut *connection)
+        .await
+        .doing(doing)?;
+    let Some(found) = found else {
+        problems.push("does not exist (names are matched exactly, case counts)".to_owned());
+        return Ok(None);
+    };
+    let definition: String = found.try_get(1).doing(doing)?;
+    if found.try_get::<String, _>(0).doing(doing)? == "view" {
+        problems.push("is a view; register the tables that hold the data".to_owned());
+        return Ok(None);
+    }
+    if definition.trim_start().to_ascii_uppercase().starts_with("CREATE VIRTUAL") {
+        problems.push("is a virtual table; register the tables that hold the data".to_owned());
+        return Ok(None);
+    }
+    let columns = columns(connection, target).await.doing(doing)?;
+    let collations = pairs(connection, COLLATIONS, &target.name).await.doing(doing)?;
+    let key = key_columns(target, &columns, &collations, problems);
+    let values = value_columns(target, &columns, problems);
+    for (column, owner) in pairs(connection, FOREIGN_KEYS, &target.name).await.doing(doing)? {
+        if values.iter().any(|value| value.name.eq_ignore_ascii_case(&column)) {
+            problems.push(format!("has column {column:?} in a foreign key of {owner:?}, which would be broken"));
+        }
+    }
+    let triggers = pairs(
+        connection,
+        "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE ORDER BY rowid",
+        &target.name,
+    )
+    .await
+    .doing(doing)?
+    .into_iter()
+    .map(|(name, definition)| Trigger { sql: quote(&name), definition })
+    .collect();
+    let from = format!("{}.{}", quote(SCHEMA), quote(&target.name));
+    let table = Table { label: target.label(), from, key, columns: values, triggers };
+    if problems.is_empty() {
+        nulls(connection, target, &table, &columns, problems).await?;
+    }
+    Ok(Some(table))
+}
+
+/// SQLite takes NULL, and more than one, in a primary key that is not declared NOT NULL. Such rows have no name by
+/// which they could be found again.
+async fn nulls(
+    connection: &mut SqliteConnection,
+    target: &TableTarget,
+    table: &Table,
+    columns: &BTreeMap<String, Column>,
+    problems: &mut Vec<String>,
+) -> Result<(), EngineError> {
+    let nullable = |name: &String| {
+        columns.get(name).is_some_and(|column| !column.not_null && !(target.key.len() == 1 && column.declared == "INTEGER"))
+    };
+    let tests: Vec<String> =
+        target.key.iter().filter(|name| nullable(name)).map(|name| format!("{} IS NULL", quote(name))).collect();
+    if tests.is_empty() {
+        return Ok(());
+    }
+    // Reviewed: quoted identifiers only.
+    let sql = format!("SELECT count(*) FROM {} WHERE {}", table.from, tests.join(" OR "));
+    let count: i64 = sqlx::query(AssertSqlSafe(sql))
+        .fetch_one(connection)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(|| format!("looking for NULL keys in {}", table.label))?;
+    if count > 0 {
+        problems.push(format!("has {count} rows with NULL in their primary key; give them a key"));
+    }
+    Ok(())
+}
+
+async fn columns(
+    connection: &mut SqliteConnection,
+    target: &TableTarget,
+) -> Result<BTreeMap<String, Column>, sqlx::Error> {
+    let rows = sqlx::query(COLUMNS).bind(&target.name).fetch_all(connection).await?;
+    let mut columns = BTreeMap::new();
+    for row in rows {
+        let column = Column {
+            declared: row.try_get(1)?,
+            not_null: row.try_get(2)?,
+            key_position: row.try_get(3)?,
+            generated: matches!(row.try_get::<i64, _>(4)?, 2 | 3),
+        };
+        columns.insert(row.try_get(0)?, column);
+    }
+    Ok(columns)
+}
+
+async fn pairs(
+    connection: &mut SqliteConnection,
+    sql: &'static str,
+    table: &str,
+) -> Result<Vec<(String, String)>, sqlx::Error> {
+    let rows = sqlx::query(sql).bind(table).fetch_all(connection).await?;
+    let pair = |row: &SqliteRow| Ok((row.try_get(0)?, row.try_get(1)?));
+    rows.iter().map(pair).collect()
+}
+
+fn key_columns(
+    target: &TableTarget,
+    columns: &BTreeMap<String, Column>,
+    collations: &[(String, String)],
+    problems: &mut Vec<String>,
+) -> Vec<KeyColumn> {
+    let mut primary: Vec<(i64, &String)> =
+        columns.iter().filter(|(_, column)| column.key_position > 0).map(|(name, c)| (c.key_position, name)).collect();
+    primary.sort_unstable();
+    let primary: Vec<&String> = primary.into_iter().map(|(_, name)| name).collect();
+    if primary.is_empty() {
+        problems.push("has no primary key".to_owned());
+    } else if !primary.iter().copied().eq(&target.key) {
+        problems.push(format!("has the primary key {primary:?}, and targets.toml says {:?}", target.key));
+    }
+    let mut key = Vec::new();
+    for name in &target.key {
+        if !columns.contains_key(name) {
+            problems.push(format!("has no column {name:?} (names are matched exactly, case counts)"));
+            continue;
+        }
+        let collation = collations.iter().find(|(column, _)| column == name).map(|(_, collation)| collation.clone());
+        if let Some(own) = collation.as_deref().filter(|name| !["BINARY", "NOCASE", "RTRIM"].contains(name)) {
+            problems.push(format!("has the key column {name:?} with the application's own collation {own:?}"));
+        }
+        key.push(KeyColumn { sql: quote(name), kind: KeyKind::Any, cast: String::new(), collation });
+    }
+    key
+}
+
+fn value_columns(
+    target: &TableTarget,
+    columns: &BTreeMap<String, Column>,
+    problems: &mut Vec<String>,
+) -> Vec<ValueColumn> {
+    let mut values = Vec::new();
+    for registered in &target.columns {
+        let name = &registered.name;
+        let Some(column) = columns.get(name) else {
+            problems.push(format!("has no column {name:?} (names are matched exactly, case counts)"));
+            continue;
+        };
+        if column.generated {
+            problems.push(format!("has column {name:?}, which is generated and cannot be written"));
+        }
+        values.push(ValueColumn {
+            name: name.clone(),
+            sql: quote(name),
+            encoding: registered.encoding,
+            aad: registered.aad.clone(),
+            // SQLite's values have types, not its columns; each value keeps its own.
+            text: false,
+        });
+    }
+    values
+}

@@ -1,0 +1,305 @@
+//! The ledger in SQLite: its tables, entering a shard, and the transaction of a chunk. Every transaction that may
+//! write takes the database's one lock at its beginning, so what it reads stays true until it ends.
+
+use rotation::{RotationId, ShardId};
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, Connection, Row as _, Sqlite, Transaction};
+
+use super::super::{Chunk, Written};
+use super::rows;
+use crate::EngineError;
+use crate::error::Doing;
+use crate::ledger::{
+    Claim, Header, LEDGER_FORMAT, LedgerMark, Pass, ShardRecord, StoredRecord, chunk_superseded, direction_text,
+    epoch_number, number,
+};
+
+const CREATE: &str = "
+    CREATE TABLE IF NOT EXISTS main.keyturn_rotation (
+        rotation TEXT NOT NULL PRIMARY KEY,
+        format INTEGER NOT NULL,
+        direction TEXT NOT NULL CHECK (direction IN ('forward', 'back')),
+        epoch INTEGER NOT NULL,
+        closed INTEGER NOT NULL DEFAULT 0,
+        opened_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+        closed_at TEXT
+    ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS main.keyturn_shard (
+        rotation TEXT NOT NULL,
+        shard INTEGER NOT NULL,
+        pass TEXT NOT NULL,
+        epoch INTEGER NOT NULL,
+        lease INTEGER NOT NULL,
+        cursor_key TEXT,
+        rows_done INTEGER NOT NULL DEFAULT 0,
+        values_opened INTEGER NOT NULL DEFAULT 0,
+        values_undecryptable INTEGER NOT NULL DEFAULT 0,
+        content_digest TEXT NOT NULL DEFAULT '00000000000000000000000000000000',
+        done INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (rotation, shard, pass)
+    ) WITHOUT ROWID;";
+
+const SHARD: &str = "
+    SELECT epoch, lease, cursor_key, rows_done, values_opened, values_undecryptable, content_digest, done
+    FROM main.keyturn_shard WHERE rotation = ? AND shard = ? AND pass = ?";
+
+async fn begin<'c>(
+    connection: &'c mut SqliteConnection,
+    doing: impl FnOnce() -> String,
+) -> Result<Transaction<'c, Sqlite>, EngineError> {
+    connection.begin_with("BEGIN IMMEDIATE").await.doing(doing)
+}
+
+async fn exists(connection: &mut SqliteConnection) -> Result<bool, EngineError> {
+    sqlx::query(
+        "SELECT count(*) = 2 FROM main.sqlite_schema
+         WHERE type = 'table' AND name IN ('keyturn_rotation', 'keyturn_shard')",
+    )
+    .fetch_one(connection)
+    .await
+    .and_then(|row| row.try_get(0))
+    .doing(|| "looking for the ledger".to_owned())
+}
+
+async fn header(connection: &mut SqliteConnection, rotation: &RotationId) -> Result<Option<Header>, EngineError> {
+    if !exists(connection).await? {
+        return Ok(None);
+    }
+    let doing = || "reading the ledger's header".to_owned();
+    let row = sqlx::query("SELECT format, direction, epoch, closed FROM main.keyturn_rotation WHERE rotation = ?")
+        .bind(rotation.to_string())
+        .fetch_optional(connection)
+        .await
+        .doing(doing)?;
+    let read = |row: SqliteRow| {
+        Ok(Header {
+            format: row.try_get(0)?,
+            direction: row.try_get(1)?,
+            epoch: row.try_get(2)?,
+            closed: row.try_get(3)?,
+            role_saved: None,
+            role_fenced: false,
+        })
+    };
+    row.map(read).transpose().doing(doing)
+}
+
+async fn known_header(connection: &mut SqliteConnection, mark: &LedgerMark) -> Result<Header, EngineError> {
+    header(connection, &mark.rotation).await?.ok_or(EngineError::LedgerMissing(mark.rotation))
+}
+
+/// Writes the header as the mark has it.
+async fn write_header(connection: &mut SqliteConnection, mark: &LedgerMark, closed: bool) -> Result<(), EngineError> {
+    sqlx::query(
+        "INSERT INTO main.keyturn_rotation (rotation, format, direction, epoch, closed) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (rotation) DO UPDATE SET direction = ?3, epoch = ?4, closed = ?5,
+             closed_at = CASE WHEN ?5 THEN CURRENT_TIMESTAMP END",
+    )
+    .bind(mark.rotation.to_string())
+    .bind(LEDGER_FORMAT)
+    .bind(direction_text(mark.direction))
+    .bind(epoch_number(mark))
+    .bind(closed)
+    .execute(connection)
+    .await
+    .doing(|| "writing the ledger's header".to_owned())?;
+    Ok(())
+}
+
+pub(super) async fn fence(connection: &mut SqliteConnection, mark: &LedgerMark) -> Result<(), EngineError> {
+    let doing = || "opening the ledger".to_owned();
+    let mut transaction = begin(connection, doing).await?;
+    sqlx::raw_sql(CREATE).execute(&mut *transaction).await.doing(doing)?;
+    let open: Option<String> =
+        sqlx::query("SELECT rotation FROM main.keyturn_rotation WHERE NOT closed AND rotation <> ? LIMIT 1")
+            .bind(mark.rotation.to_string())
+            .fetch_optional(&mut *transaction)
+            .await
+            .and_then(|row| row.map(|row| row.try_get(0)).transpose())
+            .doing(doing)?;
+    if let Some(open) = open {
+        return Err(EngineError::LedgerOpen(open));
+    }
+    if let Some(header) = header(&mut transaction, &mark.rotation).await? {
+        header.admit(mark)?;
+    }
+    write_header(&mut transaction, mark, false).await?;
+    transaction.commit().await.doing(doing)
+}
+
+pub(super) async fn turn_back(connection: &mut SqliteConnection, mark: &LedgerMark) -> Result<(), EngineError> {
+    let doing = || "turning the ledger back".to_owned();
+    let mut transaction = begin(connection, doing).await?;
+    sqlx::raw_sql(CREATE).execute(&mut *transaction).await.doing(doing)?;
+    if let Some(header) = header(&mut transaction, &mark.rotation).await? {
+        header.admit_epoch(mark)?;
+    }
+    write_header(&mut transaction, mark, false).await?;
+    transaction.commit().await.doing(doing)
+}
+
+/// Raises the header to the mark, if it admits it.
+pub(super) async fn touch(connection: &mut SqliteConnection, mark: &LedgerMark) -> Result<(), EngineError> {
+    let doing = || "entering the ledger".to_owned();
+    let mut transaction = begin(connection, doing).await?;
+    known_header(&mut transaction, mark).await?.admit(mark)?;
+    write_header(&mut transaction, mark, false).await?;
+    transaction.commit().await.doing(doing)
+}
+
+pub(super) async fn close(connection: &mut SqliteConnection, mark: &LedgerMark) -> Result<(), EngineError> {
+    let doing = || "closing the ledger".to_owned();
+    let mut transaction = begin(connection, doing).await?;
+    let header = known_header(&mut transaction, mark).await?;
+    if header.closed && header.direction == direction_text(mark.direction) {
+        return Ok(());
+    }
+    header.admit(mark)?;
+    write_header(&mut transaction, mark, true).await?;
+    // The shards of this rotation stay as evidence; those of earlier ones have served.
+    sqlx::query(
+        "DELETE FROM main.keyturn_shard
+         WHERE rotation <> ? AND rotation IN (SELECT rotation FROM main.keyturn_rotation WHERE closed)",
+    )
+    .bind(mark.rotation.to_string())
+    .execute(&mut *transaction)
+    .await
+    .doing(doing)?;
+    transaction.commit().await.doing(doing)
+}
+
+pub(super) async fn enter(connection: &mut SqliteConnection, claim: &Claim) -> Result<ShardRecord, EngineError> {
+    let doing = || format!("entering shard {} in the ledger", claim.shard);
+    let mut transaction = begin(connection, doing).await?;
+    known_header(&mut transaction, &claim.mark).await?.admit(&claim.mark)?;
+    write_header(&mut transaction, &claim.mark, false).await?;
+    sqlx::query(
+        "INSERT INTO main.keyturn_shard (rotation, shard, pass, epoch, lease) VALUES (?, ?, ?, ?, ?)
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(claim.mark.rotation.to_string())
+    .bind(number(claim.shard.get()))
+    .bind(claim.pass.as_str())
+    .bind(epoch_number(&claim.mark))
+    .bind(number(claim.lease.get()))
+    .execute(&mut *transaction)
+    .await
+    .doing(doing)?;
+    let stored = shard(&mut transaction, &claim.mark.rotation, claim.shard, claim.pass).await?;
+    let record = match stored {
+        Some(stored) => stored.take_over(claim)?,
+        None => return Err(EngineError::Internal(format!("shard {} vanished from the ledger", claim.shard))),
+    };
+    write_shard(&mut transaction, claim, &record).await?;
+    transaction.commit().await.doing(doing)?;
+    Ok(record)
+}
+
+pub(super) async fn record(
+    connection: &mut SqliteConnection,
+    rotation: &RotationId,
+    shard: ShardId,
+    pass: Pass,
+) -> Result<Option<ShardRecord>, EngineError> {
+    match self::shard(connection, rotation, shard, pass).await? {
+        Some(stored) => stored.read(shard, pass).map(Some),
+        None => Ok(None),
+    }
+}
+
+pub(super) async fn commit(connection: &mut SqliteConnection, chunk: &Chunk<'_>) -> Result<Written, EngineError> {
+    let claim = chunk.claim;
+    let doing = || format!("committing a chunk of {}", chunk.table.label);
+    let mut transaction = begin(connection, doing).await?;
+    known_header(&mut transaction, &claim.mark).await?.admit(&claim.mark)?;
+    let stored = shard(&mut transaction, &claim.mark.rotation, claim.shard, claim.pass).await?;
+    let holds = |stored: &StoredRecord| {
+        stored.epoch == epoch_number(&claim.mark)
+            && stored.lease == number(claim.lease.get())
+            && stored.read(claim.shard, claim.pass).is_ok_and(|record| record == *chunk.before)
+    };
+    if !stored.as_ref().is_some_and(holds) {
+        return Err(chunk_superseded(claim));
+    }
+    write_shard(&mut transaction, claim, chunk.after).await?;
+    if !chunk.changes.is_empty() {
+        // SQLite cannot keep triggers from firing. They are taken away and made again in this transaction, so that
+        // no other connection ever sees the table without them.
+        for trigger in &chunk.table.triggers {
+            run(&mut transaction, format!("DROP TRIGGER main.{}", trigger.sql)).await.doing(doing)?;
+        }
+        let written = rows::update(&mut transaction, chunk.table, chunk.changes).await?;
+        if written != chunk.changes.len() as u64 {
+            transaction.rollback().await.doing(doing)?;
+            return Ok(Written::RowsDiffer);
+        }
+        for trigger in &chunk.table.triggers {
+            run(&mut transaction, trigger.definition.clone()).await.doing(doing)?;
+        }
+    }
+    transaction.commit().await.doing(doing)?;
+    Ok(Written::Committed)
+}
+
+/// Reviewed: what is run is a quoted identifier, or a definition as the schema itself holds it.
+async fn run(connection: &mut SqliteConnection, sql: String) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(|_| ())
+}
+
+async fn shard(
+    connection: &mut SqliteConnection,
+    rotation: &RotationId,
+    shard: ShardId,
+    pass: Pass,
+) -> Result<Option<StoredRecord>, EngineError> {
+    let doing = || format!("reading shard {shard} in the ledger");
+    let row = sqlx::query(SHARD)
+        .bind(rotation.to_string())
+        .bind(number(shard.get()))
+        .bind(pass.as_str())
+        .fetch_optional(connection)
+        .await
+        .doing(doing)?;
+    row.map(|row| read_shard(&row)).transpose().doing(doing)
+}
+
+async fn write_shard(
+    connection: &mut SqliteConnection,
+    claim: &Claim,
+    record: &ShardRecord,
+) -> Result<(), EngineError> {
+    sqlx::query(
+        "UPDATE main.keyturn_shard
+         SET epoch = ?, lease = ?, cursor_key = ?, rows_done = ?, values_opened = ?, values_undecryptable = ?,
+             content_digest = ?, done = ?
+         WHERE rotation = ? AND shard = ? AND pass = ?",
+    )
+    .bind(epoch_number(&claim.mark))
+    .bind(number(claim.lease.get()))
+    .bind(record.cursor.as_ref().map(ToString::to_string))
+    .bind(number(record.tally.rows))
+    .bind(number(record.tally.values))
+    .bind(number(record.tally.undecryptable))
+    .bind(record.tally.digest.to_string())
+    .bind(record.done)
+    .bind(claim.mark.rotation.to_string())
+    .bind(number(claim.shard.get()))
+    .bind(claim.pass.as_str())
+    .execute(connection)
+    .await
+    .doing(|| format!("writing shard {} in the ledger", claim.shard))?;
+    Ok(())
+}
+
+fn read_shard(row: &SqliteRow) -> Result<StoredRecord, sqlx::Error> {
+    Ok(StoredRecord {
+        epoch: row.try_get(0)?,
+        lease: row.try_get(1)?,
+        cursor: row.try_get(2)?,
+        rows: row.try_get(3)?,
+        values: row.try_get(4)?,
+        undecryptable: row.try_get(5)?,
+        digest: row.try_get(6)?,
+        done: row.try_get(7)?,
+    })
+}

@@ -1,0 +1,187 @@
+//! SQLite: one file on one host. Opening it with the settings that the work needs, and what the session answers.
+
+mod catalog;
+mod ledger;
+mod others;
+mod rows;
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, ShardId};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
+use sqlx::{Connection, Row as _};
+
+use super::{Chunk, Dialect, PageLimit, Session, Written};
+use crate::error::Doing;
+use crate::key::Key;
+use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
+use crate::table::{KeyRange, Row, Table};
+use crate::{EngineError, Targets};
+
+/// SQLite has one writer, whoever it is.
+const WRITERS_MAX: u32 = 1;
+
+/// How long to wait for the lock of another writer. A page's transaction takes milliseconds.
+const BUSY_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Rows that wait between SQLite's thread and ours. Few, since each may hold an attachment.
+const ROWS_WAITING_MAX: usize = 16;
+
+/// Placeholders of one statement. SQLite takes 32,766 unless it was built otherwise.
+const PLACEHOLDERS_MAX: usize = 32_000;
+
+/// Statements kept prepared; a batch's has thousands of placeholders, so only few.
+const STATEMENTS_KEPT_MAX: usize = 16;
+
+pub(crate) struct Sqlite {
+    options: SqliteConnectOptions,
+    sessions_wait: Duration,
+}
+
+impl Sqlite {
+    pub(crate) fn new(options: SqliteConnectOptions, sessions_wait: Duration) -> Self {
+        // Foreign keys are not enforced while values change under them: no registered column is part of one.
+        // Full synchronisation: what the ledger says must have survived when it is told to the coordinators.
+        // The journal's mode belongs to the application and stays.
+        let options = options
+            .create_if_missing(false)
+            .foreign_keys(false)
+            .busy_timeout(BUSY_TIME_MAX)
+            .synchronous(SqliteSynchronous::Full)
+            .row_buffer_size(ROWS_WAITING_MAX)
+            .statement_cache_capacity(STATEMENTS_KEPT_MAX);
+        Self { options, sessions_wait }
+    }
+}
+
+struct SqliteSession {
+    connection: SqliteConnection,
+    file: PathBuf,
+    sessions_wait: Duration,
+}
+
+#[async_trait]
+impl Dialect for Sqlite {
+    fn kind(&self) -> DatabaseKind {
+        DatabaseKind::Sqlite
+    }
+
+    fn writers_max(&self) -> u32 {
+        WRITERS_MAX
+    }
+
+    fn page_rows_max(&self, table: &Table) -> usize {
+        PLACEHOLDERS_MAX / (table.key.len() + 2 * table.columns.len())
+    }
+
+    async fn open(&self) -> Result<Box<dyn Session>, EngineError> {
+        let file = self.options.get_filename().to_owned();
+        let connection = SqliteConnection::connect_with(&self.options)
+            .await
+            .doing(|| format!("opening {}", file.display()))?;
+        Ok(Box::new(SqliteSession { connection, file, sessions_wait: self.sessions_wait }))
+    }
+}
+
+impl SqliteSession {
+    /// Device and inode of the file: the same on every node that means the same file, whatever its path.
+    fn device_and_inode(&self) -> Result<(u64, u64), EngineError> {
+        let metadata = std::fs::metadata(&self.file)
+            .map_err(sqlx::Error::Io)
+            .doing(|| format!("looking at {}", self.file.display()))?;
+        Ok((metadata.dev(), metadata.ino()))
+    }
+}
+
+#[async_trait]
+impl Session for SqliteSession {
+    async fn identity(&mut self) -> Result<DatabaseIdentity, EngineError> {
+        let (device, inode) = self.device_and_inode()?;
+        Ok(DatabaseIdentity { kind: DatabaseKind::Sqlite, identity: format!("device {device} inode {inode}") })
+    }
+
+    async fn position(&mut self) -> Result<DatabasePosition, EngineError> {
+        // SQLite has no history that could be compared; what it has committed is in the one file.
+        Ok(DatabasePosition { identity: self.identity().await?, timeline: 0, position: 0 })
+    }
+
+    async fn tables(&mut self, targets: &Targets) -> Result<Vec<Table>, EngineError> {
+        catalog::tables(&mut self.connection, targets).await
+    }
+
+    async fn check_rights(&mut self) -> Result<(), EngineError> {
+        let doing = || format!("looking whether {} can be written", self.file.display());
+        let encoding: String = sqlx::query("PRAGMA encoding")
+            .fetch_one(&mut self.connection)
+            .await
+            .and_then(|row| row.try_get(0))
+            .doing(doing)?;
+        let mut problems = Vec::new();
+        if encoding != "UTF-8" {
+            problems.push(format!("the database stores text as {encoding}; only UTF-8 is supported"));
+        }
+        let query_only = std::fs::metadata(&self.file).is_ok_and(|metadata| metadata.permissions().readonly());
+        if query_only {
+            problems.push(format!("{} is not writable", self.file.display()));
+        }
+        if problems.is_empty() { Ok(()) } else { Err(EngineError::Rights(problems)) }
+    }
+
+    async fn page(&mut self, table: &Table, range: &KeyRange, limit: PageLimit) -> Result<Vec<Row>, EngineError> {
+        rows::page(&mut self.connection, table, range, limit).await
+    }
+
+    async fn row(&mut self, table: &Table, key: &Key) -> Result<Option<Row>, EngineError> {
+        rows::row(&mut self.connection, table, key).await
+    }
+
+    async fn count(&mut self, table: &Table, range: &KeyRange) -> Result<u64, EngineError> {
+        rows::count(&mut self.connection, table, range).await
+    }
+
+    async fn enter(&mut self, claim: &Claim) -> Result<ShardRecord, EngineError> {
+        ledger::enter(&mut self.connection, claim).await
+    }
+
+    async fn record(
+        &mut self,
+        rotation: &RotationId,
+        shard: ShardId,
+        pass: Pass,
+    ) -> Result<Option<ShardRecord>, EngineError> {
+        ledger::record(&mut self.connection, rotation, shard, pass).await
+    }
+
+    async fn commit(&mut self, chunk: &Chunk<'_>) -> Result<Written, EngineError> {
+        ledger::commit(&mut self.connection, chunk).await
+    }
+
+    async fn fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
+        ledger::fence(&mut self.connection, mark).await?;
+        let (device, inode) = self.device_and_inode()?;
+        others::wait_until_alone(device, inode, self.sessions_wait).await
+    }
+
+    async fn turn_back(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
+        // Sessions of other processes cannot be ended. One that is stopped inside its transaction holds the
+        // database's lock, which is told as a busy database until it goes on; afterwards it finds the ledger turned.
+        ledger::turn_back(&mut self.connection, mark).await
+    }
+
+    async fn lift_fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
+        // There is no role; the mark alone is checked, so that a late worker learns that it is late.
+        ledger::touch(&mut self.connection, mark).await
+    }
+
+    async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
+        ledger::close(&mut self.connection, mark).await
+    }
+
+    async fn end(self: Box<Self>) {
+        // The last connection also folds the write-ahead log into the file; an error there loses nothing.
+        let _ = self.connection.close().await;
+    }
+}

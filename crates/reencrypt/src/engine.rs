@@ -1,0 +1,367 @@
+//! The engine's door: one call for each piece of work that an agent is given on the database.
+
+use std::sync::Arc;
+
+use keys::{KeySet, SecretKey};
+use rotation::{
+    DatabaseIdentity, DatabaseKind, DatabasePosition, Direction, LeaseNumber, RotationId, Shard, ShardId, ShardTally,
+    Survey, UndecryptableValue,
+};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::config::CONNECTIONS_MIN;
+use crate::dialect::{self, Dialect, Session};
+use crate::key::Key;
+use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
+use crate::pass::{self, Scope, with_rows};
+use crate::survey::Surveyor;
+use crate::table::{KeyRange, Table};
+use crate::transform::{Accepted, Transformer};
+use crate::{DatabaseConfig, EngineError, Targets};
+
+/// Told how many rows of the present work are done; a hint for people. Called often, so it must be quick.
+pub type Progress<'a> = &'a (dyn Fn(u64) + Send + Sync);
+
+/// One shard to be worked on.
+#[derive(Debug, Clone)]
+pub struct ShardJob {
+    /// With what right. Its direction says which way: `Back` turns rows from `new` to `old`.
+    pub mark: LedgerMark,
+    /// The shard.
+    pub shard: Shard,
+    /// Its lease.
+    pub lease: LeaseNumber,
+    /// The key of the farm before the rotation.
+    pub old: SecretKey,
+    /// The key of the farm after it.
+    pub new: SecretKey,
+    /// Values that may stay undecryptable.
+    pub accepted: Vec<UndecryptableValue>,
+}
+
+/// Works on one database. Holds no connection between calls, so that an idle agent is nobody's foreign session.
+/// Every call may be dropped at any time: what was not committed is not done.
+pub struct Engine {
+    dialect: Box<dyn Dialect>,
+    targets: Targets,
+    connections: Semaphore,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("kind", &self.dialect.kind()).field("targets", &self.targets).finish()
+    }
+}
+
+impl Engine {
+    /// Reads the configuration. Opens nothing yet; a database that is down is found out by the first call.
+    #[expect(clippy::unused_async, reason = "callers should not notice when a later dialect has something to await")]
+    pub async fn connect(config: &DatabaseConfig, targets: Targets) -> Result<Self, EngineError> {
+        if config.connections_max < CONNECTIONS_MIN {
+            let problem = format!("connections_max is {}, and a shard needs {CONNECTIONS_MIN}", config.connections_max);
+            return Err(EngineError::Configuration(problem));
+        }
+        let connections = Semaphore::new(config.connections_max as usize);
+        Ok(Self { dialect: dialect::of(config)?, targets, connections })
+    }
+
+    /// Which system it is.
+    pub fn kind(&self) -> DatabaseKind {
+        self.dialect.kind()
+    }
+
+    /// What is registered.
+    pub const fn targets(&self) -> &Targets {
+        &self.targets
+    }
+
+    /// Which database it is.
+    pub async fn identity(&self) -> Result<DatabaseIdentity, EngineError> {
+        let mut session = self.open().await?;
+        let identity = session.session.identity().await?;
+        session.end().await;
+        Ok(identity)
+    }
+
+    /// Checks that every registered table and column exists and can be worked on, and that the agent's role may do
+    /// what it will have to. Names every problem at once; changes nothing.
+    pub async fn check_targets(&self) -> Result<(), EngineError> {
+        let mut session = self.open().await?;
+        session.session.tables(&self.targets).await?;
+        session.session.check_rights().await?;
+        session.end().await;
+        Ok(())
+    }
+
+    /// Reads every registered value with the current key while the farm serves. Counts, names what does not open,
+    /// sets the bounds of the shards and forecasts the time offline. Changes nothing.
+    pub async fn survey(
+        &self,
+        ring: &KeySet,
+        accepted: &[UndecryptableValue],
+        shards_wanted: u32,
+        progress: Progress<'_>,
+    ) -> Result<Survey, EngineError> {
+        let mut session = self.open().await?;
+        let tables = session.session.tables(&self.targets).await?;
+        session.session.check_rights().await?;
+        let surveyor = Surveyor {
+            tables: &tables,
+            ring,
+            accepted: Accepted::new(accepted),
+            shards_wanted,
+            writers_max: self.dialect.writers_max(),
+            kind: self.dialect.kind(),
+            page_rows_max: &|table| self.dialect.page_rows_max(table),
+        };
+        let survey = surveyor.survey(session.session.as_mut(), progress).await?;
+        session.end().await;
+        Ok(survey)
+    }
+
+    /// Writes the ledger's header, fences the application, proves that nobody else is left in the database, and
+    /// counts the rows of every table. The tables are checked again first: the farm served since Preflight.
+    pub async fn fence(&self, mark: &LedgerMark) -> Result<Vec<(String, u64)>, EngineError> {
+        let mut session = self.open().await?;
+        let tables = session.session.tables(&self.targets).await?;
+        session.session.fence(mark).await?;
+        let mut rows = Vec::with_capacity(tables.len());
+        for table in &tables {
+            rows.push((table.label.clone(), session.session.count(table, &KeyRange::default()).await?));
+        }
+        session.end().await;
+        Ok(rows)
+    }
+
+    /// Turns the rows of a shard from the old key to the new, or back. Asked again after a crash, under the same
+    /// lease or a later one, it goes on after the last chunk that was committed.
+    ///
+    /// Going back, only the rows that had been turned are read, their digest must be the one they had then, and
+    /// the tally counts all rows of the shard.
+    pub async fn reencrypt(&self, job: &ShardJob, progress: Progress<'_>) -> Result<ShardTally, EngineError> {
+        match job.mark.direction {
+            Direction::Forward => self.shard(job, Pass::Reencrypt, progress).await,
+            Direction::Back => self.restore(job, progress).await,
+        }
+    }
+
+    /// Reads the rows of a shard and opens every value: under the new key, or under the old one when going back.
+    pub async fn verify(&self, job: &ShardJob, progress: Progress<'_>) -> Result<ShardTally, EngineError> {
+        match job.mark.direction {
+            Direction::Forward => self.shard(job, Pass::Verify, progress).await,
+            Direction::Back => self.shard(job, Pass::VerifyRestored, progress).await,
+        }
+    }
+
+    /// Where the database's history stands, with everything so far durable.
+    pub async fn position(&self) -> Result<DatabasePosition, EngineError> {
+        let mut session = self.open().await?;
+        let position = session.session.position().await?;
+        session.end().await;
+        Ok(position)
+    }
+
+    /// Checks that the database is the one of this position, and has lost nothing since.
+    pub async fn check_position(&self, position: &DatabasePosition) -> Result<(), EngineError> {
+        let now = self.position().await?;
+        let differs = |what: String| Err(EngineError::Position(what));
+        if now.identity != position.identity {
+            return differs(format!(
+                "it was {} then, and is {} now",
+                position.identity.identity, now.identity.identity
+            ));
+        }
+        if now.timeline != position.timeline {
+            return differs(format!("its timeline was {} then, and is {} now", position.timeline, now.timeline));
+        }
+        if now.position < position.position {
+            return differs(format!(
+                "its history reached byte {} then, and only {} now",
+                position.position, now.position
+            ));
+        }
+        Ok(())
+    }
+
+    /// Before anything else of an undo: ends the sessions of other workers, turns the ledger back under this epoch,
+    /// so that no late worker changes anything, and fences the application again if it had been let in.
+    pub async fn turn_back(&self, mark: &LedgerMark) -> Result<(), EngineError> {
+        let mut session = self.open().await?;
+        session.session.turn_back(mark).await?;
+        session.end().await;
+        Ok(())
+    }
+
+    /// Gives the application's role the attributes back that it had before it was fenced.
+    pub async fn lift_fence(&self, mark: &LedgerMark) -> Result<(), EngineError> {
+        let mut session = self.open().await?;
+        session.session.lift_fence(mark).await?;
+        session.end().await;
+        Ok(())
+    }
+
+    /// The first of these shards whose rows still need the new key: turned forward, as far as the ledger knows, and
+    /// not verified back. For who is about to give that key up.
+    pub async fn unrestored(
+        &self,
+        rotation: &RotationId,
+        shards: impl IntoIterator<Item = ShardId> + Send,
+    ) -> Result<Option<ShardId>, EngineError> {
+        let mut session = self.open().await?;
+        let mut found = None;
+        let shards: Vec<ShardId> = shards.into_iter().collect();
+        for shard in shards {
+            let forward = session.session.record(rotation, shard, Pass::Reencrypt).await?;
+            if forward.is_some_and(|record| record.cursor.is_some()) {
+                let back = session.session.record(rotation, shard, Pass::VerifyRestored).await?;
+                if !back.is_some_and(|record| record.done) {
+                    found = Some(shard);
+                    break;
+                }
+            }
+        }
+        session.end().await;
+        Ok(found)
+    }
+
+    /// Closes the ledger of a rotation that has ended. Nothing enters under it any more.
+    pub async fn close(&self, mark: &LedgerMark) -> Result<(), EngineError> {
+        let mut session = self.open().await?;
+        session.session.close(mark).await?;
+        session.end().await;
+        Ok(())
+    }
+
+    async fn shard(&self, job: &ShardJob, pass: Pass, progress: Progress<'_>) -> Result<ShardTally, EngineError> {
+        let mut work = self.begin(job, pass).await?;
+        let range = work.range.clone();
+        let record = work.run(job, range, None, progress).await?;
+        work.end().await;
+        Ok(record.tally)
+    }
+
+    async fn restore(&self, job: &ShardJob, progress: Progress<'_>) -> Result<ShardTally, EngineError> {
+        let mut work = self.begin(job, Pass::Restore).await?;
+        let forward = work.writer.record(&job.mark.rotation, job.shard.id, Pass::Reencrypt).await?.unwrap_or_default();
+        let mut restored = ShardRecord::default();
+        // Rows past the forward cursor were never touched. Without a cursor none was.
+        if let Some(cursor) = &forward.cursor {
+            let range = KeyRange { after: work.range.after.clone(), through: Some(cursor.clone()) };
+            restored = work.run(job, range, Some(forward.tally), progress).await?;
+            if restored.tally != forward.tally {
+                return Err(differs(job, &forward.tally, &restored.tally));
+            }
+        }
+        let rows = work.writer.count(&work.table, &work.range).await?;
+        let tally = with_rows(&restored.tally, rows);
+        work.end().await;
+        Ok(tally)
+    }
+
+    /// Opens the two connections of a shard and enters the ledger.
+    async fn begin(&self, job: &ShardJob, pass: Pass) -> Result<ShardWork<'_>, EngineError> {
+        let label = &job.shard.table;
+        let Some(target) = self.targets.table(label) else {
+            return Err(EngineError::UnknownTable(label.clone()));
+        };
+        let permit = self.permits(CONNECTIONS_MIN).await?;
+        let mut writer = self.dialect.open().await?;
+        let mut tables = writer.tables(&Targets::only(target.clone())).await?;
+        let Some(table) = tables.pop() else {
+            return Err(EngineError::Internal(format!("table {label} was not described")));
+        };
+        let range = KeyRange {
+            after: bound(job, &table, job.shard.range.after.as_ref())?,
+            through: bound(job, &table, job.shard.range.through.as_ref())?,
+        };
+        let claim = Claim { mark: job.mark, shard: job.shard.id, pass, lease: job.lease };
+        let record = writer.enter(&claim).await?;
+        let reader = self.dialect.open().await?;
+        let page_rows_max = self.dialect.page_rows_max(&table);
+        Ok(ShardWork { claim, table, range, record, page_rows_max, reader, writer, _permit: permit })
+    }
+
+    async fn open(&self) -> Result<Open<'_>, EngineError> {
+        let permit = self.permits(1).await?;
+        Ok(Open { session: self.dialect.open().await?, _permit: permit })
+    }
+
+    async fn permits(&self, count: u32) -> Result<SemaphorePermit<'_>, EngineError> {
+        let closed = |_| EngineError::Internal("the engine is closed".to_owned());
+        self.connections.acquire_many(count).await.map_err(closed)
+    }
+}
+
+/// One connection and the right to have it.
+struct Open<'a> {
+    session: Box<dyn Session>,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Open<'_> {
+    async fn end(self) {
+        self.session.end().await;
+    }
+}
+
+/// A shard that was entered.
+struct ShardWork<'a> {
+    claim: Claim,
+    table: Table,
+    range: KeyRange,
+    record: ShardRecord,
+    page_rows_max: usize,
+    reader: Box<dyn Session>,
+    writer: Box<dyn Session>,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl ShardWork<'_> {
+    async fn run(
+        &mut self,
+        job: &ShardJob,
+        range: KeyRange,
+        expected: Option<ShardTally>,
+        progress: Progress<'_>,
+    ) -> Result<ShardRecord, EngineError> {
+        let accepted = Accepted::new(&job.accepted);
+        let keys = (&job.old, &job.new);
+        let transformer =
+            Transformer::new(self.table.clone(), self.claim.pass, keys, &job.mark.rotation, accepted);
+        let page_rows_max = self.page_rows_max;
+        let scope = Scope { claim: &self.claim, table: &self.table, range, page_rows_max, expected };
+        let (reader, writer) = (self.reader.as_mut(), self.writer.as_mut());
+        pass::run(&scope, Arc::new(transformer), self.record.clone(), reader, writer, progress).await
+    }
+
+    async fn end(self) {
+        self.reader.end().await;
+        self.writer.end().await;
+    }
+}
+
+fn bound(
+    job: &ShardJob,
+    table: &Table,
+    bound: Option<&rotation::KeyBound>,
+) -> Result<Option<Key>, EngineError> {
+    let Some(bound) = bound else { return Ok(None) };
+    match Key::parse(&bound.0) {
+        Ok(key) if key.fits(table) => Ok(Some(key)),
+        Ok(_) | Err(_) => Err(EngineError::ShardBounds(job.shard.id.to_string())),
+    }
+}
+
+fn differs(job: &ShardJob, before: &ShardTally, after: &ShardTally) -> EngineError {
+    let table = job.shard.table.clone();
+    if before.rows != after.rows {
+        let what = format!("{} rows of shard {} were turned, and {} came back", before.rows, job.shard.id, after.rows);
+        return EngineError::RowsChanged { table, what };
+    }
+    EngineError::DigestDiffers {
+        shard: job.shard.id.to_string(),
+        table,
+        before: before.digest.to_string(),
+        after: after.digest.to_string(),
+    }
+}

@@ -1,0 +1,302 @@
+//! What can go wrong with the engine's work, and how each of it is told to a person and to the coordinators.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+
+use rotation::{Fault, FaultCode, RotationId};
+
+use crate::DatabaseUrlError;
+
+/// Why the engine did not do what it was asked to. No text in it holds a secret or a value of a row.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The configured URL cannot be used.
+    #[error("the database url in the agent's configuration cannot be used")]
+    Url(#[source] DatabaseUrlError),
+    /// The rest of the database's configuration cannot be used.
+    #[error("the agent's [database] configuration cannot be used: {0}")]
+    Configuration(String),
+    /// Registered tables or columns that cannot be worked on; every one is named.
+    #[error("targets.toml does not fit the database: {}", .0.join("; "))]
+    Targets(Vec<String>),
+    /// The database refused, or the connection to it was lost.
+    #[error("{doing} failed")]
+    Database {
+        /// What was being done.
+        doing: String,
+        /// Why it failed.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The database did not answer in time.
+    #[error("{doing}: the database did not answer within {seconds} s")]
+    TimedOut {
+        /// What was being done.
+        doing: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// Sessions of somebody else remain.
+    #[error("sessions that are not ours remain in the database: {}", .0.join("; "))]
+    SessionsRemain(Vec<String>),
+    /// Whether somebody else has the database open cannot be found out.
+    #[error("whether another program has the database open cannot be found out: {0}")]
+    SessionsUnknown(String),
+    /// Rights or a state of the server that the work needs and has not; every one is named.
+    #[error("the agent's role cannot do its work on this server: {}", .0.join("; "))]
+    Rights(Vec<String>),
+    /// The application's role cannot be fenced.
+    #[error("the application's role {role:?} cannot be fenced: {problem}")]
+    Role {
+        /// The role.
+        role: String,
+        /// Why not.
+        problem: String,
+    },
+    /// A value opens under no known key.
+    #[error("{count} values open under no known key; the first is {first}")]
+    Undecryptable {
+        /// Table, column, key and reason.
+        first: String,
+        /// How many were met in the batch.
+        count: u64,
+    },
+    /// A value is under a key that it must not be under.
+    #[error("{at} {problem}")]
+    UnexpectedKey {
+        /// Table, column and key.
+        at: String,
+        /// Which key, as the end of the sentence.
+        problem: &'static str,
+    },
+    /// Rows appeared, vanished or changed under way.
+    #[error("rows of {table} changed while they must not: {what}")]
+    RowsChanged {
+        /// The table.
+        table: String,
+        /// Which, and how it was seen.
+        what: String,
+    },
+    /// What was brought back is not what was there before.
+    #[error("the content digest of shard {shard} of {table} differs: {before} before, {after} after")]
+    DigestDiffers {
+        /// The shard.
+        shard: String,
+        /// The table.
+        table: String,
+        /// When it was turned.
+        before: String,
+        /// Now.
+        after: String,
+    },
+    /// The ledger has gone on without this worker.
+    #[error("this work is too late: {0}")]
+    Superseded(String),
+    /// The ledger does not know the rotation, so the database was never fenced for it, or has lost history since.
+    #[error("the ledger in the database knows nothing of rotation {0}")]
+    LedgerMissing(RotationId),
+    /// Another rotation has not closed its ledger.
+    #[error("the ledger in the database is still open for rotation {0}")]
+    LedgerOpen(String),
+    /// The ledger holds what cannot be read.
+    #[error("the ledger in the database cannot be read: {0}")]
+    LedgerUnreadable(String),
+    /// The database's history is not the one that was verified.
+    #[error("the database is not the one that was verified: {0}")]
+    Position(String),
+    /// A shard of a table that is not registered here.
+    #[error("the shard is of table {0:?}, which this node's targets.toml does not register")]
+    UnknownTable(String),
+    /// A shard whose bounds are no keys of its table.
+    #[error("the bounds of shard {0} are no keys of its table")]
+    ShardBounds(String),
+    /// The engine itself failed.
+    #[error("the engine failed: {0}")]
+    Internal(String),
+}
+
+/// Says what was being done when the database refused.
+pub(crate) trait Doing<T> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T, EngineError>;
+}
+
+impl<T> Doing<T> for Result<T, sqlx::Error> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T, EngineError> {
+        self.map_err(|source| EngineError::Database { doing: what(), source })
+    }
+}
+
+impl EngineError {
+    /// The fault to report, without the node.
+    pub fn fault(&self) -> Fault {
+        let mut message = self.to_string();
+        let mut source = self.source();
+        while let Some(error) = source {
+            let _ = write!(message, ": {error}");
+            source = error.source();
+        }
+        Fault {
+            code: self.code(),
+            node: None,
+            message,
+            next_step: self.next_step().to_owned(),
+            retryable: self.is_retryable(),
+        }
+    }
+
+    /// The kind of fault.
+    pub const fn code(&self) -> FaultCode {
+        match self {
+            Self::Url(_) | Self::Configuration(_) | Self::Database { .. } | Self::TimedOut { .. } => {
+                FaultCode::Database
+            }
+            Self::Rights(_) | Self::Role { .. } | Self::LedgerOpen(_) | Self::LedgerUnreadable(_) => FaultCode::Database,
+            Self::Targets(_) | Self::UnknownTable(_) => FaultCode::Targets,
+            Self::SessionsRemain(_) | Self::SessionsUnknown(_) => FaultCode::SessionsRemain,
+            Self::Undecryptable { .. } => FaultCode::Undecryptable,
+            Self::UnexpectedKey { .. } => FaultCode::UnexpectedKey,
+            Self::RowsChanged { .. } => FaultCode::RowsChanged,
+            Self::DigestDiffers { .. } => FaultCode::DigestDiffers,
+            Self::Superseded(_) => FaultCode::Superseded,
+            Self::LedgerMissing(_) | Self::Position(_) => FaultCode::DatabasePosition,
+            Self::ShardBounds(_) | Self::Internal(_) => FaultCode::Internal,
+        }
+    }
+
+    /// Whether the same work may succeed if simply tried again.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => is_passing(source),
+            Self::TimedOut { .. } => true,
+            Self::Url(_)
+            | Self::Configuration(_)
+            | Self::Targets(_)
+            | Self::SessionsRemain(_)
+            | Self::SessionsUnknown(_)
+            | Self::Rights(_)
+            | Self::Role { .. }
+            | Self::Undecryptable { .. }
+            | Self::UnexpectedKey { .. }
+            | Self::RowsChanged { .. }
+            | Self::DigestDiffers { .. }
+            | Self::Superseded(_)
+            | Self::LedgerMissing(_)
+            | Self::LedgerOpen(_)
+            | Self::LedgerUnreadable(_)
+            | Self::Position(_)
+            | Self::UnknownTable(_)
+            | Self::ShardBounds(_)
+            | Self::Internal(_) => false,
+        }
+    }
+
+    /// What a person can do about it.
+    pub fn next_step(&self) -> &'static str {
+        match self {
+            Self::Url(_) | Self::Configuration(_) => {
+                "correct [database] in the agent's configuration and restart the agent"
+            }
+            Self::Targets(_) => "correct targets.toml on every node, or the tables or grants it names (docs/database.md)",
+            Self::Database { source, .. } => database_next_step(source),
+            Self::TimedOut { .. } => "see whether the database answers, and what locks it waits for",
+            Self::SessionsRemain(_) => {
+                "stop the program that holds the session, or end the session, and start the rotation again"
+            }
+            Self::SessionsUnknown(_) => "run the agent as a user that may see the application's processes",
+            Self::Rights(_) => "give the agent's role the grants of docs/database.md",
+            Self::Role { .. } => "correct application_role, or give the agent's role the grants of docs/database.md",
+            Self::Undecryptable { .. } => {
+                "repair the values, or accept them by key and raw digest with `keyturn rotation plan --accept`"
+            }
+            Self::UnexpectedKey { .. } => {
+                "find out who wrote values under the new key before its rotation; restore them from a backup or re-encrypt them"
+            }
+            Self::RowsChanged { .. } => "find out who writes to the database while the farm is offline, and stop it",
+            Self::DigestDiffers { .. } => {
+                "do not start the application; compare the database with its backup, then `keyturn rotation retry`"
+            }
+            Self::Superseded(_) => "nothing: the work has moved on without this worker",
+            Self::LedgerMissing(_) | Self::Position(_) => {
+                "check that no other server or backup has taken the database's place, then retry or abort"
+            }
+            Self::LedgerOpen(_) => "end that rotation first: `keyturn rotation status`, or `keyturn recover`",
+            Self::LedgerUnreadable(_) => "use the release that wrote the ledger on every node",
+            Self::UnknownTable(_) | Self::ShardBounds(_) => "make targets.toml the same on every node and plan again",
+            Self::Internal(_) => "see the agent's log",
+        }
+    }
+}
+
+/// Whether it passes by itself: a lost connection, a restarting server, a lock held by another.
+fn is_passing(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(error) => match error.code() {
+            Some(code) => code.parse::<i32>().ok().filter(|_| code.len() < 5).map_or_else(
+                || is_passing_sqlstate(&code),
+                is_passing_sqlite,
+            ),
+            None => false,
+        },
+        _ => false,
+    }
+}
+
+/// Classes 08 connection, 53 resources, 57P operator intervention; and serialization, deadlock, lock and idle time-outs.
+fn is_passing_sqlstate(code: &str) -> bool {
+    code.starts_with("08")
+        || code.starts_with("53")
+        || code.starts_with("57P")
+        || matches!(code, "40001" | "40P01" | "55P03" | "25P03" | "57014")
+}
+
+/// SQLite's primary codes: 5 busy, 6 locked, 10 input/output, 13 full. The upper bits say more and do not matter here.
+const fn is_passing_sqlite(code: i32) -> bool {
+    matches!(code & 0xff, 5 | 6 | 10 | 13)
+}
+
+fn database_next_step(error: &sqlx::Error) -> &'static str {
+    let code = error.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
+    match code.as_deref() {
+        Some("42501") => "give the agent's role the grants of docs/database.md",
+        Some("28000" | "28P01" | "3D000") => "correct the url in the agent's [database] configuration",
+        Some("14") => "check the path in the url and the file's permissions",
+        Some("5" | "6" | "261" | "517") => "find the program that holds the database's lock",
+        Some("13") | Some("53100") => "make room on the database's disk",
+        _ => "see whether the database runs and can be reached from this node",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_connection_may_be_tried_again_and_the_message_says_why() {
+        let source = sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::ConnectionReset, "reset by peer"));
+        let fault = EngineError::Database { doing: "reading connections".to_owned(), source }.fault();
+        assert_eq!(fault.code, FaultCode::Database);
+        assert!(fault.retryable);
+        assert!(fault.message.contains("reading connections failed") && fault.message.contains("reset by peer"));
+    }
+
+    #[test]
+    fn what_a_retry_cannot_mend_is_not_retried() {
+        assert!(!EngineError::Superseded("the ledger is at epoch 9".to_owned()).is_retryable());
+        assert!(!EngineError::Targets(vec!["x".to_owned()]).is_retryable());
+    }
+
+    #[test]
+    fn codes_of_busy_and_restarting_databases_pass() {
+        assert!(is_passing_sqlite(5) && is_passing_sqlite(517) && !is_passing_sqlite(19));
+        for code in ["57P01", "57P03", "08006", "53300", "40P01"] {
+            assert!(is_passing_sqlstate(code), "{code}");
+        }
+        assert!(!is_passing_sqlstate("42501") && !is_passing_sqlstate("42P01"));
+    }
+}

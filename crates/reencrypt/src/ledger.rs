@@ -1,0 +1,213 @@
+//! The ledger inside the target database: the mark with which work enters it, and what it remembers of a shard.
+
+use rotation::{ContentDigest, Direction, Epoch, LeaseNumber, RotationId, ShardId, ShardTally};
+
+use crate::EngineError;
+use crate::key::Key;
+
+/// With what right work touches the database: its rotation, epoch and direction. The ledger's header must agree,
+/// or the work is [`Superseded`](crate::EngineError::Superseded).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LedgerMark {
+    /// The rotation.
+    pub rotation: RotationId,
+    /// The epoch of the assignment.
+    pub epoch: Epoch,
+    /// Which way rows are turned.
+    pub direction: Direction,
+}
+
+/// The version of the ledger's tables, in every header row.
+pub(crate) const LEDGER_FORMAT: i64 = 1;
+
+/// One reading of a shard from its beginning to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pass {
+    /// Old key to new.
+    Reencrypt,
+    /// Every value opened under the new key.
+    Verify,
+    /// New key to old, as far as the first had come.
+    Restore,
+    /// Every value opened under the old key.
+    VerifyRestored,
+}
+
+impl Pass {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reencrypt => "reencrypt",
+            Self::Verify => "verify",
+            Self::Restore => "restore",
+            Self::VerifyRestored => "verify-restored",
+        }
+    }
+
+    /// Whether it begins anew in another epoch. What was verified before a failure was looked into says nothing
+    /// afterwards; what was turned stays turned.
+    pub(crate) const fn begins_anew_with_epoch(self) -> bool {
+        match self {
+            Self::Verify | Self::VerifyRestored => true,
+            Self::Reencrypt | Self::Restore => false,
+        }
+    }
+}
+
+/// Which shard, in which pass, under which lease, with what right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub(crate) mark: LedgerMark,
+    pub(crate) shard: ShardId,
+    pub(crate) pass: Pass,
+    pub(crate) lease: LeaseNumber,
+}
+
+/// What the ledger remembers of one shard in one pass.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct ShardRecord {
+    /// The last key that is done; `None` before the first chunk.
+    pub(crate) cursor: Option<Key>,
+    /// What was counted up to it.
+    pub(crate) tally: ShardTally,
+    /// The pass has reached the shard's end.
+    pub(crate) done: bool,
+}
+
+impl ShardRecord {
+    /// The record after a chunk that ended at `cursor`.
+    pub(crate) fn after(&self, cursor: Key, chunk: &ShardTally) -> Self {
+        Self { cursor: Some(cursor), tally: plus(&self.tally, chunk), done: false }
+    }
+}
+
+pub(crate) fn plus(a: &ShardTally, b: &ShardTally) -> ShardTally {
+    ShardTally {
+        rows: a.rows + b.rows,
+        values: a.values + b.values,
+        undecryptable: a.undecryptable + b.undecryptable,
+        digest: a.digest.plus(b.digest),
+    }
+}
+
+/// The text of a direction in the header row.
+pub(crate) const fn direction_text(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Forward => "forward",
+        Direction::Back => "back",
+    }
+}
+
+/// The header row of a rotation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) format: i64,
+    pub(crate) direction: String,
+    pub(crate) epoch: i64,
+    pub(crate) closed: bool,
+    /// The application's role as it was before it was fenced, JSON.
+    pub(crate) role_saved: Option<String>,
+    /// Whether it is fenced now.
+    pub(crate) role_fenced: bool,
+}
+
+impl Header {
+    /// Refuses a mark that the header has gone past, or whose direction is not the header's.
+    pub(crate) fn admit(&self, mark: &LedgerMark) -> Result<(), EngineError> {
+        self.admit_epoch(mark)?;
+        if self.direction != direction_text(mark.direction) {
+            return Err(EngineError::Superseded(format!(
+                "it goes {}, and the ledger of rotation {} goes {}",
+                direction_text(mark.direction),
+                mark.rotation,
+                self.direction
+            )));
+        }
+        Ok(())
+    }
+
+    /// Refuses a mark that the header has gone past, whatever its direction.
+    pub(crate) fn admit_epoch(&self, mark: &LedgerMark) -> Result<(), EngineError> {
+        if self.format != LEDGER_FORMAT {
+            let problem = format!("it has format {}, and this release reads format {LEDGER_FORMAT}", self.format);
+            return Err(EngineError::LedgerUnreadable(problem));
+        }
+        if self.closed {
+            return Err(EngineError::Superseded(format!("the ledger of rotation {} is closed", mark.rotation)));
+        }
+        if self.epoch > epoch_number(mark) {
+            return Err(EngineError::Superseded(format!(
+                "it is of epoch {}, and the ledger of rotation {} is at epoch {}",
+                mark.epoch, mark.rotation, self.epoch
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The epoch as databases store it; they have no unsigned numbers.
+pub(crate) fn epoch_number(mark: &LedgerMark) -> i64 {
+    number(mark.epoch.get())
+}
+
+/// A count or number as databases store it. None of ours comes near the limit: an epoch a second for a lifetime is
+/// below 2^32.
+pub(crate) fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// A shard's record as its row has it.
+#[derive(Debug, Clone)]
+pub(crate) struct StoredRecord {
+    pub(crate) epoch: i64,
+    pub(crate) lease: i64,
+    pub(crate) cursor: Option<String>,
+    pub(crate) rows: i64,
+    pub(crate) values: i64,
+    pub(crate) undecryptable: i64,
+    pub(crate) digest: String,
+    pub(crate) done: bool,
+}
+
+impl StoredRecord {
+    /// The record with which this claim goes on, or that it has come too late.
+    pub(crate) fn take_over(&self, claim: &Claim) -> Result<ShardRecord, EngineError> {
+        if self.lease > number(claim.lease.get()) {
+            return Err(EngineError::Superseded(format!(
+                "it holds lease {} of shard {}, and the ledger is at lease {}",
+                claim.lease, claim.shard, self.lease
+            )));
+        }
+        if claim.pass.begins_anew_with_epoch() && self.epoch < epoch_number(&claim.mark) {
+            return Ok(ShardRecord::default());
+        }
+        self.read(claim.shard, claim.pass)
+    }
+
+    /// The record, if this release can read it.
+    pub(crate) fn read(&self, shard: ShardId, pass: Pass) -> Result<ShardRecord, EngineError> {
+        let unreadable = |what: &str| {
+            EngineError::LedgerUnreadable(format!("in its row of shard {shard}, pass {}, {what}", pass.as_str()))
+        };
+        let count = |number: i64| u64::try_from(number).map_err(|_| unreadable("a count is negative"));
+        let cursor = match &self.cursor {
+            Some(text) => Some(Key::parse(text).map_err(|_| unreadable("the cursor is no key"))?),
+            None => None,
+        };
+        let digest: ContentDigest = self.digest.parse().map_err(|_| unreadable("the digest is none"))?;
+        let tally = ShardTally {
+            rows: count(self.rows)?,
+            values: count(self.values)?,
+            undecryptable: count(self.undecryptable)?,
+            digest,
+        };
+        Ok(ShardRecord { cursor, tally, done: self.done })
+    }
+}
+
+/// The claim of a chunk no longer holds; which part of it does not matter to anybody any more.
+pub(crate) fn chunk_superseded(claim: &Claim) -> EngineError {
+    EngineError::Superseded(format!(
+        "shard {} went on without lease {} of epoch {}",
+        claim.shard, claim.lease, claim.mark.epoch
+    ))
+}

@@ -1,0 +1,27 @@
+//! The data plane: reads the registered columns of a database, turns every ciphertext from one key to another in
+//! place, proves that nothing was lost, and turns it back.
+//!
+//! [`Targets`] says which columns, [`Engine`] does the work. Everything that must survive a crash stands in the
+//! ledger inside the target database, written in the same transaction as the rows it speaks of; so an interrupted
+//! pass goes on where it stopped, and a worker that wakes late finds its [`LedgerMark`] outdated and changes nothing.
+//!
+//! SQL stands in `dialect/` only. Ciphertexts are opened by the `keys` crate only.
+
+mod config;
+mod dialect;
+mod engine;
+mod error;
+mod key;
+mod ledger;
+mod pass;
+mod split;
+mod survey;
+mod table;
+mod targets;
+mod transform;
+
+pub use config::{DatabaseConfig, DatabaseUrlError};
+pub use engine::{Engine, Progress, ShardJob};
+pub use error::EngineError;
+pub use ledger::LedgerMark;
+pub use targets::{Aad, ColumnTarget, TableTarget, Targets, TargetsError};

@@ -1,0 +1,224 @@
+//! The survey of Preflight: reads every registered value while the farm still serves, opens it with the current
+//! key, names what does not open, and sets the bounds of the shards.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keys::KeySet;
+use keys::value::{Cipher, ValueError};
+use rotation::{KeyId, PlanTable, Strategy, Survey, UndecryptableValue};
+
+use crate::dialect::{PageLimit, Session};
+use crate::engine::Progress;
+use crate::key::Key;
+use crate::pass::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
+use crate::split::{Marks, split};
+use crate::table::{KeyRange, Row, Stored, Table, ValueColumn};
+use crate::transform::{Accepted, raw_digest};
+use crate::EngineError;
+
+/// Undecryptable values that a survey names; all are counted. More would not be read by anybody, and they travel in
+/// the coordinators' log.
+const UNDECRYPTABLE_NAMED_MAX: usize = 1000;
+
+/// How much longer than the survey everything takes while the farm is offline: re-encrypting reads, opens, encrypts
+/// and writes (measured 2 to 3 times a survey), and verifying is a survey again.
+const OFFLINE_OVER_SURVEY: u32 = 4;
+
+/// What the instances take for going offline and coming back, besides the rows.
+const INSTANCES_OFFLINE: Duration = Duration::from_secs(10);
+
+/// How a survey is made.
+pub(crate) struct Surveyor<'a> {
+    pub(crate) tables: &'a [Table],
+    pub(crate) ring: &'a KeySet,
+    pub(crate) accepted: Accepted,
+    pub(crate) shards_wanted: u32,
+    pub(crate) writers_max: u32,
+    pub(crate) kind: rotation::DatabaseKind,
+    pub(crate) page_rows_max: &'a (dyn Fn(&Table) -> usize + Send + Sync),
+}
+
+impl Surveyor<'_> {
+    pub(crate) async fn survey(
+        &self,
+        session: &mut dyn Session,
+        progress: Progress<'_>,
+    ) -> Result<Survey, EngineError> {
+        let started = Instant::now();
+        let mut found = Found::default();
+        let mut marked = Vec::new();
+        let mut tables = Vec::new();
+        let mut rows_done = 0;
+        for table in self.tables {
+            let mut marks = Marks::new();
+            let counts = self.table(table, session, &mut marks, &mut found, |rows| progress(rows_done + rows)).await?;
+            rows_done += counts.rows;
+            let plan = PlanTable {
+                columns: table.columns.iter().map(|column| column.name.clone()).collect(),
+                strategy: Strategy::InPlace,
+                rows: counts.rows,
+                values: counts.values,
+                bytes: counts.bytes,
+            };
+            tables.push((table.label.clone(), plan));
+            marked.push((table.label.clone(), marks));
+        }
+        let offline = started.elapsed() * OFFLINE_OVER_SURVEY + INSTANCES_OFFLINE;
+        Ok(Survey {
+            kind: self.kind,
+            tables,
+            shards: split(&marked, self.shards_wanted),
+            writers_max: self.writers_max,
+            undecryptable_total: found.total,
+            undecryptable: found.named(),
+            downtime_forecast_ms: u64::try_from(offline.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
+    async fn table(
+        &self,
+        table: &Table,
+        session: &mut dyn Session,
+        marks: &mut Marks,
+        found: &mut Found,
+        progress: impl Fn(u64) + Send + Sync,
+    ) -> Result<Counts, EngineError> {
+        let opener = Arc::new(Opener::new(table, self.ring, self.accepted.clone()));
+        let rows_max = (self.page_rows_max)(table).min(PAGE_ROWS_MAX);
+        let limit = PageLimit { rows_max, bytes_max: PAGE_BYTES_MAX };
+        let mut counts = Counts::default();
+        let mut range = KeyRange::default();
+        let mut rows = session.page(table, &range, limit).await?;
+        while let Some(last) = rows.last() {
+            range.after = Some(last.key.clone());
+            let opener = Arc::clone(&opener);
+            let open = async {
+                tokio::task::spawn_blocking(move || opener.page(rows))
+                    .await
+                    .map_err(|error| EngineError::Internal(format!("opening a page ended early: {error}")))
+            };
+            let (page, next) = tokio::try_join!(open, session.page(table, &range, limit))?;
+            for (key, bytes) in page.rows {
+                marks.add(key, bytes);
+                counts.rows += 1;
+                counts.bytes += bytes;
+            }
+            counts.values += page.values;
+            found.add(page.found);
+            progress(counts.rows);
+            rows = next;
+        }
+        Ok(counts)
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    rows: u64,
+    values: u64,
+    bytes: u64,
+}
+
+/// Values that did not open. Those that nobody has accepted are named first.
+#[derive(Default)]
+struct Found {
+    total: u64,
+    unaccepted: Vec<UndecryptableValue>,
+    accepted: Vec<UndecryptableValue>,
+}
+
+impl Found {
+    fn value(&mut self, value: UndecryptableValue, accepted: bool) {
+        self.total += 1;
+        let list = if accepted { &mut self.accepted } else { &mut self.unaccepted };
+        if list.len() < UNDECRYPTABLE_NAMED_MAX {
+            list.push(value);
+        }
+    }
+
+    fn add(&mut self, mut page: Self) {
+        self.total += page.total;
+        self.unaccepted.append(&mut page.unaccepted);
+        self.unaccepted.truncate(UNDECRYPTABLE_NAMED_MAX);
+        self.accepted.append(&mut page.accepted);
+        self.accepted.truncate(UNDECRYPTABLE_NAMED_MAX);
+    }
+
+    fn named(mut self) -> Vec<UndecryptableValue> {
+        self.unaccepted.append(&mut self.accepted);
+        self.unaccepted.truncate(UNDECRYPTABLE_NAMED_MAX);
+        self.unaccepted
+    }
+}
+
+/// Opens the values of one table with the keys of the farm.
+struct Opener {
+    table: Table,
+    active: Cipher,
+    older: Vec<(KeyId, Cipher)>,
+    accepted: Accepted,
+}
+
+/// What was found on a page.
+struct Page {
+    /// Key and stored bytes of each row.
+    rows: Vec<(Key, u64)>,
+    values: u64,
+    found: Found,
+}
+
+impl Opener {
+    fn new(table: &Table, ring: &KeySet, accepted: Accepted) -> Self {
+        let active = ring.active().secret.id();
+        let older = ring
+            .entries()
+            .map(|entry| (entry.secret.id(), Cipher::new(&entry.secret)))
+            .filter(|(id, _)| *id != active)
+            .collect();
+        Self { table: table.clone(), active: Cipher::new(&ring.active().secret), older, accepted }
+    }
+
+    fn page(&self, rows: Vec<Row>) -> Page {
+        let mut page = Page { rows: Vec::with_capacity(rows.len()), values: 0, found: Found::default() };
+        for row in rows {
+            for (column, stored) in self.table.columns.iter().zip(&row.values) {
+                let raw = match stored.bytes() {
+                    None | Some([]) => continue,
+                    Some(raw) => raw,
+                };
+                page.values += 1;
+                if let Some(reason) = self.problem(column, stored, raw) {
+                    let key = row.key.bound();
+                    let accepted = self.accepted.holds(&self.table.label, &column.name, &key.0, raw);
+                    let value = UndecryptableValue {
+                        table: self.table.label.clone(),
+                        column: column.name.clone(),
+                        key,
+                        raw_digest: raw_digest(raw),
+                        reason,
+                    };
+                    page.found.value(value, accepted);
+                }
+            }
+            let bytes = row.bytes() as u64;
+            page.rows.push((row.key, bytes));
+        }
+        page
+    }
+
+    fn problem(&self, column: &ValueColumn, stored: &Stored, raw: &[u8]) -> Option<String> {
+        if matches!(stored, Stored::Number(_)) {
+            return Some("it is stored as a number".to_owned());
+        }
+        let open = |cipher: &Cipher| cipher.open(raw, column.encoding, column.aad.as_bytes());
+        match open(&self.active) {
+            Ok(_) => None,
+            Err(ValueError::NoKnownKey) => match self.older.iter().find(|(_, cipher)| open(cipher).is_ok()) {
+                Some((id, _)) => Some(format!("it opens only under the older key {id}, not under the active one")),
+                None => Some(ValueError::NoKnownKey.to_string()),
+            },
+            Err(error) => Some(error.to_string()),
+        }
+    }
+}

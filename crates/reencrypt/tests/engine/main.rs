@@ -1,0 +1,16 @@
+//! The engine on real databases: SQLite files, and a temporary PostgreSQL cluster that lives as long as this process
+//! has tests running. Test names say what holds; most hold for both systems.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
+
+mod bad_input;
+mod cluster;
+mod farm;
+mod faults;
+mod fence;
+mod keys_of_every_type;
+mod late_workers;
+mod rotate;
+mod schema;
+mod survey;
+mod values;

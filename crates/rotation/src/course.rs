@@ -1,0 +1,132 @@
+//! The transition table: the only place that says which phase or step may follow which. What it does not list is refused.
+
+use crate::{Course, Ending, Phase, UndoStep};
+
+/// What makes a rotation move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// All work of the present phase or step is done, and its checks hold.
+    Done,
+    /// An operator signed the plan.
+    Authorized,
+    /// The leader logged that all are to be admitted.
+    AdmitDecided,
+    /// Something went wrong that the present phase or step cannot get over.
+    Failed,
+    /// An operator asked for the end.
+    Aborted,
+    /// An operator asked a stuck rotation to try again.
+    Retried,
+}
+
+/// Where a signal leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// To a phase of the way forward.
+    Forward(Phase),
+    /// To a step of the undo.
+    Undo {
+        /// The phase that had been reached.
+        from: Phase,
+        /// The step.
+        step: UndoStep,
+    },
+    /// Nowhere, until an operator says `retry`.
+    Stuck {
+        /// The phase that had been reached.
+        from: Phase,
+        /// The step that failed.
+        step: UndoStep,
+    },
+    /// To the end.
+    Ended(Ending),
+}
+
+/// A column of the table: a phase, a fresh undo of the present phase, or the end.
+#[derive(Debug, Clone, Copy)]
+enum To {
+    Phase(Phase),
+    Undo,
+    Ended(Ending),
+}
+
+/// The way forward. Nothing leads from Admit or Completed into an undo.
+const FORWARD: [(Phase, Signal, To); 25] = [
+    (Phase::Preflight, Signal::Done, To::Phase(Phase::Approval)),
+    (Phase::Preflight, Signal::Failed, To::Ended(Ending::Refused)),
+    (Phase::Preflight, Signal::Aborted, To::Ended(Ending::Withdrawn)),
+    (Phase::Approval, Signal::Authorized, To::Phase(Phase::Distribute)),
+    (Phase::Approval, Signal::Aborted, To::Ended(Ending::Withdrawn)),
+    (Phase::Distribute, Signal::Done, To::Phase(Phase::Quiesce)),
+    (Phase::Distribute, Signal::Failed, To::Undo),
+    (Phase::Distribute, Signal::Aborted, To::Undo),
+    (Phase::Quiesce, Signal::Done, To::Phase(Phase::Reencrypt)),
+    (Phase::Quiesce, Signal::Failed, To::Undo),
+    (Phase::Quiesce, Signal::Aborted, To::Undo),
+    (Phase::Reencrypt, Signal::Done, To::Phase(Phase::Verify)),
+    (Phase::Reencrypt, Signal::Failed, To::Undo),
+    (Phase::Reencrypt, Signal::Aborted, To::Undo),
+    (Phase::Verify, Signal::Done, To::Phase(Phase::Activate)),
+    (Phase::Verify, Signal::Failed, To::Undo),
+    (Phase::Verify, Signal::Aborted, To::Undo),
+    (Phase::Activate, Signal::Done, To::Phase(Phase::Start)),
+    (Phase::Activate, Signal::Failed, To::Undo),
+    (Phase::Activate, Signal::Aborted, To::Undo),
+    (Phase::Start, Signal::AdmitDecided, To::Phase(Phase::Admit)),
+    (Phase::Start, Signal::Failed, To::Undo),
+    (Phase::Start, Signal::Aborted, To::Undo),
+    (Phase::Admit, Signal::Done, To::Phase(Phase::Completed)),
+    (Phase::Completed, Signal::Done, To::Ended(Ending::Completed)),
+];
+
+/// The steps of an undo in order, each with the first phase from which on it is needed.
+const UNDO: [(UndoStep, Phase); 10] = [
+    (UndoStep::TurnBack, Phase::Quiesce),
+    (UndoStep::StopInstances, Phase::Start),
+    (UndoStep::RestoreKeys, Phase::Activate),
+    (UndoStep::RestoreRows, Phase::Reencrypt),
+    (UndoStep::VerifyRows, Phase::Reencrypt),
+    (UndoStep::LiftFence, Phase::Quiesce),
+    (UndoStep::StartInstances, Phase::Quiesce),
+    (UndoStep::AdmitInstances, Phase::Quiesce),
+    (UndoStep::DiscardKeys, Phase::Distribute),
+    (UndoStep::CloseLedger, Phase::Quiesce),
+];
+
+/// Where `signal` leads from `course`; `None` when it leads nowhere.
+pub(crate) fn next(course: &Course, signal: Signal) -> Option<Next> {
+    match course {
+        Course::Forward { phase } => {
+            let (.., to) = FORWARD.iter().find(|(from, by, _)| from == phase && *by == signal)?;
+            Some(match *to {
+                To::Phase(phase) => Next::Forward(phase),
+                To::Undo => first_step(*phase),
+                To::Ended(ending) => Next::Ended(ending),
+            })
+        }
+        Course::Undo { from, step } => match signal {
+            Signal::Done => Some(step_after(*from, *step)),
+            Signal::Failed => Some(Next::Stuck { from: *from, step: *step }),
+            Signal::Authorized | Signal::AdmitDecided | Signal::Aborted | Signal::Retried => None,
+        },
+        Course::Stuck { from, step, .. } => match signal {
+            Signal::Retried => Some(Next::Undo { from: *from, step: *step }),
+            Signal::Done | Signal::Authorized | Signal::AdmitDecided | Signal::Failed | Signal::Aborted => None,
+        },
+        Course::Ended(_) => None,
+    }
+}
+
+fn first_step(from: Phase) -> Next {
+    steps_from(from).next().map_or(Next::Ended(Ending::RolledBack), |step| Next::Undo { from, step })
+}
+
+fn step_after(from: Phase, step: UndoStep) -> Next {
+    steps_from(from)
+        .find(|later| *later > step)
+        .map_or(Next::Ended(Ending::RolledBack), |step| Next::Undo { from, step })
+}
+
+fn steps_from(from: Phase) -> impl Iterator<Item = UndoStep> {
+    UNDO.iter().filter(move |(_, needed_from)| from >= *needed_from).map(|(step, _)| *step)
+}

@@ -1,0 +1,205 @@
+//! The four passes over all rows: re-encrypt and verify, restore and verify again. The same shards, leases and counts.
+
+use std::collections::BTreeMap;
+
+use crate::phases::unexpected;
+use crate::run::{Run, Stand};
+use crate::{
+    Answer, Course, Direction, Fault, FaultCode, LeaseNumber, NodeId, Phase, Shard, ShardId, ShardProgress, ShardTally,
+    UndoStep, Work,
+};
+
+/// A pass over all rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pass {
+    Reencrypt,
+    Verify,
+    RestoreRows,
+    VerifyRows,
+}
+
+impl Pass {
+    /// The pass that a rotation is in, if in one.
+    pub(crate) const fn of(course: &Course) -> Option<Self> {
+        match course {
+            Course::Forward { phase: Phase::Reencrypt } => Some(Self::Reencrypt),
+            Course::Forward { phase: Phase::Verify } => Some(Self::Verify),
+            Course::Undo { step: UndoStep::RestoreRows, .. } => Some(Self::RestoreRows),
+            Course::Undo { step: UndoStep::VerifyRows, .. } => Some(Self::VerifyRows),
+            Course::Forward { .. } | Course::Undo { .. } | Course::Stuck { .. } | Course::Ended(_) => None,
+        }
+    }
+
+    /// What this pass found in a shard, once it is through.
+    pub(crate) const fn result(self, shard: &ShardProgress) -> Option<&ShardTally> {
+        match self {
+            Self::Reencrypt => shard.reencrypted.as_ref(),
+            Self::Verify => shard.verified.as_ref(),
+            Self::RestoreRows => shard.restored.as_ref(),
+            Self::VerifyRows => shard.restored_verified.as_ref(),
+        }
+    }
+
+    /// Whether this pass changes rows.
+    pub(crate) const fn writes(self) -> bool {
+        match self {
+            Self::Reencrypt | Self::RestoreRows => true,
+            Self::Verify | Self::VerifyRows => false,
+        }
+    }
+
+    fn result_mut(self, shard: &mut ShardProgress) -> &mut Option<ShardTally> {
+        match self {
+            Self::Reencrypt => &mut shard.reencrypted,
+            Self::Verify => &mut shard.verified,
+            Self::RestoreRows => &mut shard.restored,
+            Self::VerifyRows => &mut shard.restored_verified,
+        }
+    }
+
+    fn work(self, shard: Shard, lease: LeaseNumber) -> Work {
+        match self {
+            Self::Reencrypt => Work::ReencryptShard { shard, lease, direction: Direction::Forward },
+            Self::Verify => Work::VerifyShard { shard, lease, direction: Direction::Forward },
+            Self::RestoreRows => Work::ReencryptShard { shard, lease, direction: Direction::Back },
+            Self::VerifyRows => Work::VerifyShard { shard, lease, direction: Direction::Back },
+        }
+    }
+}
+
+/// Whether every shard is through this pass.
+pub(crate) fn is_complete(stand: Stand<'_>, pass: Pass) -> bool {
+    stand.rotation.shards.values().all(|shard| pass.result(shard).is_some())
+}
+
+/// Every shard that is leased.
+pub(crate) fn work(stand: Stand<'_>, pass: Pass) -> Vec<(NodeId, Work)> {
+    let Some(plan) = &stand.rotation.plan else { return Vec::new() };
+    plan.shards
+        .iter()
+        .filter_map(|shard| {
+            let lease = stand.rotation.shards.get(&shard.id)?.lease.as_ref()?;
+            Some((lease.node.clone(), pass.work(shard.clone(), lease.number)))
+        })
+        .collect()
+}
+
+/// Verify: every shard, then where the database's history stands.
+pub(super) fn verify_work(stand: Stand<'_>) -> Vec<(NodeId, Work)> {
+    if is_complete(stand, Pass::Verify) {
+        stand.lead_until(stand.rotation.lead_done, Work::RecordPosition)
+    } else {
+        work(stand, Pass::Verify)
+    }
+}
+
+pub(super) fn take_verify(run: &mut Run<'_>, node: &NodeId, work: &Work, answer: &Answer) -> Result<(), Fault> {
+    let Answer::PositionRecorded(position) = answer else { return take(run, node, work, answer, Pass::Verify) };
+    let planned = run.rotation.plan.as_ref().and_then(|plan| Some(&plan.nodes.values().next()?.database));
+    if let Some(planned) = planned
+        && *planned != position.identity
+    {
+        return Err(Fault::new(
+            FaultCode::DatabasePosition,
+            format!("the database is {} now and was {} in preflight", position.identity.identity, planned.identity),
+            "the rotation is undone; find out which server the agents reach, then plan again",
+        )
+        .on(node));
+    }
+    run.rotation.position = Some(position.clone());
+    run.rotation.lead_done = true;
+    Ok(())
+}
+
+/// Takes a shard's tally, and when it is the last one holds all of them against the counts fixed at Quiesce.
+pub(super) fn take(run: &mut Run<'_>, node: &NodeId, work: &Work, answer: &Answer, pass: Pass) -> Result<(), Fault> {
+    let (Answer::ShardReencrypted { shard, lease, tally } | Answer::ShardVerified { shard, lease, tally }) = answer
+    else {
+        return Err(unexpected(node, work, answer));
+    };
+    let asked = match work {
+        Work::ReencryptShard { shard, lease, .. } | Work::VerifyShard { shard, lease, .. } => Some((shard.id, *lease)),
+        _ => None,
+    };
+    if asked != Some((*shard, *lease)) {
+        return Err(unexpected(node, work, answer));
+    }
+    let Some(progress) = run.rotation.shards.get_mut(shard) else { return Ok(()) };
+    progress.lease = None;
+    *pass.result_mut(progress) = Some(*tally);
+
+    check_contents(run.stand(), *shard, pass).map_err(|fault| fault.on(node))?;
+    if is_complete(run.stand(), pass) { check_rows(run.stand(), pass) } else { Ok(()) }
+}
+
+/// A verified shard must hold exactly what was counted and summed while it was re-encrypted.
+fn check_contents(stand: Stand<'_>, shard: ShardId, pass: Pass) -> Result<(), Fault> {
+    let Some(progress) = stand.rotation.shards.get(&shard) else { return Ok(()) };
+    let (before, after) = match pass {
+        Pass::Reencrypt | Pass::RestoreRows => return Ok(()),
+        Pass::Verify => (progress.reencrypted, progress.verified),
+        // A shard that was not re-encrypted wholly has no digest of the whole to compare with; the engine compared the
+        // part that was.
+        Pass::VerifyRows => (progress.reencrypted, progress.restored_verified),
+    };
+    let (Some(before), Some(after)) = (before, after) else { return Ok(()) };
+    if before == after {
+        return Ok(());
+    }
+    let table = table_of(stand, shard);
+    let code = if before.rows == after.rows { FaultCode::DigestDiffers } else { FaultCode::RowsChanged };
+    Err(Fault::new(
+        code,
+        format!(
+            "shard {shard} of table {table} held {} rows, {} values and {} undecryptable ones with digest {} when it \
+             was re-encrypted, and {}, {} and {} with digest {} when it was read back",
+            before.rows,
+            before.values,
+            before.undecryptable,
+            before.digest,
+            after.rows,
+            after.values,
+            after.undecryptable,
+            after.digest
+        ),
+        "somebody changed rows while the farm was offline, or they were damaged: find out who or what",
+    ))
+}
+
+/// The rows of all shards must be those that were counted at Quiesce, table by table.
+fn check_rows(stand: Stand<'_>, pass: Pass) -> Result<(), Fault> {
+    let mut found: BTreeMap<&str, u128> = stand.rotation.rows_fixed.keys().map(|table| (table.as_str(), 0)).collect();
+    for (shard, progress) in &stand.rotation.shards {
+        let rows = pass.result(progress).map_or(0, |tally| u128::from(tally.rows));
+        *found.entry(table_of(stand, *shard)).or_default() += rows;
+    }
+    for (table, rows) in found {
+        let fixed = stand.rotation.rows_fixed.get(table).copied().unwrap_or(0);
+        if rows != u128::from(fixed) {
+            return Err(Fault::new(
+                FaultCode::RowsChanged,
+                format!("table {table} has {fixed} rows, and its shards together had {rows}"),
+                "somebody added or removed rows while the farm was offline: find the writer",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Forgets the results of a pass that is through but did not hold, so that a retry does it again.
+pub(crate) fn forget_if_complete(run: &mut Run<'_>, pass: Pass) {
+    if is_complete(run.stand(), pass) {
+        for shard in run.rotation.shards.values_mut() {
+            *pass.result_mut(shard) = None;
+        }
+    }
+}
+
+fn table_of(stand: Stand<'_>, shard: ShardId) -> &str {
+    stand
+        .rotation
+        .plan
+        .as_ref()
+        .and_then(|plan| plan.shards.get(usize::try_from(shard.get()).ok()?))
+        .map_or("", |shard| shard.table.as_str())
+}

@@ -1,0 +1,217 @@
+//! The plan of a rotation: what preflight found, what will be done, and the digest that an operator signs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AgentRelease, Digest, KeyId, NodeId, RotationId, ShardId};
+
+/// Which database system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DatabaseKind {
+    /// PostgreSQL.
+    Postgres,
+    /// MariaDB or MySQL.
+    Mariadb,
+    /// SQLite: one host, one writing agent.
+    Sqlite,
+}
+
+impl fmt::Display for DatabaseKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Postgres => "postgres",
+            Self::Mariadb => "mariadb",
+            Self::Sqlite => "sqlite",
+        })
+    }
+}
+
+/// Which database it is, so that a node that points at another one is found out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseIdentity {
+    /// The system.
+    pub kind: DatabaseKind,
+    /// A text that is equal exactly for the same database: system identifier and database, or device and inode.
+    pub identity: String,
+}
+
+/// Where the database's history stood: recorded at Verify, compared before Start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabasePosition {
+    /// The database.
+    pub identity: DatabaseIdentity,
+    /// PostgreSQL's timeline; 0 where there is none.
+    pub timeline: u64,
+    /// PostgreSQL's LSN as a number of bytes; 0 where there is none.
+    pub position: u64,
+}
+
+/// How a table is re-encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// Batched compare-and-set updates of the table itself.
+    InPlace,
+}
+
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InPlace => "in-place",
+        })
+    }
+}
+
+/// A primary key as text, in the engine's own notation (a JSON array of its column values).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyBound(pub String);
+
+/// A range of primary keys. The first range of a table has no `after`, the last no `through`, so that
+/// together they cover every row that there is or will be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardRange {
+    /// Rows with a greater key belong to the range; `None` from the beginning.
+    pub after: Option<KeyBound>,
+    /// Rows up to and including this key belong to the range; `None` to the end.
+    pub through: Option<KeyBound>,
+}
+
+/// A piece of one table that one agent works on at a time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shard {
+    /// Its number in the plan.
+    pub id: ShardId,
+    /// The table, as targets.toml names it.
+    pub table: String,
+    /// Which rows.
+    pub range: ShardRange,
+    /// How many rows it held when the plan was made; a hint for progress.
+    pub rows_estimated: u64,
+}
+
+/// A value that opens under no known key. The operator may accept it, bound to its raw bytes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct UndecryptableValue {
+    /// The table, as targets.toml names it.
+    pub table: String,
+    /// The column.
+    pub column: String,
+    /// The primary key, in the engine's notation.
+    pub key: KeyBound,
+    /// BLAKE3 of the stored bytes; acceptance ends when they change.
+    pub raw_digest: Digest,
+    /// Why it does not open, in words.
+    pub reason: String,
+}
+
+/// A node's part of the plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanNode {
+    /// Its release.
+    pub release: AgentRelease,
+    /// The key it holds now.
+    pub current_key: KeyId,
+    /// The public key that its bundle is to be sealed to, made for this rotation alone (hex of devolutions-crypto's
+    /// serialized public key).
+    pub recipient_key: String,
+    /// The digest of its targets.toml.
+    pub targets_digest: Digest,
+    /// The database it sees.
+    pub database: DatabaseIdentity,
+    /// How its key store is bound to the machine, and what that is worth; for the report.
+    pub protector: String,
+    /// The node's word that the recipient key is its own: certificate chain (DER, leaf first, hex), a signature by
+    /// that certificate's key, and a MAC under a key derived from the farm's current key. The operator's command
+    /// line checks all of it before it seals anything.
+    pub attestation: Attestation,
+}
+
+/// Proof that a recipient key belongs to an enrolled node that holds the farm's current key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attestation {
+    /// The agent's certificate and intermediates, DER, leaf first, each as hex.
+    pub certificates: Vec<String>,
+    /// Signature by the certificate's key over the attested context, hex.
+    pub signature: String,
+    /// MAC over the same context under a key derived from the farm's current key, hex.
+    pub mac: String,
+}
+
+/// A table's part of the plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanTable {
+    /// The encrypted columns, in the order of targets.toml.
+    pub columns: Vec<String>,
+    /// How it is re-encrypted.
+    pub strategy: Strategy,
+    /// Rows at preflight.
+    pub rows: u64,
+    /// Values neither NULL nor empty at preflight, over all encrypted columns.
+    pub values: u64,
+    /// Stored bytes of these values at preflight.
+    pub bytes: u64,
+}
+
+/// Everything that an operator agrees to by signing its digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The version of this format: 1.
+    pub format: u32,
+    /// The farm's name.
+    pub farm: String,
+    /// The rotation.
+    pub rotation: RotationId,
+    /// Every node, none left out.
+    pub nodes: BTreeMap<NodeId, PlanNode>,
+    /// Every registered table.
+    pub tables: BTreeMap<String, PlanTable>,
+    /// The shards, covering every table wholly.
+    pub shards: Vec<Shard>,
+    /// How many agents may write to the database at once; 1 for SQLite.
+    pub writers_max: u32,
+    /// Values that open under no key and that the operator accepted when asking for the plan.
+    pub accepted: Vec<UndecryptableValue>,
+    /// Expected time from the first instance offline to the last one back, milliseconds.
+    pub downtime_forecast_ms: u64,
+}
+
+/// A plan that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadPlanError {
+    /// Not the JSON of a plan.
+    #[error("the plan cannot be read")]
+    Malformed(#[source] serde_json::Error),
+    /// Written by a release that this one does not know.
+    #[error("the plan has format {0}, and this release reads format 1; use the same release everywhere")]
+    Format(u32),
+}
+
+impl Plan {
+    /// The format that this release writes.
+    pub const FORMAT: u32 = 1;
+
+    /// The exact bytes that are signed: JSON with fields in the order of declaration and maps in key order.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a plan has string keys only, so it always has a JSON form")
+    }
+
+    /// Reads what [`Plan::to_bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ReadPlanError> {
+        let plan: Self = serde_json::from_slice(bytes).map_err(ReadPlanError::Malformed)?;
+        if plan.format == Self::FORMAT { Ok(plan) } else { Err(ReadPlanError::Format(plan.format)) }
+    }
+
+    /// The digest of a plan's bytes: `blake3::derive_key("keyturn plan v1", bytes)`.
+    pub fn digest_of(bytes: &[u8]) -> Digest {
+        Digest::new(blake3::derive_key("keyturn plan v1", bytes))
+    }
+
+    /// The digest of this plan.
+    pub fn digest(&self) -> Digest {
+        Self::digest_of(&self.to_bytes())
+    }
+}

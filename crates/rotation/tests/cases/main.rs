@@ -1,0 +1,20 @@
+//! Small cases, one file per group of phases: an entry goes in, the course and the exact pending work come out.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod abort;
+mod activate;
+mod approval;
+mod catch_up;
+mod commands;
+mod distribute;
+mod farm;
+mod leases;
+mod preflight;
+mod quiesce;
+mod rows;
+mod start_and_admit;
+mod stored;
+mod undo;
+mod waiting;

@@ -1,0 +1,278 @@
+//! Preflight: agreement, the survey, the plan; every refusal names the thing and changes nothing.
+
+use rotation::{Answer, DatabaseKind, FaultCode, Inspection, KeyBound, Survey, UndecryptableValue};
+
+use crate::support::{Farm, NEW, OLD, check, hash, inspection, node, survey};
+
+/// Two nodes inspect well, the third as `change` has it.
+fn third_node(change: impl FnOnce(&mut Inspection)) -> Farm {
+    let mut farm = Farm::requested(3);
+    farm.answer("node-1 inspect");
+    farm.answer("node-2 inspect");
+    let mut found = inspection(&node(3), OLD);
+    change(&mut found);
+    farm.answer_with("node-3 inspect", Answer::Inspected(Box::new(found)));
+    farm
+}
+
+/// All inspect well, the survey is as `change` has it.
+fn surveyed(change: impl FnOnce(&mut Survey)) -> Farm {
+    let mut farm = third_node(|_| {});
+    let mut found = survey();
+    change(&mut found);
+    farm.answer_with("node-1 survey-database", Answer::DatabaseSurveyed(Box::new(found)));
+    farm
+}
+
+#[track_caller]
+fn check_refused(farm: &Farm, code: FaultCode, mentions: &[&str]) {
+    check(farm, "ended:refused", &[]);
+    let fault = farm.rotation().faults.last().expect("a refusal has a reason");
+    assert_eq!(fault.code, code);
+    for text in mentions {
+        assert!(fault.message.contains(text), "{text:?} is not in {:?}", fault.message);
+    }
+    assert!(!fault.next_step.is_empty());
+    assert_eq!(farm.state.active, None);
+    assert!(farm.rotation().plan.is_none());
+}
+
+#[test]
+fn every_node_is_inspected_at_once() {
+    check(&Farm::requested(3), "forward:preflight", &["node-1 inspect", "node-2 inspect", "node-3 inspect"]);
+}
+
+#[test]
+fn the_survey_waits_for_every_inspection() {
+    let mut farm = Farm::requested(2);
+    farm.answer("node-2 inspect");
+    check(&farm, "forward:preflight", &["node-1 inspect"]);
+    farm.answer("node-1 inspect");
+    check(&farm, "forward:preflight", &["node-1 survey-database"]);
+    assert_eq!(farm.state.nodes[&node(2)].key, Some(OLD));
+}
+
+#[test]
+fn a_good_survey_gives_a_plan_and_waits_for_approval() {
+    let farm = surveyed(|_| {});
+    check(&farm, "forward:approval", &[]);
+    let plan = farm.plan();
+    assert_eq!(plan.nodes.len(), 3);
+    assert_eq!(plan.tables.len(), 3);
+    assert_eq!(plan.shards.len(), 6);
+    assert_eq!(farm.rotation().plan_digest, Some(plan.digest()));
+    assert_eq!(farm.rotation().shards.len(), 6);
+    assert!(farm.rotation().survey.as_ref().expect("kept").shards.is_empty(), "the plan has them, once is enough");
+}
+
+#[test]
+fn nodes_with_different_keys_are_refused_and_named() {
+    let farm = third_node(|found| found.current_key = NEW);
+    check_refused(&farm, FaultCode::NodesDisagree, &["current key", "node-1, node-2", "node-3", &NEW.to_string()]);
+    assert_eq!(farm.rotation().faults[0].node, Some(node(3)));
+}
+
+#[test]
+fn nodes_with_different_targets_are_refused_and_named() {
+    let farm = third_node(|found| found.targets_digest = hash("other"));
+    check_refused(&farm, FaultCode::NodesDisagree, &["targets.toml", "node-3"]);
+}
+
+#[test]
+fn nodes_at_different_databases_are_refused_and_named() {
+    let farm = third_node(|found| found.database.identity = "another".to_owned());
+    check_refused(&farm, FaultCode::NodesDisagree, &["database", "another", "node-3"]);
+}
+
+#[test]
+fn nodes_of_different_protocols_are_refused_and_named() {
+    let farm = third_node(|found| found.release.protocol = 2);
+    check_refused(&farm, FaultCode::NodesDisagree, &["protocol", "node-3"]);
+}
+
+#[test]
+fn nodes_of_different_releases_and_one_protocol_go_together() {
+    let farm = third_node(|found| found.release.version = "0.1.1".to_owned());
+    check(&farm, "forward:preflight", &["node-1 survey-database"]);
+}
+
+#[test]
+fn all_differences_are_told_at_once() {
+    let farm = third_node(|found| {
+        found.current_key = NEW;
+        found.targets_digest = hash("other");
+    });
+    check_refused(&farm, FaultCode::NodesDisagree, &["current key", "targets.toml"]);
+}
+
+#[test]
+fn an_instance_that_is_not_online_is_refused_and_named() {
+    let farm = third_node(|found| {
+        found.instance = "drained".to_owned();
+        found.instance_online = false;
+    });
+    check_refused(&farm, FaultCode::Instance, &["drained", "node-3"]);
+}
+
+#[test]
+fn a_node_that_cannot_be_inspected_is_refused() {
+    let mut farm = Farm::requested(2);
+    farm.fail("node-2 inspect", FaultCode::KeyStore);
+    check_refused(&farm, FaultCode::KeyStore, &[]);
+    assert_eq!(farm.rotation().faults[0].node, Some(node(2)));
+}
+
+#[test]
+fn a_node_that_cannot_be_reached_is_refused() {
+    let mut farm = Farm::requested(2);
+    farm.miss("node-1 inspect");
+    check_refused(&farm, FaultCode::NodeUnreachable, &[]);
+}
+
+#[test]
+fn a_survey_that_fails_or_is_never_answered_is_refused() {
+    let mut farm = third_node(|_| {});
+    farm.fail("node-1 survey-database", FaultCode::Targets);
+    check_refused(&farm, FaultCode::Targets, &[]);
+    let mut farm = third_node(|_| {});
+    farm.miss("node-1 survey-database");
+    check_refused(&farm, FaultCode::NodeUnreachable, &[]);
+}
+
+#[test]
+fn no_table_at_all_is_refused() {
+    let farm = surveyed(|found| {
+        found.tables.clear();
+        found.shards.clear();
+    });
+    check_refused(&farm, FaultCode::Targets, &["no table"]);
+}
+
+#[test]
+fn a_table_without_a_shard_is_refused() {
+    let farm = surveyed(|found| {
+        found.shards.pop();
+    });
+    check_refused(&farm, FaultCode::Internal, &["notes", "no shard"]);
+}
+
+#[test]
+fn an_empty_table_is_no_reason_to_refuse() {
+    let farm = surveyed(|_| {});
+    assert_eq!(farm.plan().tables["notes"].rows, 0);
+}
+
+#[test]
+fn shards_with_a_gap_are_refused() {
+    let farm = surveyed(|found| found.shards[1].range.after = Some(KeyBound("[7]".to_owned())));
+    check_refused(&farm, FaultCode::Internal, &["gap", "connections"]);
+}
+
+#[test]
+fn shards_that_do_not_begin_at_the_beginning_are_refused() {
+    let farm = surveyed(|found| found.shards[0].range.after = Some(KeyBound("[0]".to_owned())));
+    check_refused(&farm, FaultCode::Internal, &["gap", "connections"]);
+}
+
+#[test]
+fn shards_that_stop_before_the_end_are_refused() {
+    let farm = surveyed(|found| found.shards[4].range.through = Some(KeyBound("[9]".to_owned())));
+    check_refused(&farm, FaultCode::Internal, &["entries", "before its end"]);
+}
+
+#[test]
+fn a_shard_after_the_end_of_its_table_is_refused() {
+    let farm = surveyed(|found| {
+        found.shards[1].range.through = None;
+    });
+    check_refused(&farm, FaultCode::Internal, &["gap", "connections"]);
+}
+
+#[test]
+fn shards_out_of_order_or_of_unknown_tables_are_refused() {
+    let farm = surveyed(|found| found.shards.swap(0, 1));
+    check_refused(&farm, FaultCode::Internal, &["place 0"]);
+    let farm = surveyed(|found| found.shards[5].table = "elsewhere".to_owned());
+    check_refused(&farm, FaultCode::Internal, &["elsewhere"]);
+}
+
+#[test]
+fn a_table_named_twice_is_refused() {
+    let farm = surveyed(|found| found.tables.push(found.tables[0].clone()));
+    check_refused(&farm, FaultCode::Internal, &["twice"]);
+}
+
+#[test]
+fn a_table_without_columns_is_refused() {
+    let farm = surveyed(|found| found.tables[1].1.columns.clear());
+    check_refused(&farm, FaultCode::Targets, &["entries"]);
+}
+
+#[test]
+fn a_survey_of_another_kind_of_database_is_refused() {
+    let farm = surveyed(|found| found.kind = DatabaseKind::Sqlite);
+    check_refused(&farm, FaultCode::Internal, &["postgres", "sqlite"]);
+}
+
+#[test]
+fn a_survey_that_lets_nobody_write_is_refused() {
+    let farm = surveyed(|found| found.writers_max = 0);
+    check_refused(&farm, FaultCode::Internal, &["write"]);
+}
+
+#[test]
+fn an_answer_of_the_wrong_kind_is_a_fault() {
+    let mut farm = Farm::requested(1);
+    farm.answer_with("node-1 inspect", Answer::WentOffline);
+    check_refused(&farm, FaultCode::Internal, &["inspect", "take-offline"]);
+}
+
+fn corrupt(key: &str) -> UndecryptableValue {
+    UndecryptableValue {
+        table: "entries".to_owned(),
+        column: "secret".to_owned(),
+        key: KeyBound(key.to_owned()),
+        raw_digest: hash(key),
+        reason: "its tag does not match".to_owned(),
+    }
+}
+
+/// With `accepted` named by the operator, `found` by the survey, of `total`.
+fn undecryptable(accepted: &[UndecryptableValue], found: &[UndecryptableValue], total: u64) -> Farm {
+    let mut farm = Farm::new(1);
+    farm.request(rotation::RotationOptions { accepted: accepted.to_vec(), hold_at: None });
+    farm.answer("node-1 inspect");
+    let mut answer = survey();
+    answer.undecryptable = found.to_vec();
+    answer.undecryptable_total = total;
+    farm.answer_with("node-1 survey-database", Answer::DatabaseSurveyed(Box::new(answer)));
+    farm
+}
+
+#[test]
+fn an_undecryptable_value_is_refused_and_named() {
+    let farm = undecryptable(&[], &[corrupt("[7]")], 1);
+    check_refused(&farm, FaultCode::Undecryptable, &["entries.secret", "[7]", "tag does not match"]);
+    assert_eq!(farm.rotation().survey.as_ref().expect("kept for the operator").undecryptable.len(), 1);
+}
+
+#[test]
+fn an_accepted_value_stands_in_the_plan() {
+    let farm = undecryptable(&[corrupt("[7]"), corrupt("[8]")], &[corrupt("[7]")], 1);
+    check(&farm, "forward:approval", &[]);
+    assert_eq!(farm.plan().accepted, vec![corrupt("[7]")]);
+}
+
+#[test]
+fn acceptance_ends_when_the_bytes_change() {
+    let mut changed = corrupt("[7]");
+    changed.raw_digest = hash("other bytes");
+    let farm = undecryptable(&[corrupt("[7]")], &[changed], 1);
+    check_refused(&farm, FaultCode::Undecryptable, &["[7]"]);
+}
+
+#[test]
+fn values_that_were_counted_but_not_named_are_refused() {
+    let farm = undecryptable(&[corrupt("[7]")], &[corrupt("[7]")], 3);
+    check_refused(&farm, FaultCode::Undecryptable, &["2 values", "and 2 more"]);
+}

@@ -1,0 +1,7 @@
+//! Whole farms, run by the ordinary binary as separate processes, judged from outside.
+
+mod by_hand;
+mod demo;
+mod faults;
+mod oracle;
+mod support;
