@@ -30,7 +30,7 @@ fn follow(database: &str) {
     let binary = std::path::Path::new(env!("CARGO_BIN_EXE_keyturn")).parent().expect("it lies in a folder");
     let path = format!("{}:{}", binary.display(), std::env::var("PATH").expect("a PATH"));
     // What the page leaves running is stopped at the end, whichever way that comes.
-    let script = format!("trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\nset -x\n{}", commands(database));
+    let script = format!("trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\nset -x\n{}", commands(database));
     let said = succeed(
         Command::new("bash")
             .args(["-euo", "pipefail", "-c", &script])

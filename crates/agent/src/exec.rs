@@ -2,6 +2,7 @@
 //! secrets; a command that does not end in time is killed with everything it started.
 
 use std::io;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::CommandConfig;
+use crate::leftover;
 
 /// How much of each of a command's outputs is kept. More than any answer needs; the rest is read and dropped, so
 /// that a talkative command neither blocks nor fills the memory.
@@ -85,10 +87,11 @@ impl Drop for Group {
     }
 }
 
-/// Runs the command with `input` as its standard input.
+/// Runs the command with `input` as its standard input. While it runs, it is named in the folder `running`.
 pub(crate) async fn run(
     command: &CommandConfig,
     input: &[u8],
+    running: &Path,
     cancel: &CancellationToken,
 ) -> Result<Finished, ExecError> {
     let program = command.program().to_owned();
@@ -104,6 +107,10 @@ pub(crate) async fn run(
         .spawn()
         .map_err(spawn_error)?;
     let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
+    let named = group.0.map(|leader| leftover::name(running, leader)).transpose();
+    if let Err(error) = &named {
+        tracing::warn!(program, %error, "the running command could not be named in state_dir");
+    }
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let status = {
@@ -131,6 +138,7 @@ pub(crate) async fn run(
                 () = &mut traffic, if !traffic_ended => traffic_ended = true,
             }
         };
+        drop(named);
         // Ended by itself: what it left running, a started instance above all, is to stay.
         group.0 = None;
         if !traffic_ended {
@@ -161,7 +169,10 @@ mod tests {
     }
 
     async fn check(script: &str, input: &[u8]) -> Finished {
-        run(&sh(script, 20), input, &CancellationToken::new()).await.unwrap()
+        let folder = tempfile::tempdir().unwrap();
+        let finished = run(&sh(script, 20), input, folder.path(), &CancellationToken::new()).await.unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "an ended command is named no more");
+        finished
     }
 
     /// A pipe whose writing end is in the hands of the command alone: its end is reached when, and only when,
@@ -209,7 +220,8 @@ mod tests {
         let alive = fifo(folder.path());
         let script = format!("sleep 1000 > {} & sleep 1000", alive.display());
         let reader = tokio::task::spawn_blocking(move || std::fs::read(alive));
-        let error = run(&sh(&script, 1), b"", &CancellationToken::new()).await.unwrap_err();
+        let error =
+            run(&sh(&script, 1), b"", &folder.path().join("running"), &CancellationToken::new()).await.unwrap_err();
         assert!(matches!(error, ExecError::TimedOut { seconds: 1, .. }), "{error}");
         reader.await.unwrap().unwrap();
     }
@@ -226,7 +238,7 @@ mod tests {
             opened.cancel();
             std::io::copy(&mut file, &mut std::io::sink())
         });
-        let error = run(&sh(&script, 100), b"", &cancel).await.unwrap_err();
+        let error = run(&sh(&script, 100), b"", &folder.path().join("running"), &cancel).await.unwrap_err();
         assert!(matches!(error, ExecError::Cancelled { .. }), "{error}");
         reader.await.unwrap().unwrap();
     }
@@ -247,7 +259,8 @@ mod tests {
     #[tokio::test]
     async fn a_missing_program_is_named() {
         let command = CommandConfig::new(vec!["/no/such/program".to_owned()], Duration::from_secs(5));
-        let error = run(&command, b"", &CancellationToken::new()).await.unwrap_err();
+        let folder = tempfile::tempdir().unwrap();
+        let error = run(&command, b"", folder.path(), &CancellationToken::new()).await.unwrap_err();
         assert_eq!(error.to_string(), "/no/such/program cannot be run");
     }
 }

@@ -1,6 +1,7 @@
 //! Drives the instance with the commands of the configuration. Its state is observed, never inferred from how a
 //! command ended or how long it took.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use keys::SecretKey;
@@ -55,12 +56,14 @@ impl Condition {
 #[derive(Debug)]
 pub(crate) struct Driver {
     commands: InstanceConfig,
+    /// Where running commands are named.
+    running: PathBuf,
 }
 
 impl Driver {
-    /// Drives with these commands.
-    pub(crate) fn new(commands: InstanceConfig) -> Self {
-        Self { commands }
+    /// Drives with these commands, naming them in the folder `running` while they run.
+    pub(crate) fn new(commands: InstanceConfig, running: PathBuf) -> Self {
+        Self { commands, running }
     }
 
     /// What it is doing now.
@@ -94,7 +97,7 @@ impl Driver {
 
     async fn drain(&self, ticket: &Ticket) -> Result<(), Fault> {
         ticket.waiting_for("draining the instance");
-        match exec::run(&self.commands.drain, b"", &ticket.cancel).await {
+        match exec::run(&self.commands.drain, b"", &self.running, &ticket.cancel).await {
             // Clients had their time. That none is left is proved in the database, not here.
             Err(error @ ExecError::TimedOut { .. }) => {
                 tracing::warn!(%error, "going offline without a full drain");
@@ -187,7 +190,7 @@ impl Driver {
         input: &[u8],
         cancel: &CancellationToken,
     ) -> Result<Finished, Fault> {
-        check(name, exec::run(command, input, cancel).await)
+        check(name, exec::run(command, input, &self.running, cancel).await)
     }
 }
 

@@ -17,6 +17,7 @@ mod guard;
 mod harden;
 mod held;
 mod instance;
+mod leftover;
 mod node;
 mod notify;
 mod pin;

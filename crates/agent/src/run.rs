@@ -24,11 +24,14 @@ use crate::fence::FenceFile;
 use crate::guard;
 use crate::harden::{HardenError, harden};
 use crate::instance::Driver;
+use crate::leftover;
 use crate::node::{Node, Parts};
 use crate::notify;
 use crate::registry::Registry;
 use crate::service::AgentService;
 
+/// The folder in state_dir in which running commands are named.
+const RUNNING: &str = "running";
 /// The service's name to health checks.
 const SERVICE: &str = "keyturn.v1.Agent";
 
@@ -127,6 +130,7 @@ pub async fn run_with(
 ) -> Result<(), RunError> {
     harden().map_err(RunError::Harden)?;
     let _lock = lock_state_dir(&config.state_dir)?;
+    end_leftovers(&config.state_dir)?;
     let fence = FenceFile::open(&config.state_dir).map_err(RunError::State)?;
     let node = Arc::new(open_node(&config).await?);
     let registry = Arc::new(Registry::default());
@@ -171,7 +175,7 @@ async fn open_node(config: &Config) -> Result<Node, RunError> {
         store: open_store(config),
         engine,
         targets: targets_digest,
-        instance: Driver::new(config.instance.clone()),
+        instance: Driver::new(config.instance.clone(), config.state_dir.join(RUNNING)),
     })
     .map_err(RunError::State)
 }
@@ -188,6 +192,16 @@ fn check_identity(config: &Config, certificate: &Peer) -> Result<(), RunError> {
         node: config.node.to_string(),
         expected_farm: config.farm.clone(),
     })
+}
+
+/// Ends the commands of an agent that was killed, before this one begins any.
+fn end_leftovers(state_dir: &Path) -> Result<(), RunError> {
+    let ended = leftover::end_all(&state_dir.join(RUNNING))
+        .map_err(|source| RunError::StateDir { path: state_dir.to_owned(), source })?;
+    if ended > 0 {
+        tracing::warn!(ended, "commands of an agent that was killed still ran and were ended");
+    }
+    Ok(())
 }
 
 /// Makes the folder, for its owner alone, and keeps every other agent out of it while the lock lives.

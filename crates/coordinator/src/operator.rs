@@ -42,7 +42,8 @@ pub(crate) struct OperatorService {
 impl OperatorService {
     /// Sees that a read on the leader is of now, and not of the time before it was cut off.
     async fn fresh(&self) -> Result<(), Status> {
-        let leads = matches!(*self.consensus.leadership().borrow(), Leadership::Own { .. });
+        // Consensus's own view: a leader that is cut off counts as leading here, and so fails.
+        let leads = self.consensus.leader() == Some(self.consensus.id());
         if leads { self.consensus.read_barrier().await.map_err(unavailable) } else { Ok(()) }
     }
 
@@ -311,6 +312,12 @@ fn unavailable(error: ProposeError) -> Status {
     match error {
         ProposeError::Rejected(rejection) => status::rejection(&rejection),
         ProposeError::NotLeader { address } => status::not_leader(address.as_deref()),
+        ProposeError::TooLarge { .. } => status::error(
+            Code::InvalidArgument,
+            "TOO_LARGE",
+            error.to_string(),
+            "accept fewer undecryptable values, or split the farm",
+        ),
         ProposeError::NoQuorum | ProposeError::Stopped => status::error(
             Code::Unavailable,
             "NO_QUORUM",

@@ -113,29 +113,29 @@ pub async fn run_with(
 
     tracing::info!(replica = config.id, %address, "listening");
     notify::notify(notify::READY);
-    let ended = {
+    let (ended, closed) = {
         let mut serving = pin!(wire::serve::serve(listener, &tls, routes, &SERVICES, stop.cancelled()));
-        let failed = |result: std::io::Result<()>| result.map_err(|source| RunError::Serve { address, source });
+        let mut served = None;
         let ended = tokio::select! {
-            served = &mut serving => failed(served),
+            result = &mut serving => { served = Some(result); Ok(()) }
             reason = consensus.failed() => Err(RunError::Consensus(reason)),
             () = shutdown => Ok(()),
         };
         notify::notify(notify::STOPPING);
-        let ran_until_stopped = !stop.is_cancelled() && !matches!(ended, Err(RunError::Serve { .. }));
         stop.cancel();
-        // The driver first: it must give out nothing more once consensus is gone.
-        let _ = driver.await;
-        let _ = reload.await;
+        // The driver first: it must give out nothing more once consensus is gone. Neither task panics.
+        let _ = tokio::join!(driver, reload);
         let closed = consensus.shutdown().await;
-        let drained = if ran_until_stopped { failed(serving.await) } else { Ok(()) };
-        (ended.and(drained), closed)
+        let served = match served {
+            Some(result) => result,
+            None => serving.await,
+        };
+        (ended.and(served.map_err(|source| RunError::Serve { address, source })), closed)
     };
-    let (result, closed) = ended;
     if timeout(CLOSE_TIMEOUT, closed.cancelled()).await.is_err() {
         tracing::warn!("the log's file is still open {} s after everything ended", CLOSE_TIMEOUT.as_secs());
     }
-    result
+    ended
 }
 
 /// Reads the certificates again on SIGHUP, so that renewing them needs no restart.

@@ -44,14 +44,22 @@ pub(crate) fn start_logging(format: LogFormat, default: &str) {
 
 /// Keeps keys in memory out of core files and of other processes' reach. Called before a bundle is opened.
 pub(crate) fn forbid_core_dumps() -> Result<(), Problem> {
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).and_then(|()| nix::sys::prctl::set_dumpable(false)).map_err(|error| {
-        Problem::refused(
-            "core-dumps",
-            "core dumps could not be switched off for this process",
-            "a sandbox may forbid setrlimit or prctl; allow them, since a core file would hold the key",
-        )
-        .because(&error)
-    })
+    forbid_core_files()?;
+    nix::sys::prctl::set_dumpable(false).map_err(|error| not_forbidden(&error))
+}
+
+/// Keeps keys in memory out of core files alone. For the demo's application, whose open files an agent must be able to see.
+pub(crate) fn forbid_core_files() -> Result<(), Problem> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(|error| not_forbidden(&error))
+}
+
+fn not_forbidden(error: &nix::Error) -> Problem {
+    Problem::refused(
+        "core-dumps",
+        "core dumps could not be switched off for this process",
+        "a sandbox may forbid setrlimit or prctl; allow them, since a core file would hold the key",
+    )
+    .because(error)
 }
 
 /// Ends when the process is told to, by SIGTERM or SIGINT.

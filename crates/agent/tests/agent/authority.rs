@@ -204,6 +204,24 @@ async fn only_one_statement_is_followed_in_a_rotation_and_no_earlier_rotation_af
 }
 
 #[tokio::test]
+async fn a_statement_that_was_verified_once_holds_when_its_signer_has_expired_since() {
+    let farm = Farm::new().await;
+    let agent = farm.start().await;
+    let mut leader = Leader::planned(&farm, &agent).await;
+    leader.next_phase();
+    leader.answer(Work::StoreKey).await;
+    // As good as expired: the chain leads nowhere.
+    leader.authorization.as_mut().unwrap().certificates.clear();
+    leader.next_phase();
+    leader.answer(Work::DiscardKey).await;
+    // A statement that was never verified gets nothing from that.
+    leader.authorization.as_mut().unwrap().statement.push(b' ');
+    leader.next_phase();
+    let refusal = leader.ask(Work::TakeOffline).await.unwrap_err().refusal();
+    assert!(refusal.contains("signature does not hold"), "{refusal}");
+}
+
+#[tokio::test]
 async fn the_particulars_of_work_must_be_those_that_were_signed() {
     let farm = Farm::new().await;
     let agent = farm.start().await;

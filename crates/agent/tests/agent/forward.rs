@@ -82,3 +82,27 @@ async fn preflight_changes_nothing_but_the_recipient_key() {
     assert_eq!(farm.instance.calls("observe"), 2, "and no other command ran");
     assert!(!farm.path().join("state/rotation.json").exists());
 }
+
+#[tokio::test]
+async fn a_node_that_was_left_behind_catches_up_within_one_epoch() {
+    let farm = Farm::new().await;
+    let agent = farm.start().await;
+    let mut leader = Leader::planned(&farm, &agent).await;
+    leader.quiesce().await;
+    leader.turn_rows().await;
+    // Left behind here; the rotation has ended without it, and its last epoch is that of all its remaining work.
+    leader.next_phase();
+    let left = [
+        Work::StoreKey,
+        Work::TakeOffline,
+        Work::ActivateKey { at: crate::support::ACTIVATED_AT },
+        Work::StartInstance { key: farm.new.id() },
+        Work::AdmitInstance,
+    ];
+    for work in left {
+        leader.answer(work).await;
+    }
+    let described = leader.describe().await;
+    assert_eq!(described.current_key, farm.new.id().to_string());
+    assert!(described.instance_online && !described.held_offline);
+}

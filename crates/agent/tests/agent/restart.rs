@@ -100,7 +100,9 @@ async fn a_store_that_was_copied_from_another_machine_says_so_and_opens_nothing(
 #[tokio::test]
 async fn two_agents_do_not_share_a_state_folder() {
     let farm = Farm::new().await;
-    let _agent = farm.start().await;
+    let agent = farm.start().await;
+    // It answers, so it has the folder.
+    Leader::new(&farm, &agent).describe().await;
     let error = farm.start().await.refusal().await;
     assert!(matches!(error, agent::RunError::StateDirInUse { .. }), "{error}");
 }

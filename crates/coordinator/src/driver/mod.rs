@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rotation::{Assignment, AssignmentId, Event, State, Term};
+use rotation::{Assignment, AssignmentId, Event, Fault, FaultCode, State, Term};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -165,7 +165,7 @@ impl Driver {
 }
 
 /// Logs an event; gives up only when this replica does not lead any more, since then another one does the work.
-async fn propose(consensus: &Consensus, event: Event) {
+async fn propose(consensus: &Consensus, mut event: Event) {
     loop {
         match consensus.propose(event.clone()).await {
             Ok(_) | Err(ProposeError::NotLeader { .. } | ProposeError::Stopped) => return,
@@ -173,7 +173,26 @@ async fn propose(consensus: &Consensus, event: Event) {
                 tracing::error!("the state refuses what its own work led to: {rejection}");
                 return;
             }
+            Err(error @ ProposeError::TooLarge { .. }) => match event {
+                Event::WorkDone { assignment, .. } => event = too_large(assignment, &error),
+                other => {
+                    tracing::error!("{error}: {other:?}");
+                    return;
+                }
+            },
             Err(ProposeError::NoQuorum) => sleep(PROPOSE_RETRY).await,
         }
     }
+}
+
+/// What is logged in place of an answer that does not fit into the log.
+fn too_large(assignment: AssignmentId, error: &ProposeError) -> Event {
+    let fault = Fault {
+        code: FaultCode::Internal,
+        node: Some(assignment.node.clone()),
+        message: format!("the answer to {} cannot be logged: {error}", assignment.kind),
+        next_step: "register fewer tables, so that there are fewer shards, and rotate again".to_owned(),
+        retryable: false,
+    };
+    Event::WorkFailed { assignment, fault }
 }

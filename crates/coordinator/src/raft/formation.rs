@@ -148,3 +148,30 @@ async fn found(raft: &Raft, peers: &Peers) {
         Err(error) => tracing::info!("the cluster is founded already: {error}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use openraft::CommittedLeaderId;
+
+    use super::super::types::{LogId, Vote};
+    use super::*;
+
+    #[test]
+    fn only_what_a_leader_of_the_present_term_committed_brings_the_vote_back() {
+        let log_id = |term, index| LogId::new(CommittedLeaderId::new(term, 1), index);
+        let complete = |leader_commit: Option<LogId>, held: Option<LogId>| {
+            let request = AppendEntriesRequest {
+                vote: Vote::new_committed(5, 1),
+                prev_log_id: held,
+                entries: Vec::new(),
+                leader_commit,
+            };
+            Accepted::of(&request).complete
+        };
+        assert!(complete(Some(log_id(5, 9)), Some(log_id(5, 9))));
+        assert!(complete(Some(log_id(5, 9)), Some(log_id(5, 12))));
+        assert!(!complete(Some(log_id(5, 9)), Some(log_id(4, 8))), "more is committed than this replica holds");
+        assert!(!complete(Some(log_id(4, 9)), Some(log_id(5, 10))), "of later commits this leader may not know yet");
+        assert!(!complete(None, None));
+    }
+}

@@ -42,6 +42,9 @@ pub(crate) use leadership::Leadership;
 pub(crate) use service::RaftService;
 pub use store::OpenStoreError;
 
+/// The largest entry: half a message, and little enough to reach a follower within a heartbeat on a usual network.
+const ENTRY_BYTES_MAX: usize = wire::rpc::MESSAGE_BYTES_MAX / 2;
+
 /// Consensus cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -65,6 +68,9 @@ pub(crate) enum ProposeError {
     /// The domain refused it; the state is as it was.
     #[error(transparent)]
     Rejected(Rejection),
+    /// It would not fit into one message to the other replicas, and hold up everything behind it.
+    #[error("the entry has {bytes} bytes, and the log takes {ENTRY_BYTES_MAX} at most")]
+    TooLarge { bytes: usize },
     /// No majority of replicas answered in time. It may yet be taken.
     #[error("no majority of coordinators answered within {} s", WRITE_TIMEOUT.as_secs())]
     NoQuorum,
@@ -93,7 +99,7 @@ pub(crate) struct Consensus {
 impl Consensus {
     /// Opens the store and starts consensus. The cluster forms once [`Consensus::service`] is served.
     pub(crate) async fn start(config: &Config, tls: Tls) -> Result<Self, StartError> {
-        let store = Store::open(&config.data_dir, config.id)?;
+        let store = Store::open(&config.data_dir, &config.farm, config.id)?;
         let closed = store.closed();
         let read = |error: store::StoreError| StartError::Read(Box::new(error));
         let machine = Machine::open(store.clone()).map_err(read)?;
@@ -190,6 +196,10 @@ impl Consensus {
     /// Logs an event with the time of this clock, and answers once it is applied here.
     pub(crate) async fn propose(&self, event: Event) -> Result<Outcome, ProposeError> {
         let entry = Entry { at: now(), event };
+        let bytes = frame::encode(frame::Kind::Entry, &entry).map_or(0, |frame| frame.len());
+        if bytes > ENTRY_BYTES_MAX {
+            return Err(ProposeError::TooLarge { bytes });
+        }
         let written = match timeout(WRITE_TIMEOUT, self.raft.client_write(entry)).await {
             Err(_) => return Err(ProposeError::NoQuorum),
             Ok(Err(RaftError::Fatal(_))) => return Err(ProposeError::Stopped),

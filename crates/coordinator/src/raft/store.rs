@@ -1,6 +1,8 @@
 //! The replica's one file: log, vote, pointers and snapshot in a redb database, each write durable when it returns.
 
+use std::fs::{DirBuilder, File};
 use std::ops::RangeBounds;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,8 +25,11 @@ const SNAPSHOT_META: &str = "snapshot-meta";
 const SNAPSHOT_STATE: &str = "snapshot-state";
 /// Present while this replica, having come back without its log, has not caught up.
 const REJOINING: &str = "rejoining";
-/// The replica's number, so that one replica's directory is not taken for another's.
-const REPLICA: &str = "replica";
+/// Farm and number of the replica, so that one replica's directory is not taken for another's.
+const OWNER: &str = "owner";
+
+/// The log names every node and holds sealed bundles: nothing for other users of the machine.
+const DIRECTORY_MODE: u32 = 0o700;
 
 /// Bytes of entries that one read for replication answers at most, so that a batch goes over within a heartbeat.
 const READ_BYTES_MAX: usize = 256 * 1024;
@@ -51,14 +56,14 @@ pub enum OpenStoreError {
         source: Box<redb::Error>,
     },
     /// Another replica's directory.
-    #[error("the log {path} belongs to replica {found}, and this is replica {expected}; correct id or data_dir")]
+    #[error("the log {path} belongs to {found}, and this is {expected}; correct farm, id or data_dir")]
     ForeignReplica {
         /// The file.
         path: PathBuf,
-        /// The replica in the file.
-        found: u64,
-        /// The replica in the configuration.
-        expected: u64,
+        /// Farm and replica in the file.
+        found: String,
+        /// Farm and replica in the configuration.
+        expected: String,
     },
 }
 
@@ -93,19 +98,18 @@ struct Inner {
 
 impl Store {
     /// Opens or creates the database of this replica in its data directory.
-    pub(crate) fn open(directory: &Path, replica: u64) -> Result<Self, OpenStoreError> {
-        std::fs::create_dir_all(directory)
-            .map_err(|source| OpenStoreError::Directory { path: directory.to_owned(), source })?;
+    pub(crate) fn open(directory: &Path, farm: &str, replica: u64) -> Result<Self, OpenStoreError> {
+        let in_directory = |source| OpenStoreError::Directory { path: directory.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory).map_err(in_directory)?;
         let path = directory.join("raft.redb");
         let failed = |source: redb::Error| OpenStoreError::Open { path: path.clone(), source: Box::new(source) };
         let database = Database::create(&path).map_err(|error| failed(error.into()))?;
+        // Or the file itself could be gone after a loss of power, however durable its content.
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(in_directory)?;
         let store = Self::with_database(database).map_err(|error| failed(into_redb(error)))?;
-        let found = store.claim(replica).map_err(|error| failed(into_redb(error)))?;
-        if found == replica {
-            Ok(store)
-        } else {
-            Err(OpenStoreError::ForeignReplica { path, found, expected: replica })
-        }
+        let expected = format!("replica {replica} of the farm {farm}");
+        let found = store.claim(&expected).map_err(|error| failed(into_redb(error)))?;
+        if found == expected { Ok(store) } else { Err(OpenStoreError::ForeignReplica { path, found, expected }) }
     }
 
     /// Takes a database that is open already and sees that its tables exist.
@@ -123,17 +127,17 @@ impl Store {
         self.inner.closed.token().clone()
     }
 
-    /// Writes the replica's number if there is none; answers the one that is there.
-    fn claim(&self, replica: u64) -> Result<u64> {
+    /// Writes whose directory it is unless that stands there; answers what stands there.
+    fn claim(&self, owner: &str) -> Result<String> {
         let transaction = self.inner.database.begin_write()?;
         let found = {
             let mut table = transaction.open_table(SINGLE)?;
-            let found = table.get(REPLICA)?.map(|value| value.value().to_owned());
-            match found.and_then(|bytes| bytes.try_into().ok()) {
-                Some(bytes) => u64::from_le_bytes(bytes),
+            let found = table.get(OWNER)?.map(|value| String::from_utf8_lossy(value.value()).into_owned());
+            match found {
+                Some(found) => found,
                 None => {
-                    table.insert(REPLICA, replica.to_le_bytes().as_slice())?;
-                    replica
+                    table.insert(OWNER, owner.as_bytes())?;
+                    owner.to_owned()
                 }
             }
         };

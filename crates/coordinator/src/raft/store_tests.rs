@@ -8,27 +8,25 @@ use openraft::testing::{StoreBuilder, Suite, blank_ent};
 use openraft::{CommittedLeaderId, EntryPayload, RaftLogReader, RaftSnapshotBuilder};
 use redb::{Builder, Database, StorageBackend};
 use rotation::{ClusterId, Entry, Event, Millis};
-use tempfile::TempDir;
 
 use super::log::Log;
 use super::machine::Machine;
 use super::store::Store;
 use super::types::{Applied, LogEntry, LogId, StorageError, TypeConfig, Vote};
 
-struct InTemporaryDirectory;
+struct OnDisk;
 
-impl StoreBuilder<TypeConfig, Log, Machine, TempDir> for InTemporaryDirectory {
-    async fn build(&self) -> Result<(TempDir, Log, Machine), StorageError> {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let store = Store::open(directory.path(), 0).expect("opens");
+impl StoreBuilder<TypeConfig, Log, Machine> for OnDisk {
+    async fn build(&self) -> Result<((), Log, Machine), StorageError> {
+        let store = Disk::default().open();
         let machine = Machine::open(store.clone()).expect("opens");
-        Ok((directory, Log::new(store), machine))
+        Ok(((), Log::new(store), machine))
     }
 }
 
 #[test]
 fn openraft_finds_nothing_wrong_with_the_store() {
-    Suite::test_all(InTemporaryDirectory).expect("the suite passes");
+    Suite::test_all(OnDisk).expect("the suite passes");
 }
 
 /// A disk whose unsynced writes can be lost.
@@ -196,12 +194,12 @@ async fn a_read_for_replication_is_bounded_but_never_empty() {
 #[test]
 fn a_directory_belongs_to_one_replica_and_one_process() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let store = Store::open(directory.path(), 1).expect("opens");
-    let refused = |replica| Store::open(directory.path(), replica).err().expect("refused").to_string();
+    let store = Store::open(directory.path(), "demo", 1).expect("opens");
+    let refused = |replica| Store::open(directory.path(), "demo", replica).err().expect("refused").to_string();
     assert!(refused(1).contains("no other coordinator uses this data_dir"));
     let closed = store.closed();
     drop(store);
     assert!(closed.is_cancelled());
-    assert!(refused(2).contains("belongs to replica 1, and this is replica 2"));
-    Store::open(directory.path(), 1).expect("opens again");
+    assert!(refused(2).contains("belongs to replica 1 of the farm demo, and this is replica 2"));
+    Store::open(directory.path(), "demo", 1).expect("opens again");
 }

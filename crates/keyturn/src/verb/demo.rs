@@ -7,6 +7,7 @@ use clap::Args;
 use crate::exit::Exit;
 use crate::output::OutputArgs;
 use crate::problem::Problem;
+use crate::process::forbid_core_files;
 
 /// What can be broken on purpose.
 const KINDS: [&str; 9] = [
@@ -65,6 +66,7 @@ impl Demo {
                 "add --database postgres, or break something else",
             ));
         }
+        forbid_core_files()?;
         let options = local_farm::DemoOptions {
             database: self.database,
             nodes: self.nodes,

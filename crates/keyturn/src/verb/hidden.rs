@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::exit::Exit;
 use crate::problem::Problem;
+use crate::process::forbid_core_files;
 
 /// Arguments that are passed on as they are.
 #[derive(Debug, Args)]
@@ -18,6 +19,7 @@ pub(crate) struct Arguments {
 
 /// Runs the sample application, or a command that controls it.
 pub(crate) async fn sample_vault(arguments: Arguments) -> Result<Exit, Problem> {
+    forbid_core_files()?;
     match local_farm::sample_vault(arguments.arguments).await {
         Ok(code) => Ok(Exit::from_code(code)),
         Err(error) => Err(failed("sample-vault", "the sample application").because(error.as_ref())),

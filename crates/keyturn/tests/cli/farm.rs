@@ -57,7 +57,7 @@ impl Farm {
         let mut command: Command = keyturn();
         command.args(["coordinator", "--config", &self.path("coordinator.toml"), "--log-format", "json"]);
         let log = std::fs::File::create(self.path("log")).expect("a file");
-        Running(command.stdout(Stdio::piped()).stderr(log).spawn().expect("the binary runs"))
+        Running(command.stdout(Stdio::null()).stderr(log).spawn().expect("the binary runs"))
     }
 
     pub(crate) fn as_operator(&self, arguments: &[&str]) -> Ran {

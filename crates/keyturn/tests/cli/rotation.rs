@@ -14,10 +14,10 @@ use crate::support::{Ran, keyturn, run};
 /// One node with its application, enrolled; three rows without a secret, since what is tested is how the operator is
 /// served, not the engine.
 struct Node {
-    farm: Farm,
-    // Ended in this order, before the folder goes.
+    // Dropped in this order: the processes end before their folder goes.
     _agent: Running,
     _coordinator: Running,
+    farm: Farm,
 }
 
 impl Node {
@@ -65,7 +65,7 @@ impl Node {
         wait_until_serving(&mut agent, log);
         let address = format!("https://127.0.0.1:{agent_port}");
         farm.as_operator(&["node", "enroll", "node-1", "--address", &address]).done();
-        Self { farm, _agent: agent, _coordinator: coordinator }
+        Self { _agent: agent, _coordinator: coordinator, farm }
     }
 
     fn rotation(&self, arguments: &[&str]) -> Ran {

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use http::Method;
 use keys::value::Cipher;
+use keys::{SecretKey, canary};
 use rotation::KeyId;
 use wire::v1;
 
 use crate::farm::Farm;
+use crate::http::{request, send};
 use crate::load::{Load, LoadCounts, LoadOutcome, is_seeded};
 use crate::narrate::say;
 use crate::seed::content;
@@ -26,6 +29,9 @@ const REQUESTS_AFTER: u64 = 100;
 /// How long that may take.
 const REQUESTS_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long an instance may take to open a canary.
+const CANARY_LIMIT: Duration = Duration::from_secs(5);
+
 /// Rows that are named when they are wrong; the rest is counted.
 const NAMED_MAX: usize = 5;
 
@@ -33,10 +39,20 @@ const NAMED_MAX: usize = 5;
 #[derive(Debug)]
 pub(super) struct Findings {
     checks: Vec<(String, Result<(), String>)>,
-    /// Every node with the key it holds, as it says itself.
-    pub(super) keys: Vec<(String, String)>,
+    /// Every node as it is now.
+    pub(super) nodes: Vec<NodeNow>,
     /// What the client load came to.
     pub(super) load: LoadCounts,
+}
+
+/// One node, asked directly.
+#[derive(Debug)]
+pub(super) struct NodeNow {
+    pub(super) id: String,
+    /// The key that its agent says it holds; empty when it does not answer.
+    pub(super) key: String,
+    /// Whether its running instance opened a canary under the farm's key.
+    pub(super) canary_ok: bool,
 }
 
 impl Findings {
@@ -73,15 +89,15 @@ pub(super) async fn check(farm: &Farm, rotation: &v1::Rotation, load: Load) -> a
     let completed = rotation.outcome() == v1::Outcome::Completed;
     let (expected, other) = if completed { (new, old) } else { (old, new) };
 
-    let mut findings = Findings { checks: Vec::new(), keys: Vec::new(), load: LoadCounts::default() };
+    let mut findings = Findings { checks: Vec::new(), nodes: Vec::new(), load: LoadCounts::default() };
     let stuck = rotation.outcome() == v1::Outcome::Stuck;
     findings.add("the rotation is over", if stuck { Err("it is stuck".to_owned()) } else { Ok(()) });
     if stuck {
         findings.load = load.finish().await.counts;
-        findings.keys = keys_now(farm).await;
+        findings.nodes = nodes_now(farm, &expected).await;
         return Ok(findings);
     }
-    check_nodes(farm, rotation, expected.id(), &mut findings).await;
+    check_nodes(farm, &expected, &mut findings).await;
     let goes_on = load.goes_on(REQUESTS_AFTER, REQUESTS_LIMIT).await;
     let goes_on = if goes_on { Ok(()) } else { Err("the farm does not serve its clients".to_owned()) };
     findings.add("clients are served under the farm's key", goes_on);
@@ -94,24 +110,28 @@ pub(super) async fn check(farm: &Farm, rotation: &v1::Rotation, load: Load) -> a
     Ok(findings)
 }
 
-async fn keys_now(farm: &Farm) -> Vec<(String, String)> {
-    let mut keys = Vec::new();
+async fn nodes_now(farm: &Farm, expected: &SecretKey) -> Vec<NodeNow> {
+    let mut nodes = Vec::new();
     for node in &farm.nodes {
         let key = match farm.operator() {
             Ok(operator) => operator.describe(node).await.map(|answer| answer.current_key).unwrap_or_default(),
             Err(_) => String::new(),
         };
-        keys.push((node.id.to_string(), key));
+        let challenge = canary::challenge(expected);
+        let question = request(Method::POST, node.instance, "/canary", challenge.ciphertext_base64.clone().into());
+        let answer = send(node.instance, question, CANARY_LIMIT).await;
+        let canary_ok = answer.is_ok_and(|answer| challenge.is_answered_by(answer.body()));
+        nodes.push(NodeNow { id: node.id.to_string(), key, canary_ok });
     }
-    keys
+    nodes
 }
 
 /// Waits until every node is back with that key, and says what is wrong with those that are not.
-async fn check_nodes(farm: &Farm, rotation: &v1::Rotation, expected: KeyId, findings: &mut Findings) {
+async fn check_nodes(farm: &Farm, expected: &SecretKey, findings: &mut Findings) {
     let deadline = tokio::time::Instant::now() + SETTLE_LIMIT;
     for node in &farm.nodes {
         let held = loop {
-            let problem = match node_problem(farm, node, expected).await {
+            let problem = match node_problem(farm, node, expected.id()).await {
                 None => break Ok(()),
                 Some(problem) => problem,
             };
@@ -122,13 +142,11 @@ async fn check_nodes(farm: &Farm, rotation: &v1::Rotation, expected: KeyId, find
         };
         findings.add(format!("{} is online with the farm's key and no other pending", node.id), held);
     }
-    findings.keys = keys_now(farm).await;
-    for node in &rotation.nodes {
-        // A node that was held opened its canary after the rotation had ended; being online with the key, as checked
-        // above, it has.
-        let opened = node.canary_ok || node.held || node.offline_at_ms == 0;
-        let held = if opened { Ok(()) } else { Err("it did not".to_owned()) };
-        findings.add(format!("the instance of {} opened its canary", node.id), held);
+    findings.nodes = nodes_now(farm, expected).await;
+    for number in 0..findings.nodes.len() {
+        let NodeNow { id, canary_ok, .. } = &findings.nodes[number];
+        let held = if *canary_ok { Ok(()) } else { Err("it did not".to_owned()) };
+        findings.add(format!("the running instance of {id} opens a canary under the farm's key"), held);
     }
 }
 

@@ -1,5 +1,8 @@
 //! `farm.json`: where everything of a kept demo is, so that another program can check the result.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use wire::v1;
@@ -7,14 +10,26 @@ use wire::v1;
 use super::summary::Summary;
 use crate::farm::layout::{FARM, https, write_private};
 use crate::farm::{Farm, path_text};
+use crate::server::Kept;
 use crate::tables::TABLES;
 
-/// Leaves the database and the report, and writes the index.
-pub(super) async fn write(farm: &Farm, rotation: &v1::Rotation, summary: &Summary) -> anyhow::Result<()> {
-    let report = farm.verbs.operate(["rotation", "report", rotation.id.as_str(), "-o", "json"]).await?;
+/// What the rotation's report says, as a script gets it; for as long as somebody can be asked.
+pub(super) async fn fetch_report(farm: &Farm, rotation: &v1::Rotation) -> anyhow::Result<String> {
+    farm.verbs.operate(["rotation", "report", rotation.id.as_str(), "-o", "json"]).await
+}
+
+/// Leaves the database, the report and the result, and writes the index. The farm's processes have ended.
+pub(super) async fn write(farm: &Farm, rotation: &v1::Rotation, report: &str, summary: &Summary) -> anyhow::Result<()> {
     write_private(&farm.layout.report(), report.as_bytes())?;
-    let database = farm.database.keep(farm.layout.root()).await?;
-    let text = |path: std::path::PathBuf| path_text(path).map(Value::from);
+    write_private(&farm.layout.result(), summary.json()?.as_bytes())?;
+    let text = |path: PathBuf| path_text(path).map(Value::from);
+    let (mut file, mut dump, mut name) = (Value::Null, Value::Null, Value::Null);
+    match farm.database.keep(farm.layout.root()).await? {
+        Kept::File(path) => file = text(path)?,
+        Kept::Dump(path) => dump = text(path)?,
+        Kept::OnServer(database) => name = database.into(),
+    }
+    let rows: BTreeMap<&str, u64> = TABLES.iter().map(|table| table.name).zip(farm.size.counts.0).collect();
     let mut nodes = Vec::new();
     for node in &farm.nodes {
         nodes.push(json!({
@@ -45,23 +60,25 @@ pub(super) async fn write(farm: &Farm, rotation: &v1::Rotation, summary: &Summar
         "rotation": rotation.id,
         "old_key": rotation.old_key,
         "new_key": rotation.new_key,
-        "database": { "kind": farm.database.kind(), "at": database },
-        "rows": TABLES.iter().zip(farm.size.counts.0).map(|(table, rows)| (table.name, rows)).collect::<std::collections::BTreeMap<_, _>>(),
+        "database_kind": farm.database.kind(),
+        // One of the three: SQLite's file, the server's dump, or the database's name on somebody's server.
+        "database_file": file,
+        "database_dump": dump,
+        "database_name": name,
+        "rows": rows,
         "targets": text(farm.layout.targets())?,
-        "bundles": {
-            "current": text(farm.layout.current_bundle())?,
-            "new": text(farm.layout.new_bundle())?,
-            "password_file": text(farm.layout.password_file())?,
-        },
+        "old_bundle": text(farm.layout.current_bundle())?,
+        "old_bundle_password_file": text(farm.layout.password_file())?,
+        "new_bundle": text(farm.layout.new_bundle())?,
+        "new_bundle_password_file": text(farm.layout.password_file())?,
         "nodes": nodes,
         "coordinators": coordinators,
         "operator_config": text(farm.layout.operator_config())?,
         "pki": text(farm.layout.pki())?,
         "logs": text(farm.layout.logs())?,
         "report": text(farm.layout.report())?,
-        "result": text(farm.layout.root().join("result.json"))?,
+        "result": text(farm.layout.result())?,
     });
-    write_private(&farm.layout.root().join("result.json"), summary.json()?.as_bytes())?;
     let index = serde_json::to_string_pretty(&index).context("composing farm.json")?;
     write_private(&farm.layout.index(), index.as_bytes())
 }

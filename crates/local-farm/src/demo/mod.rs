@@ -100,7 +100,9 @@ async fn build_and_rotate(
     let findings = checks::check(&farm, &rotation, load).await?;
     let summary = summary::Summary::new(&farm, &rotation, &findings, options.keep.is_some());
     if options.keep.is_some() {
-        index::write(&farm, &rotation, &summary).await?;
+        let report = index::fetch_report(&farm, &rotation).await?;
+        farm.stop().await;
+        index::write(&farm, &rotation, &report, &summary).await?;
     }
     farm.end().await?;
     let text = if options.json { summary.json()? } else { summary.text(&findings) };

@@ -60,18 +60,18 @@ struct DatabaseSummary {
 impl Summary {
     pub(super) fn new(farm: &Farm, rotation: &v1::Rotation, findings: &Findings, keep: bool) -> Self {
         let progress = rotation.progress.clone().unwrap_or_default();
-        let nodes = findings.keys.iter().map(|(id, key_id_after)| {
-            let node = rotation.nodes.iter().find(|node| node.id == *id).cloned().unwrap_or_default();
+        let nodes = findings.nodes.iter().map(|now| {
+            let node = rotation.nodes.iter().find(|node| node.id == now.id).cloned().unwrap_or_default();
             let was_offline = node.offline_at_ms > 0 && node.admitted_at_ms > 0;
             NodeSummary {
-                id: id.clone(),
+                id: now.id.clone(),
                 key_id_before: node.key_before,
-                key_id_after: key_id_after.clone(),
+                key_id_after: now.key.clone(),
                 downtime_ms: if was_offline { node.admitted_at_ms.saturating_sub(node.offline_at_ms) } else { 0 },
-                canary_ok: node.canary_ok,
+                canary_ok: now.canary_ok,
             }
         });
-        let agree = |(_, key): &(String, String)| !key.is_empty() && *key == findings.keys[0].1;
+        let first = findings.nodes.first().map_or("", |node| node.key.as_str());
         Self {
             outcome: match rotation.outcome() {
                 v1::Outcome::Completed => "completed",
@@ -87,7 +87,7 @@ impl Summary {
             rows_verified: progress.rows_verified,
             rows_undecryptable: progress.undecryptable,
             nodes: nodes.collect(),
-            key_ids_agree: findings.keys.iter().all(agree),
+            key_ids_agree: !first.is_empty() && findings.nodes.iter().all(|node| node.key == first),
             downtime_ms: rotation.downtime_ms,
             requests_ok: findings.load.ok,
             requests_refused: findings.load.refused,

@@ -103,6 +103,11 @@ impl Layout {
         self.root.join("report.json")
     }
 
+    /// The object that the demo prints.
+    pub(crate) fn result(&self) -> PathBuf {
+        self.root.join("result.json")
+    }
+
     pub(crate) fn index(&self) -> PathBuf {
         self.root.join("farm.json")
     }

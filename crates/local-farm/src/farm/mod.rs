@@ -251,9 +251,14 @@ impl Farm {
         }
     }
 
-    /// Ends all processes in order.
-    pub(crate) async fn end(mut self) -> anyhow::Result<()> {
+    /// Ends all processes in order; the database stays.
+    pub(crate) async fn stop(&mut self) {
         self.processes.end().await;
+    }
+
+    /// Ends the database too.
+    pub(crate) async fn end(mut self) -> anyhow::Result<()> {
+        self.stop().await;
         self.database.end().await
     }
 }

@@ -8,6 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use sqlx::Connection as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 
 use crate::database::Database;
 use roles::Roles;
@@ -33,6 +35,17 @@ enum Place {
     File(PathBuf),
     Temporary(Box<TemporaryServer>),
     Running { server_url: String, roles: Roles },
+}
+
+/// Where a database was left.
+#[derive(Debug, Clone)]
+pub(crate) enum Kept {
+    /// A SQLite file.
+    File(PathBuf),
+    /// A file of SQL.
+    Dump(PathBuf),
+    /// A database of that name on the server of the URL.
+    OnServer(String),
 }
 
 /// A database that cannot be had: wrong usage, with what to do.
@@ -128,18 +141,24 @@ impl VaultDatabase {
         }
     }
 
-    /// Leaves what another program can read, and says where: a file or a database's name.
-    pub(crate) async fn keep(&self, folder: &Path) -> anyhow::Result<String> {
+    /// Leaves what another program can read, and says where. Nobody else may have it open any more.
+    pub(crate) async fn keep(&self, folder: &Path) -> anyhow::Result<Kept> {
         match &self.place {
-            Place::File(path) => Ok(path.display().to_string()),
+            Place::File(path) => {
+                // The log is folded into the file, so that the one file is the whole database.
+                let options: SqliteConnectOptions = self.admin_url.parse()?;
+                let connection = SqliteConnection::connect_with(&options.journal_mode(SqliteJournalMode::Delete)).await;
+                connection.context("opening the database to keep it")?.close().await.context("closing the database")?;
+                Ok(Kept::File(path.clone()))
+            }
             Place::Temporary(server) => {
                 let folder = folder.join("database");
                 fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
                 let dump = folder.join("vault.sql");
                 server.dump(&Roles::of_own_server().database, &dump).await?;
-                Ok(dump.display().to_string())
+                Ok(Kept::Dump(dump))
             }
-            Place::Running { roles, .. } => Ok(format!("database {} on the server", roles.database)),
+            Place::Running { roles, .. } => Ok(Kept::OnServer(roles.database.clone())),
         }
     }
 

@@ -10,6 +10,9 @@ use sqlx::{AssertSqlSafe, Connection as _};
 
 use crate::tables::TABLES;
 
+/// From this release on `CREATEROLE` alters only roles that one has with the admin option.
+const ADMIN_OPTION_SINCE: u32 = 160_000;
+
 /// Names of what is made on a server. All of them are made here, of letters, digits and `_`.
 #[derive(Debug, Clone)]
 pub(super) struct Roles {
@@ -69,6 +72,7 @@ impl Roles {
         let mut connection = connect(server_url).await?;
         execute(&mut connection, format!("DROP DATABASE {} WITH (FORCE)", self.database)).await?;
         for role in [&self.application, &self.agent] {
+            // What it may do to things outside that database, such as a parameter.
             execute(&mut connection, format!("DROP OWNED BY {role} CASCADE")).await?;
             execute(&mut connection, format!("DROP ROLE {role}")).await?;
         }
@@ -79,23 +83,26 @@ impl Roles {
 /// Gives both roles what they need on the tables.
 pub(super) async fn grant(admin_url: &str, roles: &Roles) -> anyhow::Result<()> {
     let Roles { database, application, agent, .. } = roles;
-    let tables = TABLES.each_ref().map(|table| table.name).join(", ");
     let mut connection = connect(admin_url).await?;
-    for statement in [
-        format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO {application}"),
-        // The rows, and the ledger beside them in a schema of its own.
-        format!("GRANT SELECT, UPDATE ON {tables} TO {agent}"),
-        format!("GRANT CREATE ON DATABASE {database} TO {agent}"),
-        // The application's role is fenced, its sessions are ended.
+    let mut statements = vec![
         format!("ALTER ROLE {agent} CREATEROLE"),
-        format!("GRANT pg_signal_backend TO {agent}"),
-        format!("GRANT {application} TO {agent} WITH ADMIN OPTION"),
-        // Who is connected, which database it is, and where its history stands.
-        format!("GRANT pg_read_all_stats TO {agent}"),
-        format!("GRANT EXECUTE ON FUNCTION pg_control_system(), pg_control_checkpoint() TO {agent}"),
-        // The application's triggers stay silent.
+        format!("GRANT pg_signal_backend, pg_read_all_stats TO {agent}"),
         format!("GRANT SET ON PARAMETER session_replication_role TO {agent}"),
-    ] {
+        format!("GRANT CONNECT ON DATABASE {database} TO {agent}, {application}"),
+        format!("CREATE SCHEMA keyturn AUTHORIZATION {agent}"),
+        format!("GRANT USAGE ON SCHEMA public TO {agent}, {application}"),
+    ];
+    if connection.server_version_num().is_some_and(|version| version >= ADMIN_OPTION_SINCE) {
+        statements.push(format!("GRANT {application} TO {agent} WITH ADMIN OPTION"));
+    }
+    for table in &TABLES {
+        let columns = table.columns.iter().map(|column| column.name).collect::<Vec<_>>().join(", ");
+        let keys = table.key.iter().map(|column| column.name).collect::<Vec<_>>().join(", ");
+        let name = table.name;
+        statements.push(format!("GRANT SELECT, INSERT, UPDATE, DELETE ON public.{name} TO {application}"));
+        statements.push(format!("GRANT SELECT ({keys}, {columns}), UPDATE ({columns}) ON public.{name} TO {agent}"));
+    }
+    for statement in statements {
         execute(&mut connection, statement).await?;
     }
     connection.close().await.context("closing the connection to PostgreSQL")

@@ -19,7 +19,7 @@ async fn a_temporary_server_restarts_with_its_data_and_can_be_dumped() {
     assert!(value.flatten().is_some(), "the rows survive a restart");
     database.close().await;
 
-    let dump = place.keep(folder.path()).await.unwrap();
+    let Kept::Dump(dump) = place.keep(folder.path()).await.unwrap() else { panic!("a server's database is dumped") };
     assert!(fs::read_to_string(&dump).unwrap().contains("COPY public.connections"));
     let socket = match &place.place {
         Place::Temporary(server) => server.url("postgres", "vault"),

@@ -1,6 +1,7 @@
 //! The sample application whose keys are rotated: a password vault, and the commands with which an agent controls it.
 
 mod control;
+mod fill;
 mod folder;
 mod run;
 mod service;
@@ -39,6 +40,8 @@ enum Command {
     Canary(At),
     /// Take requests again.
     Admit(At),
+    /// Create the tables of an empty database and fill them with entries under the instance's key.
+    Seed(fill::Seed),
 }
 
 /// How it runs.
@@ -73,6 +76,7 @@ pub(crate) async fn run(arguments: Vec<OsString>) -> anyhow::Result<u8> {
         Command::Observe(at) => control::print_observed(&Folder::new(at.dir)).await,
         Command::Canary(at) => control::canary(&Folder::new(at.dir)).await,
         Command::Admit(at) => control::admit(&Folder::new(at.dir)).await,
+        Command::Seed(seed) => seed.run().await,
     }?;
     Ok(0)
 }

@@ -124,28 +124,22 @@ pub(super) fn take(run: &mut Run<'_>, node: &NodeId, work: &Work, answer: &Answe
     if asked != Some((*shard, *lease)) {
         return Err(unexpected(node, work, answer));
     }
+    // Checked before it is recorded: what does not hold must not count as done after a retry.
+    check_contents(run.stand(), *shard, tally, pass).map_err(|fault| fault.on(node))?;
     let Some(progress) = run.rotation.shards.get_mut(shard) else { return Ok(()) };
     progress.lease = None;
     *pass.result_mut(progress) = Some(*tally);
-
-    check_contents(run.stand(), *shard, pass).map_err(|fault| fault.on(node))?;
     if is_complete(run.stand(), pass) { check_rows(run.stand(), pass) } else { Ok(()) }
 }
 
 /// A verified shard must hold exactly what was counted and summed while it was re-encrypted.
-fn check_contents(stand: Stand<'_>, shard: ShardId, pass: Pass) -> Result<(), Fault> {
-    let Some(progress) = stand.rotation.shards.get(&shard) else { return Ok(()) };
-    let (before, after) = match pass {
-        Pass::Reencrypt | Pass::RestoreRows => return Ok(()),
-        Pass::Verify => (progress.reencrypted, progress.verified),
-        // A shard that was not re-encrypted wholly has no digest of the whole to compare with; the engine compared the
-        // part that was.
-        Pass::VerifyRows => (progress.reencrypted, progress.restored_verified),
+fn check_contents(stand: Stand<'_>, shard: ShardId, after: &ShardTally, pass: Pass) -> Result<(), Fault> {
+    // A shard that was not re-encrypted wholly has no digest of the whole to compare with; when it is turned back, the
+    // engine compares the part that was.
+    let before = match stand.rotation.shards.get(&shard).and_then(|progress| progress.reencrypted) {
+        Some(before) if !pass.writes() && before != *after => before,
+        Some(_) | None => return Ok(()),
     };
-    let (Some(before), Some(after)) = (before, after) else { return Ok(()) };
-    if before == after {
-        return Ok(());
-    }
     let table = table_of(stand, shard);
     let code = if before.rows == after.rows { FaultCode::DigestDiffers } else { FaultCode::RowsChanged };
     Err(Fault::new(

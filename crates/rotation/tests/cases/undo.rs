@@ -128,6 +128,12 @@ fn a_restored_shard_with_another_content_is_stuck() {
     farm.say(rotation::Event::WorkDone { assignment: first.id(), answer });
     check(&farm, "stuck:verify-rows", &[]);
     assert_eq!(farm.fault_codes().last(), Some(&FaultCode::DigestDiffers));
+    // A retry reads this very shard again: what did not hold must not count as done.
+    farm.retry();
+    assert!(rotation::pending(&farm.state).iter().any(|again| again.id().shard.is_some_and(|(id, _)| id == shard)));
+    farm.go_on();
+    check(&farm, "ended:rolled-back", &[]);
+    assert!(farm.rotation().shards.values().all(|shard| shard.restored_verified == shard.reencrypted));
 }
 
 #[test]

@@ -213,7 +213,10 @@ impl Farm {
         let mut farm = Self { state: State::default(), id: rotation_id(1), clock: 1_000 };
         farm.say(Event::FarmFounded { cluster: cluster(), farm: "demo".to_owned() });
         for number in 1..=nodes {
-            farm.say(Event::NodeEnrolled { node: node(number), address: format!("https://127.0.0.1:71{number:02}") });
+            farm.say(Event::NodeEnrolled {
+                node: node(number),
+                address: format!("https://127.0.0.1:{}", 7_100 + number),
+            });
         }
         farm
     }

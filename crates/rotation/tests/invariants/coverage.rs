@@ -1,0 +1,47 @@
+//! The random runs come everywhere: every phase, every step of the undo, stuck, every ending, held nodes that follow.
+
+use std::collections::BTreeSet;
+
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use rotation::{Phase, UndoStep};
+
+use crate::support::course_text;
+use crate::world::{World, scripts};
+
+/// Drawn with a fixed seed, so that this test says the same every time.
+const RUNS: usize = 400;
+
+#[test]
+fn random_runs_come_everywhere() {
+    let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let mut seen = BTreeSet::new();
+    for _ in 0..RUNS {
+        let script = scripts().new_tree(&mut runner).expect("the strategy rejects nothing").current();
+        World::play(&script, |world, applied| {
+            for rotation in world.state.rotations.values() {
+                seen.insert(course_text(&rotation.course));
+                if rotation.paused {
+                    seen.insert("paused".to_owned());
+                }
+                if rotation.nodes.values().any(|progress| progress.catch_up.started) {
+                    seen.insert("followed".to_owned());
+                }
+                if rotation.lease_rounds > 0 {
+                    seen.insert("all silent".to_owned());
+                }
+            }
+            if applied.iter().any(|entry| entry.result.is_err()) {
+                seen.insert("refused".to_owned());
+            }
+        });
+    }
+    let mut wanted: BTreeSet<String> = BTreeSet::new();
+    wanted.extend(Phase::ALL.map(|phase| format!("forward:{}", phase.as_str())));
+    wanted.extend(UndoStep::ALL.map(|step| format!("undo:{}", step.as_str())));
+    wanted.extend(UndoStep::ALL.map(|step| format!("stuck:{}", step.as_str())));
+    wanted.extend(["ended:completed", "ended:rolled-back", "ended:refused", "ended:withdrawn"].map(str::to_owned));
+    wanted.extend(["paused", "followed", "all silent", "refused"].map(str::to_owned));
+    let missed: Vec<&String> = wanted.difference(&seen).collect();
+    assert!(missed.is_empty(), "never seen: {missed:?}");
+}

@@ -1,0 +1,67 @@
+//! Whatever is reported of work in another epoch than the present one changes nothing but the clock.
+
+use proptest::prelude::*;
+use rotation::{Entry, Epoch, Event, FaultCode, Outcome, State, apply, pending};
+
+use crate::support::{fault, good_answer, in_epoch};
+use crate::world::{World, config, scripts};
+
+fn check_unchanged(before: &State, event: Event) {
+    let mut after = before.clone();
+    let outcome = apply(&mut after, &Entry { at: before.now, event: event.clone() });
+    assert_eq!(outcome, Ok(Outcome::Unchanged), "{event:?}");
+    assert_eq!(after, *before, "{event:?}");
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn stale_epochs_change_nothing(script in scripts()) {
+        let mut moment = 0_usize;
+        World::play(&script, |world, _| {
+            // One piece of work per moment, a different one each time.
+            moment += 1;
+            let work = pending(&world.state);
+            if work.is_empty() {
+                return;
+            }
+            let one = &work[moment % work.len()];
+            for epoch in [one.epoch.get() - 1, one.epoch.get() + 1, 0] {
+                let assignment = in_epoch(&one.id(), Epoch::new(epoch));
+                let answer = good_answer(&world.state.rotations[&one.rotation], one);
+                let why = fault(FaultCode::NodeUnreachable);
+                check_unchanged(&world.state, Event::WorkDone { assignment: assignment.clone(), answer });
+                check_unchanged(
+                    &world.state,
+                    Event::WorkFailed { assignment: assignment.clone(), fault: why.clone() },
+                );
+                check_unchanged(
+                    &world.state,
+                    Event::DeadlineMissed { assignment: assignment.clone(), fault: why },
+                );
+                check_unchanged(&world.state, Event::LeaseExpired { assignment });
+            }
+        });
+    }
+
+    #[test]
+    fn reports_of_earlier_epochs_change_nothing_when_they_come_late(script in scripts()) {
+        World::play(&script, |_, applied| {
+            for entry in applied {
+                let (Event::WorkDone { assignment, .. }
+                | Event::WorkFailed { assignment, .. }
+                | Event::DeadlineMissed { assignment, .. }
+                | Event::LeaseExpired { assignment }) = &entry.entry.event
+                else {
+                    continue;
+                };
+                let present =
+                    entry.before.rotations.get(&assignment.rotation).is_some_and(|r| r.epoch == assignment.epoch);
+                if !present {
+                    assert_eq!(entry.result, Ok(Outcome::Unchanged), "{:?}", entry.entry.event);
+                }
+            }
+        });
+    }
+}
