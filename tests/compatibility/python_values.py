@@ -105,6 +105,7 @@ def open_sealed(request: dict) -> dict:
             bytes.fromhex(context["plan_digest"]),
             bytes.fromhex(context["old_key"]),
             bytes.fromhex(context["new_key"]),
+            bytes.fromhex(context["mac"]),
         ]
     )
     sealed, private = bytes.fromhex(request["sealed"]), bytes.fromhex(request["private"])

@@ -33,6 +33,8 @@ pub(crate) struct Checker<'a> {
     pub(crate) farm: &'a str,
     /// The digest of the node's own targets.toml.
     pub(crate) targets: Digest,
+    /// The names of the tables in it.
+    pub(crate) tables: &'a [String],
     pub(crate) tls: &'a Tls,
 }
 
@@ -53,6 +55,8 @@ pub(crate) enum Refusal {
     NodeMissing(&'static str),
     #[error("the old key and the new key of the statement are the same")]
     SameKey,
+    #[error("the signed plan leaves rows of table {0} out")]
+    Gap(String),
     #[error("shard {0} is not one of the signed plan")]
     ForeignShard(rotation::ShardId),
     #[error("key {0} is neither the old nor the new key of the signed statement")]
@@ -77,6 +81,7 @@ impl Refusal {
             | Self::Differs { .. }
             | Self::NodeMissing(_)
             | Self::SameKey
+            | Self::Gap(_)
             | Self::ForeignShard(_)
             | Self::ForeignKey(_)
             | Self::Sealed
@@ -149,6 +154,7 @@ impl Checker<'_> {
         same("plan", "farm", plan.farm.as_str(), self.farm)?;
         same("plan", "rotation", &plan.rotation, &rotation)?;
         self.check_node(&plan, &statement)?;
+        self.check_coverage(&plan)?;
         check_work(&order.assignment.work, &plan, &statement)?;
         let wants_bundle = matches!(order.assignment.work, Work::StoreKey);
         let sealed = wants_bundle.then(|| self.sealed(authorization, &statement)).transpose()?;
@@ -162,6 +168,15 @@ impl Checker<'_> {
         same("statement", "old key", &statement.old_key, &planned.current_key)?;
         same("plan", "targets.toml", &planned.targets_digest, &self.targets)?;
         if statement.old_key == statement.new_key { Err(Refusal::SameKey) } else { Ok(()) }
+    }
+
+    /// Rows in no shard would stay under the old key, and no count of what was done would show it.
+    fn check_coverage(&self, plan: &Plan) -> Result<(), Refusal> {
+        let missing = self.tables.iter().map(String::as_str).find(|table| !plan.tables.contains_key(*table));
+        match missing.or_else(|| plan.table_with_gap()) {
+            Some(table) => Err(Refusal::Gap(table.to_owned())),
+            None => Ok(()),
+        }
     }
 
     fn sealed(&self, authorization: &rotation::Authorization, statement: &Statement) -> Result<Vec<u8>, Refusal> {

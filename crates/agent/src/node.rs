@@ -32,6 +32,8 @@ pub(crate) struct Node {
     pub(crate) engine: Engine,
     /// The digest of its targets.toml.
     pub(crate) targets: Digest,
+    /// The names of the tables in it, as a plan names them.
+    pub(crate) tables: Vec<String>,
     pub(crate) instance: Driver,
     /// Held by the one assignment that may work on the instance or the key store.
     pub(crate) turn: tokio::sync::Mutex<()>,
@@ -54,6 +56,7 @@ pub(crate) struct Parts {
     pub(crate) store: KeyStore,
     pub(crate) engine: Engine,
     pub(crate) targets: Digest,
+    pub(crate) tables: Vec<String>,
     pub(crate) instance: Driver,
 }
 
@@ -61,7 +64,7 @@ impl Node {
     /// Reads what is remembered.
     pub(crate) fn open(parts: Parts) -> Result<Self, DurableError> {
         let memory = Memory { pin: Pin::open(&parts.state_dir)?, held: HeldFile::open(&parts.state_dir)? };
-        let Parts { id, farm, state_dir, tls, store, engine, targets, instance } = parts;
+        let Parts { id, farm, state_dir, tls, store, engine, targets, tables, instance } = parts;
         Ok(Self {
             id,
             farm,
@@ -70,6 +73,7 @@ impl Node {
             store,
             engine,
             targets,
+            tables,
             instance,
             turn: tokio::sync::Mutex::new(()),
             memory: Mutex::new(memory),

@@ -165,6 +165,7 @@ async fn open_node(config: &Config) -> Result<Node, RunError> {
     let path = &config.database.targets;
     let targets = Targets::load(path).map_err(|source| RunError::Targets { path: path.clone(), source })?;
     let targets_digest = targets.digest();
+    let tables = targets.tables().iter().map(reencrypt::TableTarget::label).collect();
     let database = config.database.engine(&config.node).map_err(RunError::Config)?;
     let engine = Engine::connect(&database, targets).await.map_err(RunError::Database)?;
     Node::open(Parts {
@@ -175,6 +176,7 @@ async fn open_node(config: &Config) -> Result<Node, RunError> {
         store: open_store(config),
         engine,
         targets: targets_digest,
+        tables,
         instance: Driver::new(config.instance.clone(), config.state_dir.join(RUNNING)),
     })
     .map_err(RunError::State)

@@ -63,7 +63,13 @@ impl AgentService {
         let grant = if is_preflight(&assignment.work) {
             None
         } else {
-            let checker = Checker { node: &node.id, farm: &node.farm, targets: node.targets, tls: &node.tls };
+            let checker = Checker {
+                node: &node.id,
+                farm: &node.farm,
+                targets: node.targets,
+                tables: &node.tables,
+                tls: &node.tls,
+            };
             let is_pinned = |rotation, statement| node.memory().pin.is_pinned(rotation, statement);
             let grant = checker
                 .check(&order, is_pinned)

@@ -1,5 +1,6 @@
 //! The sealed bundle: the new key on its way to one agent, encrypted to a key that this agent made for this rotation
-//! alone and bound to everything that the operator signed.
+//! alone, bound to everything that the operator signed, and vouched for with the farm's current key: a signature alone
+//! gives a farm no key.
 
 use devolutions_crypto::ciphertext::{Ciphertext, encrypt_asymmetric_with_aad};
 use devolutions_crypto::key::{PrivateKey, PublicKey, mix_key_exchange};
@@ -8,7 +9,7 @@ use rotation::{Digest, KeyId, NodeId, RotationId};
 use zeroize::Zeroizing;
 
 use crate::secret::random_bytes;
-use crate::{KeySet, PayloadError, payload, transcript};
+use crate::{KeySet, PayloadError, SecretKey, payload, transcript};
 
 /// One key and a farm's name make a few hundred bytes.
 const SEALED_BYTES_MAX: usize = 64 * 1024;
@@ -37,9 +38,10 @@ pub struct SealContext {
 }
 
 impl SealContext {
-    /// The bytes that are authenticated.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        transcript::bytes(&[
+    /// The bytes that are authenticated. Their last field is a MAC that only a holder of the farm's current key makes:
+    /// whoever stole an operator's certificate alone can sign, and still give the farm no key of their own.
+    pub fn to_bytes(&self, current: &SecretKey) -> Vec<u8> {
+        let mut bytes = transcript::bytes(&[
             b"keyturn sealed bundle v1",
             self.farm.as_bytes(),
             self.rotation.as_bytes(),
@@ -47,7 +49,11 @@ impl SealContext {
             self.plan_digest.as_bytes(),
             self.old_key.as_bytes(),
             self.new_key.as_bytes(),
-        ])
+        ]);
+        let key = Zeroizing::new(blake3::derive_key("keyturn sealed bundle mac v1", current.expose()));
+        let mac = blake3::keyed_hash(&key, &bytes);
+        bytes.extend(transcript::bytes(&[mac.as_bytes()]));
+        bytes
     }
 }
 
@@ -76,9 +82,10 @@ pub enum SealError {
     /// Not a sealed bundle at all.
     #[error("these are not the bytes of a sealed bundle")]
     Malformed,
-    /// Sealed to another recipient key, for another plan, node or rotation, or altered.
+    /// Sealed to another recipient key, for another plan, node or rotation, without the farm's current key, or altered.
     #[error(
-        "the sealed bundle does not open here: it was sealed to another recipient key or for another plan, or altered"
+        "the sealed bundle does not open here: it was sealed to another recipient key, for another plan, by somebody \
+         without the farm's current key, or altered"
     )]
     NotForThis,
     /// It opened, and holds no key set.
@@ -106,19 +113,24 @@ impl SealError {
     }
 }
 
-/// Seals the active key of `set` to a recipient.
-pub fn seal(recipient_public_hex: &str, set: &KeySet, context: &SealContext) -> Result<Vec<u8>, SealError> {
+/// Seals the active key of `set` to a recipient. `current` is the farm's current key.
+pub fn seal(
+    recipient_public_hex: &str,
+    set: &KeySet,
+    current: &SecretKey,
+    context: &SealContext,
+) -> Result<Vec<u8>, SealError> {
     let recipient = hex::decode(recipient_public_hex).map_err(|_| SealError::RecipientKey)?;
     let recipient = PublicKey::try_from(recipient.as_slice()).map_err(|_| SealError::RecipientKey)?;
     check(set, context)?;
     let json = payload::to_json(&set.only_active());
-    encrypt_asymmetric_with_aad(&json, &recipient, &context.to_bytes(), CiphertextVersion::V2).map(Vec::from).map_err(
-        |error| match error {
+    encrypt_asymmetric_with_aad(&json, &recipient, &context.to_bytes(current), CiphertextVersion::V2)
+        .map(Vec::from)
+        .map_err(|error| match error {
             // A public key of low order, for which anybody knows the shared secret.
             CipherError::InvalidData => SealError::RecipientKey,
             other => SealError::Cipher(other),
-        },
-    )
+        })
 }
 
 /// The key pair that an agent makes for one rotation.
@@ -153,18 +165,17 @@ impl RecipientKey {
         hex::encode([&PUBLIC_KEY_HEADER[..], &public].concat())
     }
 
-    /// Opens a bundle that was sealed to this key, for exactly this context.
-    pub fn open(&self, sealed: &[u8], context: &SealContext) -> Result<KeySet, SealError> {
+    /// Opens a bundle that was sealed to this key, for exactly this context, by a holder of `current`.
+    pub fn open(&self, sealed: &[u8], current: &SecretKey, context: &SealContext) -> Result<KeySet, SealError> {
         if sealed.len() > SEALED_BYTES_MAX {
             return Err(SealError::Malformed);
         }
         let ciphertext = Ciphertext::try_from(sealed).map_err(|_| SealError::Malformed)?;
-        let json =
-            ciphertext.decrypt_asymmetric_with_aad(&self.private_key(), &context.to_bytes()).map_err(|error| {
-                match error {
-                    CipherError::InvalidDataType | CipherError::UnknownVersion => SealError::Malformed,
-                    _ => SealError::NotForThis,
-                }
+        let json = ciphertext
+            .decrypt_asymmetric_with_aad(&self.private_key(), &context.to_bytes(current))
+            .map_err(|error| match error {
+                CipherError::InvalidDataType | CipherError::UnknownVersion => SealError::Malformed,
+                _ => SealError::NotForThis,
             })?;
         let set = payload::from_json(&Zeroizing::new(json))?.only_active();
         check(&set, context)?;
@@ -201,10 +212,13 @@ fn check(set: &KeySet, context: &SealContext) -> Result<(), SealError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::SecretKey;
 
     fn set(byte: u8) -> KeySet {
         KeySet::new("demo", SecretKey::from_bytes(vec![byte; 32]).unwrap(), 5)
+    }
+
+    fn current() -> SecretKey {
+        SecretKey::from_bytes(vec![4; 32]).unwrap()
     }
 
     fn context() -> SealContext {
@@ -213,7 +227,7 @@ mod tests {
             rotation: "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap(),
             node: "node-1".parse().unwrap(),
             plan_digest: Digest::new([3; 32]),
-            old_key: KeyId::new([4; 16]),
+            old_key: current().id(),
             new_key: set(1).active().secret.id(),
         }
     }
@@ -223,8 +237,8 @@ mod tests {
         let recipient = RecipientKey::generate();
         let promoted = set(2).promote(set(1).active().clone(), 9);
         assert_eq!(promoted.entries().count(), 2);
-        let sealed = seal(&recipient.public_hex(), &promoted, &context()).unwrap();
-        let opened = recipient.open(&sealed, &context()).unwrap();
+        let sealed = seal(&recipient.public_hex(), &promoted, &current(), &context()).unwrap();
+        let opened = recipient.open(&sealed, &current(), &context()).unwrap();
         assert_eq!(opened.active(), promoted.active());
         assert_eq!(opened.entries().count(), 1);
     }
@@ -243,7 +257,7 @@ mod tests {
     #[test]
     fn every_field_of_the_context_is_bound() {
         let recipient = RecipientKey::generate();
-        let sealed = seal(&recipient.public_hex(), &set(1), &context()).unwrap();
+        let sealed = seal(&recipient.public_hex(), &set(1), &current(), &context()).unwrap();
         let changed = [
             SealContext { farm: "demo2".to_owned(), ..context() },
             SealContext { rotation: "01890a5d-ac96-774b-bcce-b302099a8058".parse().unwrap(), ..context() },
@@ -253,34 +267,42 @@ mod tests {
             SealContext { new_key: KeyId::new([9; 16]), ..context() },
         ];
         for changed in changed {
-            assert!(matches!(recipient.open(&sealed, &changed), Err(SealError::NotForThis)), "{changed:?}");
+            assert!(matches!(recipient.open(&sealed, &current(), &changed), Err(SealError::NotForThis)), "{changed:?}");
         }
-        assert!(matches!(RecipientKey::generate().open(&sealed, &context()), Err(SealError::NotForThis)));
+        assert!(matches!(RecipientKey::generate().open(&sealed, &current(), &context()), Err(SealError::NotForThis)));
+    }
+
+    #[test]
+    fn whoever_lacks_the_current_key_seals_nothing_that_opens() {
+        let recipient = RecipientKey::generate();
+        let guessed = SecretKey::from_bytes(vec![5; 32]).unwrap();
+        let sealed = seal(&recipient.public_hex(), &set(1), &guessed, &context()).unwrap();
+        assert!(matches!(recipient.open(&sealed, &current(), &context()), Err(SealError::NotForThis)));
     }
 
     #[test]
     fn cut_or_foreign_bytes_do_not_open() {
         let recipient = RecipientKey::generate();
-        let sealed = seal(&recipient.public_hex(), &set(1), &context()).unwrap();
+        let sealed = seal(&recipient.public_hex(), &set(1), &current(), &context()).unwrap();
         for length in 0..sealed.len() {
-            let error = recipient.open(&sealed[..length], &context()).unwrap_err();
+            let error = recipient.open(&sealed[..length], &current(), &context()).unwrap_err();
             assert!(matches!(error, SealError::Malformed | SealError::NotForThis), "{length}: {error}");
         }
         for at in 0..sealed.len() {
             let mut altered = sealed.clone();
             altered[at] ^= 1;
-            assert!(recipient.open(&altered, &context()).is_err(), "{at}");
+            assert!(recipient.open(&altered, &current(), &context()).is_err(), "{at}");
         }
-        assert!(matches!(recipient.open(&[0; SEALED_BYTES_MAX + 1], &context()), Err(SealError::Malformed)));
-        assert!(matches!(recipient.open(b"foreign bytes", &context()), Err(SealError::Malformed)));
+        assert!(matches!(recipient.open(&[0; SEALED_BYTES_MAX + 1], &current(), &context()), Err(SealError::Malformed)));
+        assert!(matches!(recipient.open(b"foreign bytes", &current(), &context()), Err(SealError::Malformed)));
     }
 
     #[test]
     fn another_farm_or_another_key_is_not_sealed() {
         let public = RecipientKey::generate().public_hex();
         let other = SealContext { farm: "other".to_owned(), ..context() };
-        assert!(matches!(seal(&public, &set(1), &other), Err(SealError::Farm { .. })));
-        assert!(matches!(seal(&public, &set(2), &context()), Err(SealError::Key { .. })));
+        assert!(matches!(seal(&public, &set(1), &current(), &other), Err(SealError::Farm { .. })));
+        assert!(matches!(seal(&public, &set(2), &current(), &context()), Err(SealError::Key { .. })));
     }
 
     #[test]
@@ -289,7 +311,7 @@ mod tests {
         let low_order = format!("{}{}", hex::encode(PUBLIC_KEY_HEADER), "00".repeat(32));
         let private = format!("{}{}", hex::encode(PRIVATE_KEY_HEADER), "01".repeat(32));
         for key in ["", "zz", &public[2..], &public[..78], &low_order, &private] {
-            assert!(matches!(seal(key, &set(1), &context()), Err(SealError::RecipientKey)), "{key}");
+            assert!(matches!(seal(key, &set(1), &current(), &context()), Err(SealError::RecipientKey)), "{key}");
         }
     }
 

@@ -92,7 +92,7 @@ fn the_sealed_bundle_opens_with_the_kept_recipient_key() {
         old_key: old().id(),
         new_key: new().id(),
     };
-    let opened = recipient.open(&fs::read(files().join("sealed")).unwrap(), &context).unwrap();
+    let opened = recipient.open(&fs::read(files().join("sealed")).unwrap(), &old(), &context).unwrap();
     assert_eq!(opened.active(), new_set().active());
 }
 

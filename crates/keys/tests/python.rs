@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use keys::sealed::{SealContext, seal};
 use keys::value::{Encoding, Rewrapper, ValueError};
 use keys::{KeyEntry, KeySet, KeyState, Password, SecretKey, bundle};
-use rotation::{Digest, KeyId};
+use rotation::Digest;
 use serde_json::{Value, json};
 
 const OLD: [u8; 32] = [1; 32];
@@ -121,10 +121,11 @@ fn python_opens_a_sealed_bundle_with_the_documented_context() {
         rotation: "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap(),
         node: "node-1".parse().unwrap(),
         plan_digest: Digest::new([3; 32]),
-        old_key: KeyId::new([4; 16]),
+        old_key: key(OLD).id(),
         new_key: key(NEW).id(),
     };
-    let sealed = seal(text(&pair, "public"), &new_set(), &context).unwrap();
+    let sealed = seal(text(&pair, "public"), &new_set(), &key(OLD), &context).unwrap();
+    let authenticated = context.to_bytes(&key(OLD));
     let answer = ask(
         "open-sealed",
         &json!({
@@ -137,6 +138,8 @@ fn python_opens_a_sealed_bundle_with_the_documented_context() {
                 "plan_digest": context.plan_digest.to_string(),
                 "old_key": context.old_key.to_string(),
                 "new_key": context.new_key.to_string(),
+                // BLAKE3 is in no standard library of Python's.
+                "mac": hex::encode(&authenticated[authenticated.len() - 32..]),
             },
         }),
     );

@@ -88,9 +88,9 @@ impl Location {
     pub(crate) fn parse(url: &str) -> Result<Self, DatabaseUrlError> {
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
         match scheme {
-            "postgres" | "postgresql" => Ok(Self::Postgres(Box::new(
-                PgConnectOptions::from_str(url).map_err(DatabaseUrlError::Malformed)?,
-            ))),
+            "postgres" | "postgresql" => {
+                Ok(Self::Postgres(Box::new(PgConnectOptions::from_str(url).map_err(DatabaseUrlError::Malformed)?)))
+            }
             "sqlite" => {
                 let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
                 if path.is_empty() || path.starts_with(":memory:") || path.starts_with('?') {

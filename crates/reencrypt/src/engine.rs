@@ -224,6 +224,27 @@ impl Engine {
         Ok(found)
     }
 
+    /// The first of these shards that was not read back whole under the new key, as far as the ledger knows. For who is
+    /// about to let the application in with that key.
+    pub async fn unverified(
+        &self,
+        rotation: &RotationId,
+        shards: impl IntoIterator<Item = ShardId> + Send,
+    ) -> Result<Option<ShardId>, EngineError> {
+        let mut session = self.open().await?;
+        let mut found = None;
+        let shards: Vec<ShardId> = shards.into_iter().collect();
+        for shard in shards {
+            let verified = session.session.record(rotation, shard, Pass::Verify).await?;
+            if !verified.is_some_and(|record| record.done) {
+                found = Some(shard);
+                break;
+            }
+        }
+        session.end().await;
+        Ok(found)
+    }
+
     /// Closes the ledger of a rotation that has ended. Nothing enters under it any more.
     pub async fn close(&self, mark: &LedgerMark) -> Result<(), EngineError> {
         let mut session = self.open().await?;
@@ -326,8 +347,7 @@ impl ShardWork<'_> {
     ) -> Result<ShardRecord, EngineError> {
         let accepted = Accepted::new(&job.accepted);
         let keys = (&job.old, &job.new);
-        let transformer =
-            Transformer::new(self.table.clone(), self.claim.pass, keys, &job.mark.rotation, accepted);
+        let transformer = Transformer::new(self.table.clone(), self.claim.pass, keys, &job.mark.rotation, accepted);
         let page_rows_max = self.page_rows_max;
         let scope = Scope { claim: &self.claim, table: &self.table, range, page_rows_max, expected };
         let (reader, writer) = (self.reader.as_mut(), self.writer.as_mut());
@@ -340,11 +360,7 @@ impl ShardWork<'_> {
     }
 }
 
-fn bound(
-    job: &ShardJob,
-    table: &Table,
-    bound: Option<&rotation::KeyBound>,
-) -> Result<Option<Key>, EngineError> {
+fn bound(job: &ShardJob, table: &Table, bound: Option<&rotation::KeyBound>) -> Result<Option<Key>, EngineError> {
     let Some(bound) = bound else { return Ok(None) };
     match Key::parse(&bound.0) {
         Ok(key) if key.fits(table) => Ok(Some(key)),

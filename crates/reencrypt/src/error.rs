@@ -151,7 +151,9 @@ impl EngineError {
             Self::Url(_) | Self::Configuration(_) | Self::Database { .. } | Self::TimedOut { .. } => {
                 FaultCode::Database
             }
-            Self::Rights(_) | Self::Role { .. } | Self::LedgerOpen(_) | Self::LedgerUnreadable(_) => FaultCode::Database,
+            Self::Rights(_) | Self::Role { .. } | Self::LedgerOpen(_) | Self::LedgerUnreadable(_) => {
+                FaultCode::Database
+            }
             Self::Targets(_) | Self::UnknownTable(_) => FaultCode::Targets,
             Self::SessionsRemain(_) | Self::SessionsUnknown(_) => FaultCode::SessionsRemain,
             Self::Undecryptable { .. } => FaultCode::Undecryptable,
@@ -197,7 +199,9 @@ impl EngineError {
             Self::Url(_) | Self::Configuration(_) => {
                 "correct [database] in the agent's configuration and restart the agent"
             }
-            Self::Targets(_) => "correct targets.toml on every node, or the tables or grants it names (docs/database.md)",
+            Self::Targets(_) => {
+                "correct targets.toml on every node, or the tables or grants it names (docs/database.md)"
+            }
             Self::Database { source, .. } => database_next_step(source),
             Self::TimedOut { .. } => "see whether the database answers, and what locks it waits for",
             Self::SessionsRemain(_) => {
@@ -237,10 +241,11 @@ fn is_passing(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::WorkerCrashed => true,
         sqlx::Error::Database(error) => match error.code() {
-            Some(code) => code.parse::<i32>().ok().filter(|_| code.len() < 5).map_or_else(
-                || is_passing_sqlstate(&code),
-                is_passing_sqlite,
-            ),
+            Some(code) => code
+                .parse::<i32>()
+                .ok()
+                .filter(|_| code.len() < 5)
+                .map_or_else(|| is_passing_sqlstate(&code), is_passing_sqlite),
             None => false,
         },
         _ => false,

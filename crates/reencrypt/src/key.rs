@@ -85,8 +85,7 @@ impl Key {
 
     /// Whether it has the columns of this table's key, each of the right kind.
     pub(crate) fn fits(&self, table: &Table) -> bool {
-        self.0.len() == table.key.len()
-            && self.0.iter().zip(&table.key).all(|(value, column)| value.is_of(column.kind))
+        self.0.len() == table.key.len() && self.0.iter().zip(&table.key).all(|(value, column)| value.is_of(column.kind))
     }
 
     pub(crate) fn bound(&self) -> KeyBound {
@@ -121,8 +120,18 @@ mod tests {
 
     #[test]
     fn what_is_no_key_is_refused() {
-        for text in ["", "[]", "42", "[42]", r#"["42"]"#, r#"["x:1"]"#, r#"["i:+1"]"#, r#"["i:01"]"#, r#"["b:0"]"#, r#"["b:AB"]"#]
-        {
+        for text in [
+            "",
+            "[]",
+            "42",
+            "[42]",
+            r#"["42"]"#,
+            r#"["x:1"]"#,
+            r#"["i:+1"]"#,
+            r#"["i:01"]"#,
+            r#"["b:0"]"#,
+            r#"["b:AB"]"#,
+        ] {
             assert_eq!(Key::parse(text), Err(NotAKey), "{text}");
         }
     }

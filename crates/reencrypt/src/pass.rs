@@ -160,10 +160,9 @@ async fn in_time<T>(
 ) -> Result<T, EngineError> {
     match tokio::time::timeout(PAGE_TIME_MAX, work).await {
         Ok(result) => result,
-        Err(_) => Err(EngineError::TimedOut {
-            doing: format!("{doing} {}", table.label),
-            seconds: PAGE_TIME_MAX.as_secs(),
-        }),
+        Err(_) => {
+            Err(EngineError::TimedOut { doing: format!("{doing} {}", table.label), seconds: PAGE_TIME_MAX.as_secs() })
+        }
     }
 }
 

@@ -40,15 +40,15 @@ impl Marks {
     pub(crate) fn add(&mut self, key: Key, bytes: u64) {
         self.rows += 1;
         self.cost += ROW_COST_BYTES + bytes;
-        if self.rows % self.rows_between != 0 {
+        if !self.rows.is_multiple_of(self.rows_between) {
             return;
         }
         if self.marks.len() == MARKS_MAX {
             self.rows_between *= 2;
             let rows_between = self.rows_between;
-            self.marks.retain(|mark| mark.rows % rows_between == 0);
+            self.marks.retain(|mark| mark.rows.is_multiple_of(rows_between));
         }
-        if self.rows % self.rows_between == 0 {
+        if self.rows.is_multiple_of(self.rows_between) {
             self.marks.push(Mark { key, rows: self.rows, cost: self.cost });
         }
     }
@@ -125,8 +125,7 @@ mod tests {
 
     #[test]
     fn few_large_rows_weigh_as_much_as_many_small_ones() {
-        let tables =
-            [("attachments".to_owned(), marks(10, |_| 1 << 20)), ("notes".to_owned(), marks(40_000, |_| 10))];
+        let tables = [("attachments".to_owned(), marks(10, |_| 1 << 20)), ("notes".to_owned(), marks(40_000, |_| 10))];
         let shards = split(&tables, 10);
         let of = |table: &str| shards.iter().filter(|shard| shard.table == table).count();
         assert_eq!((of("attachments"), of("notes")), (5, 5));

@@ -8,6 +8,7 @@ use keys::KeySet;
 use keys::value::{Cipher, ValueError};
 use rotation::{KeyId, PlanTable, Strategy, Survey, UndecryptableValue};
 
+use crate::EngineError;
 use crate::dialect::{PageLimit, Session};
 use crate::engine::Progress;
 use crate::key::Key;
@@ -15,7 +16,6 @@ use crate::pass::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
 use crate::split::{Marks, split};
 use crate::table::{KeyRange, Row, Stored, Table, ValueColumn};
 use crate::transform::{Accepted, raw_digest};
-use crate::EngineError;
 
 /// Undecryptable values that a survey names; all are counted. More would not be read by anybody, and they travel in
 /// the coordinators' log.

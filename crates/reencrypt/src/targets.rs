@@ -158,8 +158,7 @@ impl Targets {
 
     /// Reads the file.
     pub fn load(path: &Path) -> Result<Self, TargetsError> {
-        let text =
-            fs::read_to_string(path).map_err(|source| TargetsError::Read { path: path.to_owned(), source })?;
+        let text = fs::read_to_string(path).map_err(|source| TargetsError::Read { path: path.to_owned(), source })?;
         Self::parse(&text)
     }
 
@@ -273,7 +272,8 @@ mod tests {
 
     #[test]
     fn the_order_of_tables_does_not_count() {
-        let table = |name: &str| format!("[[table]]\nname = \"{name}\"\nkey = [\"id\"]\n[[table.column]]\nname = \"c\"\n");
+        let table =
+            |name: &str| format!("[[table]]\nname = \"{name}\"\nkey = [\"id\"]\n[[table.column]]\nname = \"c\"\n");
         let parse = |tables: [&str; 2]| {
             Targets::parse(&format!("version = 1\n{}{}", table(tables[0]), table(tables[1]))).unwrap()
         };

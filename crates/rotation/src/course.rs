@@ -130,3 +130,94 @@ fn step_after(from: Phase, step: UndoStep) -> Next {
 fn steps_from(from: Phase) -> impl Iterator<Item = UndoStep> {
     UNDO.iter().filter(move |(_, needed_from)| from >= *needed_from).map(|(step, _)| *step)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIGNALS: [Signal; 6] =
+        [Signal::Done, Signal::Authorized, Signal::AdmitDecided, Signal::Failed, Signal::Aborted, Signal::Retried];
+
+    fn forward(phase: Phase) -> Course {
+        Course::Forward { phase }
+    }
+
+    #[test]
+    fn no_row_stands_twice() {
+        for (index, (from, by, _)) in FORWARD.iter().enumerate() {
+            let again = FORWARD[index + 1..].iter().any(|(other, signal, _)| other == from && signal == by);
+            assert!(!again, "{from:?} {by:?}");
+        }
+    }
+
+    #[test]
+    fn every_phase_follows_the_one_before_by_one_signal_only() {
+        for pair in Phase::ALL.windows(2) {
+            let signals: Vec<Signal> = SIGNALS
+                .into_iter()
+                .filter(|signal| next(&forward(pair[0]), *signal) == Some(Next::Forward(pair[1])))
+                .collect();
+            let expected = match pair[0] {
+                Phase::Approval => Signal::Authorized,
+                Phase::Start => Signal::AdmitDecided,
+                _ => Signal::Done,
+            };
+            assert_eq!(signals, [expected], "from {:?}", pair[0]);
+        }
+    }
+
+    #[test]
+    fn no_phase_is_skipped_or_entered_again() {
+        for phase in Phase::ALL {
+            for signal in SIGNALS {
+                if let Some(Next::Forward(to)) = next(&forward(phase), signal) {
+                    assert_eq!(
+                        Phase::ALL.iter().position(|p| *p == to),
+                        Phase::ALL.iter().position(|p| *p == phase).map(|p| p + 1)
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn failure_and_abort_lead_back_before_admit_and_nowhere_from_there() {
+        for phase in Phase::ALL {
+            for signal in [Signal::Failed, Signal::Aborted] {
+                let to = next(&forward(phase), signal);
+                match phase {
+                    Phase::Preflight | Phase::Approval => {
+                        assert!(matches!(to, None | Some(Next::Ended(Ending::Refused | Ending::Withdrawn))), "{to:?}");
+                    }
+                    Phase::Admit | Phase::Completed => assert_eq!(to, None, "{phase:?} {signal:?}"),
+                    _ => assert!(matches!(to, Some(Next::Undo { from, .. }) if from == phase), "{to:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_undo_walks_its_steps_in_order_and_ends_rolled_back() {
+        assert_eq!(UNDO.map(|(step, _)| step), UndoStep::ALL);
+        for phase in &Phase::ALL[2..8] {
+            let mut at = next(&forward(*phase), Signal::Failed);
+            let mut last = None;
+            while let Some(Next::Undo { from, step }) = at {
+                assert_eq!(from, *phase);
+                assert!(last < Some(step), "{step:?} after {last:?}");
+                last = Some(step);
+                at = next(&Course::Undo { from, step }, Signal::Done);
+            }
+            assert_eq!(at, Some(Next::Ended(Ending::RolledBack)));
+        }
+    }
+
+    #[test]
+    fn the_end_is_the_end() {
+        for ending in [Ending::Refused, Ending::Withdrawn, Ending::Completed, Ending::RolledBack] {
+            for signal in SIGNALS {
+                assert_eq!(next(&Course::Ended(ending), signal), None);
+            }
+        }
+    }
+}

@@ -79,7 +79,7 @@ pub enum Event {
         /// Who asked.
         by: String,
     },
-    /// An operator asked that no new work be given out. Refused from Admit on.
+    /// An operator asked that no new work be given out. Refused in Approval, where none is, when stuck, and from Admit on.
     PauseRequested {
         /// The rotation.
         rotation: RotationId,

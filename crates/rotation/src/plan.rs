@@ -205,6 +205,27 @@ impl Plan {
         if plan.format == Self::FORMAT { Ok(plan) } else { Err(ReadPlanError::Format(plan.format)) }
     }
 
+    /// A table of which the shards leave rows out: every table's must run from its beginning to its end without a gap.
+    /// For those who do not take a coordinator's word for it.
+    pub fn table_with_gap(&self) -> Option<&str> {
+        // Where each table's shards have come to: nowhere yet, up to a key, or to the table's end. Whatever the order of
+        // the keys: a row is in the first shard of an unbroken chain that ends at or behind it.
+        let mut reached: BTreeMap<&str, Option<Option<&KeyBound>>> =
+            self.tables.keys().map(|table| (table.as_str(), None)).collect();
+        for Shard { table, range, .. } in &self.shards {
+            let continues = match reached.get(table.as_str()) {
+                Some(None) => range.after.is_none(),
+                Some(Some(end)) => end.is_some() && range.after.as_ref() == *end,
+                None => false,
+            };
+            if !continues {
+                return Some(table);
+            }
+            reached.insert(table, Some(range.through.as_ref()));
+        }
+        reached.into_iter().find(|(_, reached)| *reached != Some(None)).map(|(table, _)| table)
+    }
+
     /// The digest of a plan's bytes: `blake3::derive_key("keyturn plan v1", bytes)`.
     pub fn digest_of(bytes: &[u8]) -> Digest {
         Digest::new(blake3::derive_key("keyturn plan v1", bytes))
@@ -213,5 +234,56 @@ impl Plan {
     /// The digest of this plan.
     pub fn digest(&self) -> Digest {
         Self::digest_of(&self.to_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A plan of one table `a` with these ranges.
+    fn plan(ranges: &[(Option<&str>, Option<&str>)]) -> Plan {
+        let bound = |text: &Option<&str>| text.map(|text| KeyBound(text.to_owned()));
+        let shard = |(id, (after, through)): (u64, &(Option<&str>, Option<&str>))| Shard {
+            id: ShardId::new(id),
+            table: "a".to_owned(),
+            range: ShardRange { after: bound(after), through: bound(through) },
+            rows_estimated: 1,
+        };
+        let table = PlanTable { columns: Vec::new(), strategy: Strategy::InPlace, rows: 1, values: 1, bytes: 1 };
+        Plan {
+            format: Plan::FORMAT,
+            farm: "demo".to_owned(),
+            rotation: RotationId::new(uuid::Uuid::from_u128(1)),
+            nodes: BTreeMap::new(),
+            tables: BTreeMap::from([("a".to_owned(), table)]),
+            shards: (0..).zip(ranges).map(shard).collect(),
+            writers_max: 1,
+            accepted: Vec::new(),
+            downtime_forecast_ms: 1,
+        }
+    }
+
+    #[test]
+    fn a_plan_whose_shards_leave_rows_out_names_the_table() {
+        let whole: [&[_]; 2] = [&[(None, None)], &[(None, Some("1")), (Some("1"), Some("2")), (Some("2"), None)]];
+        for ranges in whole {
+            assert_eq!(plan(ranges).table_with_gap(), None, "{ranges:?}");
+        }
+        let gaps: [&[_]; 7] = [
+            &[],
+            &[(Some("1"), None)],
+            &[(None, Some("1"))],
+            &[(None, Some("1")), (Some("2"), None)],
+            &[(None, Some("1")), (Some("1"), Some("2"))],
+            &[(None, Some("1")), (Some("1"), None), (Some("2"), None)],
+            &[(None, None), (None, None)],
+        ];
+        for ranges in gaps {
+            assert_eq!(plan(ranges).table_with_gap(), Some("a"), "{ranges:?}");
+        }
+        let mut foreign = plan(&[(None, None)]);
+        foreign.shards[0].table = "b".to_owned();
+        assert_eq!(foreign.table_with_gap(), Some("b"));
     }
 }

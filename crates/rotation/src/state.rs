@@ -118,7 +118,7 @@ impl Phase {
 pub enum UndoStep {
     /// The ledger turns back and its epoch rises, so that late workers change nothing. From Quiesce on.
     TurnBack,
-    /// Started instances are taken offline again. From Start.
+    /// Instances that may run with the new key are taken offline again, those of held nodes too. From Start.
     StopInstances,
     /// The previous `encryption.config` is put back. From Activate on.
     RestoreKeys,

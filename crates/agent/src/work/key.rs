@@ -28,7 +28,7 @@ pub(super) async fn store(signed: Signed<'_>) -> Result<Answer, Fault> {
         Some(keys) => keys,
         None => {
             expect_key(&current, &[old], "store a new key")?;
-            let opened = open_bundle(&signed)?;
+            let opened = open_bundle(&signed, &current.active().secret)?;
             let pending = current.promote(opened.active().clone(), clock::now().get());
             signed.ticket.still_wanted()?;
             node.store
@@ -45,7 +45,8 @@ pub(super) async fn store(signed: Signed<'_>) -> Result<Answer, Fault> {
     Ok(Answer::KeyStored { possession })
 }
 
-fn open_bundle(signed: &Signed<'_>) -> Result<KeySet, Fault> {
+/// `current` is the farm's current key; only who holds it can have sealed the bundle.
+fn open_bundle(signed: &Signed<'_>, current: &SecretKey) -> Result<KeySet, Fault> {
     let Signed { node, assignment, grant, .. } = signed;
     let bundle_fault = |message: String, next_step: &str| fault(FaultCode::Bundle, message, next_step);
     let recipient = node
@@ -68,7 +69,7 @@ fn open_bundle(signed: &Signed<'_>) -> Result<KeySet, Fault> {
         new_key: grant.statement.new_key,
     };
     recipient
-        .open(grant.sealed.as_deref().unwrap_or_default(), &context)
+        .open(grant.sealed.as_deref().unwrap_or_default(), current, &context)
         .map_err(|error| bundle_fault(chain("opening the sealed bundle", &error), error.next_step()))
 }
 
@@ -127,7 +128,8 @@ pub(super) async fn discard(signed: Signed<'_>) -> Result<Answer, Fault> {
     // A pending key of another rotation is none of this one's business.
     if node.pending_keys()?.is_some_and(|pending| pending.active().secret.id() == grant.statement.new_key) {
         if node.was_held_for(assignment.rotation) {
-            needs_no_rows(&signed).await?;
+            signed.needs_database().await?;
+            signed.needs_rows_back("discard the new key").await?;
         }
         ticket.still_wanted()?;
         node.store.discard_pending().map_err(|error| store_fault("discarding the pending key", &error))?;
@@ -136,19 +138,6 @@ pub(super) async fn discard(signed: Signed<'_>) -> Result<Answer, Fault> {
         .delete_recipient(&node.state_dir, &assignment.rotation)
         .map_err(|error| store_fault("deleting the recipient key", &error))?;
     Ok(Answer::KeyDiscarded)
-}
-
-/// No row may need the new key any more, as far as the ledger knows.
-async fn needs_no_rows(signed: &Signed<'_>) -> Result<(), Fault> {
-    let Signed { node, assignment, grant, .. } = signed;
-    signed.needs_database().await?;
-    let shards = grant.plan.shards.iter().map(|shard| shard.id);
-    match node.engine.unrestored(&assignment.rotation, shards).await.map_err(|error| error.fault())? {
-        None => Ok(()),
-        Some(shard) => Err(refused(&format!(
-            "asked to discard the new key while rows of shard {shard} were turned to it and not verified back"
-        ))),
-    }
 }
 
 /// The active key must be one of these.

@@ -4,8 +4,8 @@
 use reencrypt::{LedgerMark, ShardJob};
 use rotation::{Answer, DatabasePosition, Direction, Fault, FaultCode, LeaseNumber, Shard};
 
-use super::Signed;
 use super::key::{expect_key, find_key};
+use super::{Signed, refused};
 use crate::fault::fault;
 
 pub(super) async fn fence(signed: Signed<'_>) -> Result<Answer, Fault> {
@@ -53,6 +53,11 @@ pub(super) async fn lift_fence(
 ) -> Result<Answer, Fault> {
     signed.needs_key_of(direction, "let the application into the database")?;
     signed.needs_database().await?;
+    // Not on a coordinator's word: an application among rows that it cannot open would fail its users.
+    match direction {
+        Direction::Forward => signed.needs_rows_verified("let the application into the database").await?,
+        Direction::Back => signed.needs_rows_back("let the application into the database").await?,
+    }
     if let Some(position) = position {
         signed.node.engine.check_position(position).await.map_err(|error| error.fault())?;
     }
@@ -102,6 +107,30 @@ impl Signed<'_> {
                 format!("this agent is connected to database {}, and the signed plan names another", found.identity),
                 "correct [database] in the agent's configuration, restart the agent, and retry",
             )),
+        }
+    }
+
+    /// Every row must have been read back under the new key, as far as the ledger knows.
+    async fn needs_rows_verified(&self, to: &str) -> Result<(), Fault> {
+        let shards = self.grant.plan.shards.iter().map(|shard| shard.id);
+        let unverified = self.node.engine.unverified(&self.assignment.rotation, shards).await;
+        match unverified.map_err(|error| error.fault())? {
+            None => Ok(()),
+            Some(shard) => {
+                Err(refused(&format!("asked to {to} while rows of shard {shard} are not verified under the new key")))
+            }
+        }
+    }
+
+    /// No row may need the new key any more, as far as the ledger knows.
+    pub(super) async fn needs_rows_back(&self, to: &str) -> Result<(), Fault> {
+        let shards = self.grant.plan.shards.iter().map(|shard| shard.id);
+        let unrestored = self.node.engine.unrestored(&self.assignment.rotation, shards).await;
+        match unrestored.map_err(|error| error.fault())? {
+            None => Ok(()),
+            Some(shard) => Err(refused(&format!(
+                "asked to {to} while rows of shard {shard} were turned to the new key and not verified back"
+            ))),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Whom the agent obeys, and what it asks to be shown: everything here is refused, and nothing is changed by it.
 
-use rotation::{ClusterId, Direction, FaultCode, KeyId, LeaseNumber, Millis, Plan, RotationId, Term, Work};
+use rotation::{Answer, ClusterId, Direction, FaultCode, KeyId, LeaseNumber, Millis, Plan, RotationId, Term, Work};
 use tonic::Code;
 use uuid::Uuid;
 use wire::pki::Role;
@@ -153,6 +153,21 @@ async fn a_statement_for_something_else_is_refused() {
         let refusal = leader.ask(Work::StoreKey).await.unwrap_err().refusal();
         assert!(refusal.contains(expected), "{expected}: {refusal}");
     }
+    assert_untouched(&farm, &leader).await;
+}
+
+#[tokio::test]
+async fn an_operators_certificate_alone_gives_the_farm_no_key() {
+    let farm = Farm::new().await;
+    let agent = farm.start().await;
+    let mut leader = Leader::planned(&farm, &agent).await;
+    // A genuine signature over a bundle of the thief's own, who holds neither the escrow nor its password.
+    let thief = farm.tls(Role::Operator, "alice");
+    leader.authorization = Some(leader.sign_with(&farm, &thief, &keys::SecretKey::generate(), |_| {}));
+    leader.next_phase();
+    let fault = leader.ask(Work::StoreKey).await.unwrap_err().fault();
+    assert_eq!(fault.code, FaultCode::Bundle);
+    assert!(fault.message.contains("without the farm's current key"), "{fault}");
     assert_untouched(&farm, &leader).await;
 }
 
@@ -322,5 +337,59 @@ async fn each_role_may_do_its_own_and_a_foreign_ca_nothing() {
     }
     let foreign = leader.with_identity(&farm.foreign_tls(Role::Coordinator, "coordinator-1"), &agent);
     assert!(foreign.send(Work::Inspect).await.is_err());
+    assert_untouched(&farm, &leader).await;
+}
+
+#[tokio::test]
+async fn the_application_is_not_let_in_among_rows_that_it_cannot_open() {
+    let farm = Farm::new().await;
+    let agent = farm.start().await;
+    let mut leader = Leader::planned(&farm, &agent).await;
+    leader.quiesce().await;
+    leader.next_phase();
+    leader.rows(Direction::Forward, false).await;
+    let Answer::PositionRecorded(position) = leader.answer(Work::RecordPosition).await else { unreachable!() };
+    // Verify is left out.
+    leader.next_phase();
+    leader.answer(Work::ActivateKey { at: crate::support::ACTIVATED_AT }).await;
+    let forward = Work::LiftFence { direction: Direction::Forward, position: Some(position) };
+    let fault = leader.ask(forward).await.unwrap_err().fault();
+    assert_eq!(fault.code, FaultCode::AssignmentRefused);
+    assert!(fault.message.contains("not verified under the new key"), "{fault}");
+
+    // The rows' way back is left out.
+    leader.next_phase();
+    leader.answer(Work::TurnBack).await;
+    leader.answer(Work::RestoreKey).await;
+    let back = Work::LiftFence { direction: Direction::Back, position: None };
+    let fault = leader.ask(back).await.unwrap_err().fault();
+    assert_eq!(fault.code, FaultCode::AssignmentRefused);
+    assert!(fault.message.contains("not verified back"), "{fault}");
+    assert_eq!(farm.instance.state(), "offline");
+}
+
+#[tokio::test]
+async fn a_plan_that_leaves_rows_out_is_refused_although_it_is_signed() {
+    let farm = Farm::new().await;
+    let agent = farm.start().await;
+    let leader = Leader::planned(&farm, &agent).await;
+    let cases: [fn(&mut Plan); 3] = [
+        |plan| drop(plan.shards.remove(1)),
+        |plan| drop(plan.shards.pop()),
+        |plan| {
+            plan.tables.clear();
+            plan.shards.clear();
+        },
+    ];
+    for change in cases {
+        let mut leader = leader.clone();
+        let mut plan = leader.read_plan();
+        change(&mut plan);
+        leader.plan = Some(plan.to_bytes());
+        leader.approve(&farm);
+        leader.next_phase();
+        let refusal = leader.ask(Work::StoreKey).await.unwrap_err().refusal();
+        assert!(refusal.contains("leaves rows of table"), "{refusal}");
+    }
     assert_untouched(&farm, &leader).await;
 }

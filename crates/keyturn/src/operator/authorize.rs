@@ -47,6 +47,13 @@ impl Proposal {
                 WITHDRAW,
             ));
         }
+        if let Some(table) = plan.table_with_gap() {
+            return Err(Problem::refused(
+                "plan-incomplete",
+                format!("the plan leaves rows of table {table} out: they would stay under the old key"),
+                "do not sign it; look at the coordinators, which refuse such a plan themselves",
+            ));
+        }
         Ok(Self { plan, digest })
     }
 }
@@ -74,7 +81,7 @@ pub(crate) fn authorize(
             old_key,
             new_key,
         };
-        let bundle = sealed::seal(&facts.recipient_key, new, &context).map_err(|error| {
+        let bundle = sealed::seal(&facts.recipient_key, new, &current.active().secret, &context).map_err(|error| {
             Problem::refused("bundle", format!("the new key could not be sealed for {node}"), error.next_step())
                 .because(&error)
         })?;

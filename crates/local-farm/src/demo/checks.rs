@@ -285,3 +285,52 @@ fn check_report(farm: &Farm, rotation: &v1::Rotation, findings: &mut Findings) {
     };
     findings.add("the content digests are equal", held);
 }
+
+#[cfg(test)]
+mod tests {
+    use keys::value::CipherVersion;
+
+    use super::*;
+    use crate::tables::{CONNECTIONS, USER_VAULT_ENTRIES};
+
+    fn problem(table: usize, aad: &str, key: &SecretKey, farms: &SecretKey, other: &SecretKey) -> Option<&'static str> {
+        let column = TABLES[table].served();
+        let stored = Cipher::new(key).encrypt(b"said", column.encoding, aad.as_bytes(), CipherVersion::V2).unwrap();
+        let allowed = |plaintext: Option<&[u8]>| plaintext == Some(b"said".as_slice());
+        value_problem(Some(&stored), column, &Cipher::new(farms), &Cipher::new(other), allowed)
+    }
+
+    #[test]
+    fn a_value_is_right_under_the_farms_key_alone() {
+        let (farms, other, foreign) = (SecretKey::generate(), SecretKey::generate(), SecretKey::generate());
+        assert_eq!(problem(CONNECTIONS, "", &farms, &farms, &other), None);
+        assert_eq!(problem(CONNECTIONS, "", &other, &farms, &other), Some("it opens under the other key"));
+        let unreadable = Some("it does not open under the farm's key");
+        assert_eq!(problem(CONNECTIONS, "", &foreign, &farms, &other), unreadable);
+        let aad = TABLES[USER_VAULT_ENTRIES].served().aad;
+        assert_eq!(problem(USER_VAULT_ENTRIES, aad, &farms, &farms, &other), None);
+        assert_eq!(problem(USER_VAULT_ENTRIES, "", &farms, &farms, &other), unreadable, "the AAD must be kept");
+    }
+
+    #[test]
+    fn a_value_that_vanished_or_was_emptied_is_wrong() {
+        let cipher = Cipher::new(&SecretKey::generate());
+        let other = Cipher::new(&SecretKey::generate());
+        let column = TABLES[CONNECTIONS].served();
+        let allowed = |plaintext: Option<&[u8]>| plaintext == Some(b"said".as_slice());
+        assert!(value_problem(None, column, &cipher, &other, allowed).is_some());
+        assert!(value_problem(Some(&[]), column, &cipher, &other, allowed).is_some());
+        assert!(value_problem(None, column, &cipher, &other, |plaintext| plaintext.is_none()).is_none());
+    }
+
+    #[test]
+    fn one_check_that_fails_is_told_and_counts() {
+        let mut findings = Findings { checks: Vec::new(), nodes: Vec::new(), load: LoadCounts::default() };
+        findings.equal("rows", 3, 3);
+        assert!(findings.all_held());
+        findings.equal("digests", 1, 2);
+        assert!(!findings.all_held());
+        assert_eq!(findings.failed().collect::<Vec<_>>(), ["digests: 1 instead of 2"]);
+        assert_eq!(findings.count(), 2);
+    }
+}

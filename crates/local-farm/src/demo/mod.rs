@@ -26,7 +26,7 @@ const EXIT_USAGE: u8 = 2;
 /// Ended by a signal, as shells count it: 128 and SIGINT's number.
 const EXIT_INTERRUPTED: u8 = 130;
 
-/// Requests that must be answered before the rotation begins, and again after it.
+/// Requests that must be answered before the rotation begins.
 const WARM_UP_REQUESTS: u64 = 100;
 
 /// How long that may take.
@@ -52,20 +52,27 @@ async fn prepare_and_run(options: DemoOptions) -> anyhow::Result<u8> {
         fault.check(options.coordinators, options.database == "postgres")?;
     }
     let layout = Layout::create(options.keep.as_deref())?;
-    let database = VaultDatabase::prepare(&options.database, layout.root()).await?;
+    let interruption = termination();
+    tokio::pin!(interruption);
+    let database = tokio::select! {
+        prepared = VaultDatabase::prepare(&options.database, layout.root()) => prepared?,
+        () = interruption.as_mut() => return Ok(interrupted()),
+    };
     let leftovers = database.leftovers().filter(|_| options.keep.is_none());
     // The farm belongs to the future that is dropped here, and takes its processes with it.
     let ended = tokio::select! {
         ended = build_and_rotate(&options, fault, layout, database) => ended,
-        () = termination() => {
-            say("interrupted; everything is ended");
-            Ok(EXIT_INTERRUPTED)
-        }
+        () = interruption => Ok(interrupted()),
     };
     if let Some(leftovers) = leftovers {
         leftovers.remove().await.context("removing the demo's database and roles from the server")?;
     }
     ended
+}
+
+fn interrupted() -> u8 {
+    say("interrupted; everything is ended");
+    EXIT_INTERRUPTED
 }
 
 fn is_usage(error: &anyhow::Error) -> bool {

@@ -55,6 +55,8 @@ const TARGETS: &str = r#"
     name = "content"
 "#;
 
+static GRANTING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 pub(crate) enum Place {
     Sqlite { directory: TempDir },
     Postgres { cluster: Arc<Cluster>, database: String, agent: String, application: String },
@@ -161,7 +163,11 @@ impl Vault {
         config.application_role = Some(application.clone());
         let vault = Self::at(Place::Postgres { cluster, database, agent, application }, config, targets);
         vault.run(&vault.named("CREATE ROLE vault_app LOGIN CONNECTION LIMIT 7;")).await;
-        vault.run(&vault.named(&documented("grants"))).await;
+        {
+            // Parameters belong to the whole server, and two that grant one for the first time get into each other's way.
+            let _alone = GRANTING.lock().await;
+            vault.run(&vault.named(&documented("grants"))).await;
+        }
         vault
     }
 
@@ -268,7 +274,9 @@ impl Vault {
                 let rows = sqlx::query(sql).fetch_all(&mut connection).await.unwrap();
                 connection.close().await.unwrap();
                 rows.iter()
-                    .map(|row| (0..row.len()).map(|at| row.try_get_unchecked::<Option<Vec<u8>>, _>(at).unwrap()).collect())
+                    .map(|row| {
+                        (0..row.len()).map(|at| row.try_get_unchecked::<Option<Vec<u8>>, _>(at).unwrap()).collect()
+                    })
                     .collect()
             }
             Place::Postgres { .. } => {
@@ -356,7 +364,12 @@ impl Vault {
             .collect();
         self.insert("\"User Entries\"", &entries).await;
         let documents: Vec<Vec<Cell>> = (0..size / 4)
-            .map(|at| vec![Cell::Text(format!("{}-{at}", ["Ähre", "zoo", "Zoo", "a b", "_"][at as usize % 5])), self.base64(&"long ".repeat(40))])
+            .map(|at| {
+                vec![
+                    Cell::Text(format!("{}-{at}", ["Ähre", "zoo", "Zoo", "a b", "_"][at as usize % 5])),
+                    self.base64(&"long ".repeat(40)),
+                ]
+            })
             .collect();
         self.insert("documents", &documents).await;
         let attachments: Vec<Vec<Cell>> = (0..size / 100)
@@ -389,7 +402,12 @@ impl Vault {
     }
 
     /// Every shard of the survey in one pass; the sums of what was counted.
-    pub(crate) async fn reencrypt_all(&self, survey: &Survey, lease: u64, mark: LedgerMark) -> Result<ShardTally, EngineError> {
+    pub(crate) async fn reencrypt_all(
+        &self,
+        survey: &Survey,
+        lease: u64,
+        mark: LedgerMark,
+    ) -> Result<ShardTally, EngineError> {
         let engine = self.engine().await;
         let mut sum = ShardTally::default();
         for shard in &survey.shards {
@@ -398,7 +416,12 @@ impl Vault {
         Ok(sum)
     }
 
-    pub(crate) async fn verify_all(&self, survey: &Survey, lease: u64, mark: LedgerMark) -> Result<ShardTally, EngineError> {
+    pub(crate) async fn verify_all(
+        &self,
+        survey: &Survey,
+        lease: u64,
+        mark: LedgerMark,
+    ) -> Result<ShardTally, EngineError> {
         let engine = self.engine().await;
         let mut sum = ShardTally::default();
         for shard in &survey.shards {
@@ -422,7 +445,9 @@ impl Vault {
                 let sql = format!("SELECT {}, {} FROM {name}", quote(&column.name), key.join(" || '/' || "));
                 for row in self.rows(&sql).await {
                     let open = |cipher: &Cipher, stored: &[u8]| {
-                        cipher.open(stored, column.encoding, column.aad.as_bytes()).map(|opened| opened.plaintext.to_vec())
+                        cipher
+                            .open(stored, column.encoding, column.aad.as_bytes())
+                            .map(|opened| opened.plaintext.to_vec())
                     };
                     let found = match &row[0] {
                         None => Found::Null,
@@ -441,6 +466,13 @@ impl Vault {
         }
         census
     }
+}
+
+/// Does this work to its end while the calling thread stands still, with all that it was about to do. On a thread and
+/// runtime of its own: a nested `block_on` would swallow the wake-ups of the work that stands still.
+pub(crate) fn stand_still<T: Send>(work: impl Future<Output = T> + Send) -> T {
+    let run = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
+    std::thread::scope(|scope| scope.spawn(run).join().unwrap())
 }
 
 /// The census with every value under the other key.

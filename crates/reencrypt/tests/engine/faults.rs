@@ -5,11 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rotation::{Direction, FaultCode, Shard};
 use sqlx::Connection as _;
-use tokio::runtime::Handle;
-use tokio::task::block_in_place;
 
 use crate::cluster::Cluster;
-use crate::farm::{Cell, Found, Vault, on_both, turned, under};
+use crate::farm::{Cell, Found, Vault, on_both, stand_still, turned, under};
 
 async fn one_large_shard(vault: &Vault, size: i64) -> Shard {
     vault.seed(size).await;
@@ -33,7 +31,7 @@ on_both! {
             let (cut, mut was_cut) = tokio::sync::mpsc::unbounded_channel();
             let job = vault.job(&shard, tries, mark);
             let worker = Arc::clone(&engine);
-            let work = tokio::spawn(async move { worker.reencrypt(&job, &move |rows| drop(cut.send(rows))).await });
+            let work = tokio::spawn(async move { worker.reencrypt(&job, &move |rows| { let _ = cut.send(rows); }).await });
             tokio::select! {
                 Some(_) = was_cut.recv() => work.abort(),
                 else => {}
@@ -177,7 +175,10 @@ async fn a_row_changed_between_reading_and_writing_is_named_and_its_chunk_is_not
     transaction.commit().await.unwrap();
     let error = work.await.unwrap().unwrap_err();
     assert_eq!(error.code(), FaultCode::RowsChanged, "{error:?}");
-    assert!(error.fault().message.contains("connections") && error.fault().message.contains("[\"i:0\"] changed"), "{error}");
+    assert!(
+        error.fault().message.contains("connections") && error.fault().message.contains("[\"i:0\"] changed"),
+        "{error}"
+    );
     assert!(!error.is_retryable());
     let mut expected = before;
     expected.insert(("connections".into(), "password".into(), "0".into()), Found::Null);
@@ -194,13 +195,11 @@ async fn an_interrupted_read_is_an_error_and_never_the_end_of_the_data() {
     // Ends the reader's session alone; the writer's could still say that all is done.
     let cut_reader = |_rows| {
         if !cut.swap(true, Ordering::SeqCst) {
-            block_in_place(|| {
-                Handle::current().block_on(vault.run(
-                    "SELECT pg_terminate_backend(a.pid, 5000) FROM pg_stat_activity a
+            stand_still(vault.run(
+                "SELECT pg_terminate_backend(a.pid, 5000) FROM pg_stat_activity a
                      WHERE starts_with(a.application_name, 'keyturn-agent/') AND a.datname = current_database()
                        AND a.pid NOT IN (SELECT holder_pid FROM keyturn.shard)",
-                ));
-            });
+            ));
         }
     };
     let error = engine.reencrypt(&vault.job(&shard, 1, mark), &cut_reader).await.unwrap_err();

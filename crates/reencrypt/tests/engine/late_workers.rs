@@ -4,11 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rotation::{Direction, FaultCode, Shard};
 use sqlx::{AssertSqlSafe, Connection as _};
-use tokio::runtime::Handle;
-use tokio::task::block_in_place;
 
 use crate::cluster;
-use crate::farm::{Census, Place, Vault, on_both, turned, under};
+use crate::farm::{Census, Place, Vault, on_both, stand_still, turned, under};
 
 /// Seeds one large table, fences, and gives the table's single shard.
 async fn one_large_shard(vault: &Vault) -> Shard {
@@ -26,7 +24,7 @@ macro_rules! after_first_chunk {
     ($begun:ident, $meanwhile:expr) => {
         |_rows| {
             if !$begun.swap(true, Ordering::SeqCst) {
-                block_in_place(|| Handle::current().block_on($meanwhile));
+                stand_still($meanwhile);
             }
         }
     };
@@ -173,17 +171,21 @@ async fn the_next_lease_ends_a_session_that_is_stopped_inside_its_chunk() {
     let abandoned = vault.job(&shard, 1, mark);
     let entered = engine.reencrypt(&abandoned, &|_| {});
     drop(tokio::time::timeout(std::time::Duration::ZERO, entered).await);
-    vault.run(&format!(
-        "INSERT INTO keyturn.shard (rotation, shard, pass, epoch, lease, holder_pid, holder_start)
+    vault
+        .run(&format!(
+            "INSERT INTO keyturn.shard (rotation, shard, pass, epoch, lease, holder_pid, holder_start)
          VALUES ('{}', {}, 'reencrypt', 2, 1, 0, now()) ON CONFLICT DO NOTHING",
-        vault.rotation, shard.id
-    )).await;
+            vault.rotation, shard.id
+        ))
+        .await;
     let mut stopped = stopped_in_a_transaction(&vault, &shard).await;
     engine.reencrypt(&vault.job(&shard, 2, mark), &|_| {}).await.unwrap();
     assert!(sqlx::raw_sql("COMMIT").execute(&mut stopped).await.is_err(), "it woke to a lost connection");
     let census = vault.census().await;
-    assert_eq!(census[&("connections".into(), "password".into(), "0".into())],
-               turned(&before)[&("connections".into(), "password".into(), "0".into())]);
+    assert_eq!(
+        census[&("connections".into(), "password".into(), "0".into())],
+        turned(&before)[&("connections".into(), "password".into(), "0".into())]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,3 +14,4 @@ mod rotate;
 mod schema;
 mod survey;
 mod values;
+mod speed_tmp;

@@ -1,7 +1,7 @@
 //! Odd values: legacy, unpadded, corrupt, accepted, under the wrong key, huge.
 
-use keys::value::{Cipher, CipherVersion, Encoding};
 use keys::KeySet;
+use keys::value::{Cipher, CipherVersion, Encoding};
 use rotation::{Direction, FaultCode, UndecryptableValue};
 
 use crate::farm::{Cell, Found, Vault, on_both, turned, under};
@@ -10,9 +10,12 @@ use crate::farm::{Cell, Found, Vault, on_both, turned, under};
 async fn odd_values(vault: &Vault) {
     let cipher = Cipher::new(&vault.old);
     let v1 = cipher.encrypt(b"legacy", Encoding::Raw, b"connections.password", CipherVersion::V1).unwrap();
-    let text = |plaintext: &[u8]| String::from_utf8(cipher.encrypt(plaintext, Encoding::Base64, b"", CipherVersion::V2).unwrap()).unwrap();
+    let text = |plaintext: &[u8]| {
+        String::from_utf8(cipher.encrypt(plaintext, Encoding::Base64, b"", CipherVersion::V2).unwrap()).unwrap()
+    };
     let unpadded = text(b"no padding!").trim_end_matches('=').to_owned();
-    let url_safe = text(b"url safe, and long enough to have both symbols in it, surely").replace('+', "-").replace('/', "_");
+    let url_safe =
+        text(b"url safe, and long enough to have both symbols in it, surely").replace('+', "-").replace('/', "_");
     let row = |id, password: Cell, notes: Cell| vec![Cell::Integer(id), Cell::Null, password, notes, Cell::Null];
     let rows = [
         row(1, Cell::Bytes(v1), Cell::Null),
@@ -146,7 +149,7 @@ on_both! {
         }
         let before = vault.census().await;
         let survey = vault.survey().await;
-        assert_eq!(survey.shards.iter().filter(|shard| shard.table == "attachments").count(), 4, "{:?}", survey.shards);
+        assert_eq!(survey.shards.iter().filter(|shard| shard.table == "attachments").count(), 5, "{:?}", survey.shards);
         let mark = vault.mark(1, Direction::Forward);
         vault.engine().await.fence(&mark).await.unwrap();
         let tally = vault.reencrypt_all(&survey, 1, mark).await.unwrap();

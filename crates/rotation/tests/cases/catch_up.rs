@@ -2,7 +2,7 @@
 
 use rotation::{Answer, FaultCode, Outcome, Phase, RejectionCode, RotationOptions};
 
-use crate::support::{Farm, NEW, OLD, check, node, rotation_id};
+use crate::support::{Farm, NEW, OLD, node, rotation_id};
 
 /// Completed, with node 2 held since Activate.
 fn completed_without_node_2() -> Farm {

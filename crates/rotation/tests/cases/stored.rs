@@ -4,23 +4,23 @@ use rotation::{Entry, Phase, State};
 
 use crate::support::Farm;
 
-fn check_stored(farm: &mut Farm) {
-    let bytes = postcard::to_stdvec(&farm.state).unwrap();
-    assert_eq!(postcard::from_bytes::<State>(&bytes).unwrap(), farm.state);
-    let text = serde_json::to_string(&farm.state).unwrap();
-    assert_eq!(serde_json::from_str::<State>(&text).unwrap(), farm.state);
+fn check_stored(farm: &Farm) {
+    let bytes = postcard::to_stdvec(&farm.state).expect("a state has a postcard form");
+    assert_eq!(postcard::from_bytes::<State>(&bytes).as_ref(), Ok(&farm.state));
+    let text = serde_json::to_string(&farm.state).expect("a state has a JSON form");
+    assert_eq!(serde_json::from_str::<State>(&text).expect("what was written is read"), farm.state);
 }
 
 #[test]
 fn the_state_survives_storing_at_every_moment() {
     let mut farm = Farm::requested(2);
     while farm.turn() {
-        check_stored(&mut farm);
+        check_stored(&farm);
     }
     let mut farm = Farm::at(2, Phase::Start);
     farm.abort();
     while farm.turn() {
-        check_stored(&mut farm);
+        check_stored(&farm);
     }
 }
 

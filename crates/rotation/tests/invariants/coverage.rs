@@ -10,7 +10,7 @@ use crate::support::course_text;
 use crate::world::{World, scripts};
 
 /// Drawn with a fixed seed, so that this test says the same every time.
-const RUNS: usize = 400;
+const RUNS: usize = 1_000;
 
 #[test]
 fn random_runs_come_everywhere() {

@@ -8,7 +8,7 @@ use crate::support::{SHARDS, rows_of};
 
 /// A worker that is too late.
 #[derive(Debug)]
-pub struct Superseded;
+pub(crate) struct Superseded;
 
 #[derive(Debug, Clone)]
 struct Header {
@@ -28,15 +28,15 @@ struct Part {
 
 /// Rows, ledger, and whether the application may log in.
 #[derive(Debug, Clone)]
-pub struct Database {
-    pub rows: BTreeMap<ShardId, Vec<KeyId>>,
-    pub open: bool,
+pub(crate) struct Database {
+    pub(crate) rows: BTreeMap<ShardId, Vec<KeyId>>,
+    pub(crate) open: bool,
     headers: BTreeMap<RotationId, Header>,
     parts: BTreeMap<(RotationId, ShardId), Part>,
 }
 
 impl Database {
-    pub fn new(key: KeyId) -> Self {
+    pub(crate) fn new(key: KeyId) -> Self {
         let rows = (0..SHARDS).map(ShardId::new).map(|shard| {
             let count = usize::try_from(rows_of(shard)).expect("few rows");
             (shard, vec![key; count])
@@ -45,7 +45,7 @@ impl Database {
     }
 
     /// The keys that rows are under.
-    pub fn keys(&self) -> Vec<KeyId> {
+    pub(crate) fn keys(&self) -> Vec<KeyId> {
         let mut keys: Vec<KeyId> = self.rows.values().flatten().copied().collect();
         keys.sort_unstable();
         keys.dedup();
@@ -53,7 +53,7 @@ impl Database {
     }
 
     /// Enters the ledger with an epoch and a direction, as every assignment on the database does first.
-    pub fn enter(
+    pub(crate) fn enter(
         &mut self,
         rotation: RotationId,
         epoch: Epoch,
@@ -81,7 +81,7 @@ impl Database {
     }
 
     /// Takes up a lease on a shard, unless a later one is taken up already.
-    pub fn lease(&mut self, rotation: RotationId, shard: ShardId, lease: LeaseNumber) -> Result<(), Superseded> {
+    pub(crate) fn lease(&mut self, rotation: RotationId, shard: ShardId, lease: LeaseNumber) -> Result<(), Superseded> {
         let part = self.parts.entry((rotation, shard)).or_default();
         if part.lease > lease {
             return Err(Superseded);
@@ -91,7 +91,7 @@ impl Database {
     }
 
     /// One chunk, one row: one transaction with its ledger row. True when the shard is through.
-    pub fn turn_row(
+    pub(crate) fn turn_row(
         &mut self,
         rotation: RotationId,
         shard: ShardId,

@@ -18,7 +18,7 @@ proptest! {
         let [live] = world.database.keys()[..] else { panic!("rows under several keys: {}", world.describe()) };
         assert!(world.database.open, "the application may log in again");
 
-        let last = world.state.rotations.values().last().expect("one was requested");
+        let last = world.state.rotations.values().max_by_key(|rotation| rotation.epoch).expect("one was requested");
         let live_by_log = match last.course {
             Course::Ended(Ending::Completed) => last.new_key(),
             Course::Ended(Ending::RolledBack) => last.old_key(),

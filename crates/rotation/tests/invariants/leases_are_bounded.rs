@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use rotation::{NodeId, Phase, SHARDS_PER_AGENT_MAX, ShardId};
+use rotation::{Course, NodeId, Phase, SHARDS_PER_AGENT_MAX, ShardId, UndoStep};
 
 use crate::world::{World, config, scripts};
 
@@ -30,7 +30,11 @@ proptest! {
                 assert!(!rotation.nodes[*node].shunned, "{node} is shunned");
             }
             let writers = rotation.plan.as_ref().map_or(usize::MAX, |plan| plan.writers_max as usize);
-            if rotation.reached == Phase::Reencrypt {
+            let writing = matches!(
+                rotation.course,
+                Course::Forward { phase: Phase::Reencrypt } | Course::Undo { step: UndoStep::RestoreRows, .. }
+            );
+            if writing {
                 assert!(held.len() <= writers);
             }
             for entry in applied {

@@ -26,10 +26,11 @@ proptest! {
             assert!(going_back, "{course:?} after an abort of {:?}", world.course());
         });
         if can_abort(&world) {
+            let id = world.id();
             let old = world.rotation().and_then(rotation::Rotation::old_key);
             world.abort();
             world.calm_down();
-            let course = &world.state.rotations[&world.id()].course;
+            let course = &world.state.rotations[&id].course;
             assert!(matches!(course, Course::Ended(Ending::RolledBack | Ending::Withdrawn)), "{course:?}");
             if let Some(old) = old {
                 assert_eq!(world.database.keys(), [old]);

@@ -12,37 +12,37 @@ use rotation::{
 };
 
 /// Rows of each shard of each table. Six shards; the last table is empty.
-pub const TABLES: [(&str, &[u64]); 3] = [("connections", &[2, 2, 2]), ("entries", &[2, 2]), ("notes", &[0])];
-pub const SHARDS: u64 = 6;
+pub(crate) const TABLES: [(&str, &[u64]); 3] = [("connections", &[2, 2, 2]), ("entries", &[2, 2]), ("notes", &[0])];
+pub(crate) const SHARDS: u64 = 6;
 
-pub const OLD: KeyId = KeyId::new([1; 16]);
-pub const NEW: KeyId = KeyId::new([2; 16]);
+pub(crate) const OLD: KeyId = KeyId::new([1; 16]);
+pub(crate) const NEW: KeyId = KeyId::new([2; 16]);
 
-pub fn node(number: usize) -> NodeId {
+pub(crate) fn node(number: usize) -> NodeId {
     format!("node-{number}").parse().expect("a node id")
 }
 
-pub fn rotation_id(number: u64) -> RotationId {
+pub(crate) fn rotation_id(number: u64) -> RotationId {
     format!("01890a5d-ac96-774b-bcce-{number:012x}").parse().expect("a UUID")
 }
 
-pub fn cluster() -> ClusterId {
+pub(crate) fn cluster() -> ClusterId {
     "7d444840-9dc0-41d1-b245-5ffdce74fad2".parse().expect("a UUID")
 }
 
-pub fn hash(text: &str) -> Digest {
+pub(crate) fn hash(text: &str) -> Digest {
     Digest::new(*blake3::hash(text.as_bytes()).as_bytes())
 }
 
-pub fn fault(code: FaultCode) -> Fault {
+pub(crate) fn fault(code: FaultCode) -> Fault {
     Fault::new(code, format!("injected {code}"), "nothing, this is a test")
 }
 
-pub fn database() -> DatabaseIdentity {
+pub(crate) fn database() -> DatabaseIdentity {
     DatabaseIdentity { kind: DatabaseKind::Postgres, identity: "7301-vault".to_owned() }
 }
 
-pub fn inspection(node: &NodeId, key: KeyId) -> Inspection {
+pub(crate) fn inspection(node: &NodeId, key: KeyId) -> Inspection {
     Inspection {
         release: AgentRelease { version: "0.1.0".to_owned(), protocol: 1 },
         current_key: key,
@@ -60,7 +60,7 @@ pub fn inspection(node: &NodeId, key: KeyId) -> Inspection {
     }
 }
 
-pub fn survey() -> Survey {
+pub(crate) fn survey() -> Survey {
     let mut shards = Vec::new();
     let mut tables = Vec::new();
     for (table, parts) in TABLES {
@@ -94,28 +94,28 @@ pub fn survey() -> Survey {
     }
 }
 
-pub fn rows_of(shard: ShardId) -> u64 {
+pub(crate) fn rows_of(shard: ShardId) -> u64 {
     let all: Vec<u64> = TABLES.iter().flat_map(|(_, parts)| parts.iter().copied()).collect();
     all[usize::try_from(shard.get()).expect("few shards")]
 }
 
 /// What a shard holds, whichever key it is under.
-pub fn tally(shard: ShardId) -> ShardTally {
+pub(crate) fn tally(shard: ShardId) -> ShardTally {
     let rows = rows_of(shard);
     let digest = ContentDigest::new(u128::from(shard.get() + 1) << 100);
     ShardTally { rows, values: rows, undecryptable: 0, digest }
 }
 
-pub fn position() -> DatabasePosition {
+pub(crate) fn position() -> DatabasePosition {
     DatabasePosition { identity: database(), timeline: 1, position: 4_096 }
 }
 
-pub fn possession(rotation: RotationId, node: &NodeId, key: KeyId) -> Digest {
+pub(crate) fn possession(rotation: RotationId, node: &NodeId, key: KeyId) -> Digest {
     hash(&format!("{rotation} {node} {key}"))
 }
 
 /// What an honest operator signs for this plan.
-pub fn statement(plan: &Plan, new_key: KeyId) -> Statement {
+pub(crate) fn statement(plan: &Plan, new_key: KeyId) -> Statement {
     let nodes = plan.nodes.iter().map(|(id, planned)| {
         let proof = possession(plan.rotation, id, new_key);
         let grant = NodeGrant {
@@ -140,7 +140,7 @@ fn sealed(node: &NodeId) -> Vec<u8> {
     format!("sealed for {node}").into_bytes()
 }
 
-pub fn authorization(statement: &Statement) -> Authorization {
+pub(crate) fn authorization(statement: &Statement) -> Authorization {
     Authorization {
         statement: statement.to_bytes(),
         certificates: vec![vec![0]],
@@ -150,7 +150,7 @@ pub fn authorization(statement: &Statement) -> Authorization {
 }
 
 /// What an agent that does its work well answers.
-pub fn good_answer(rotation: &Rotation, assignment: &Assignment) -> Answer {
+pub(crate) fn good_answer(rotation: &Rotation, assignment: &Assignment) -> Answer {
     let node = &assignment.node;
     let new_key = rotation.new_key().unwrap_or(NEW);
     match &assignment.work {
@@ -180,7 +180,7 @@ pub fn good_answer(rotation: &Rotation, assignment: &Assignment) -> Answer {
 }
 
 /// `node-1 reencrypt-shard 0.1`: node, kind, and for a shard its number and lease.
-pub fn label(assignment: &Assignment) -> String {
+pub(crate) fn label(assignment: &Assignment) -> String {
     let id = assignment.id();
     match id.shard {
         Some((shard, lease)) => format!("{} {} {shard}.{lease}", id.node, id.kind),
@@ -189,7 +189,7 @@ pub fn label(assignment: &Assignment) -> String {
 }
 
 /// `forward:quiesce`, `undo:restore-rows`, `stuck:restore-rows`, `ended:rolled-back`.
-pub fn course_text(course: &Course) -> String {
+pub(crate) fn course_text(course: &Course) -> String {
     match course {
         Course::Forward { phase } => format!("forward:{}", phase.as_str()),
         Course::Undo { step, .. } => format!("undo:{}", step.as_str()),
@@ -201,15 +201,15 @@ pub fn course_text(course: &Course) -> String {
 }
 
 /// A farm whose state a test moves entry by entry.
-pub struct Farm {
-    pub state: State,
-    pub id: RotationId,
+pub(crate) struct Farm {
+    pub(crate) state: State,
+    pub(crate) id: RotationId,
     clock: u64,
 }
 
 impl Farm {
     /// Founded, with this many nodes.
-    pub fn new(nodes: usize) -> Self {
+    pub(crate) fn new(nodes: usize) -> Self {
         let mut farm = Self { state: State::default(), id: rotation_id(1), clock: 1_000 };
         farm.say(Event::FarmFounded { cluster: cluster(), farm: "demo".to_owned() });
         for number in 1..=nodes {
@@ -222,21 +222,21 @@ impl Farm {
     }
 
     /// With a rotation that was just requested.
-    pub fn requested(nodes: usize) -> Self {
+    pub(crate) fn requested(nodes: usize) -> Self {
         let mut farm = Self::new(nodes);
         farm.request(RotationOptions::default());
         farm
     }
 
     /// With a rotation that everything went well in until it entered this phase.
-    pub fn at(nodes: usize, phase: Phase) -> Self {
+    pub(crate) fn at(nodes: usize, phase: Phase) -> Self {
         let mut farm = Self::requested(nodes);
         farm.go_to(&format!("forward:{}", phase.as_str()));
         farm
     }
 
     /// The same, and then its operator aborted it and everything went well until the undo entered this step.
-    pub fn undoing(nodes: usize, from: Phase, step: &str) -> Self {
+    pub(crate) fn undoing(nodes: usize, from: Phase, step: &str) -> Self {
         let mut farm = Self::at(nodes, from);
         // In Start something must have happened for the instances to need stopping.
         if from == Phase::Start {
@@ -247,23 +247,23 @@ impl Farm {
         farm
     }
 
-    pub fn entry(&mut self, event: Event) -> Entry {
+    pub(crate) fn entry(&mut self, event: Event) -> Entry {
         self.clock += 10;
         Entry { at: Millis::new(self.clock), event }
     }
 
-    pub fn try_say(&mut self, event: Event) -> Result<Outcome, Rejection> {
+    pub(crate) fn try_say(&mut self, event: Event) -> Result<Outcome, Rejection> {
         let entry = self.entry(event);
         apply(&mut self.state, &entry)
     }
 
     /// Applies what must not be refused.
-    pub fn say(&mut self, event: Event) -> Outcome {
+    pub(crate) fn say(&mut self, event: Event) -> Outcome {
         self.try_say(event).expect("this must not be refused")
     }
 
     /// Applies what must be refused, and looks that nothing changed.
-    pub fn refused(&mut self, event: Event) -> Rejection {
+    pub(crate) fn refused(&mut self, event: Event) -> Rejection {
         let before = self.state.clone();
         let rejection = self.try_say(event).expect_err("this must be refused");
         assert_eq!(self.state, before, "a refusal must leave the state as it was");
@@ -271,97 +271,97 @@ impl Farm {
         rejection
     }
 
-    pub fn request(&mut self, options: RotationOptions) -> Outcome {
+    pub(crate) fn request(&mut self, options: RotationOptions) -> Outcome {
         let (rotation, by) = (self.id, "alice".to_owned());
         self.say(Event::RotationRequested { rotation, by, options })
     }
 
-    pub fn abort_event(&self) -> Event {
+    pub(crate) fn abort_event(&self) -> Event {
         Event::AbortRequested { rotation: self.id, by: "alice".to_owned() }
     }
 
-    pub fn abort(&mut self) -> Outcome {
+    pub(crate) fn abort(&mut self) -> Outcome {
         self.say(self.abort_event())
     }
 
-    pub fn pause_event(&self) -> Event {
+    pub(crate) fn pause_event(&self) -> Event {
         Event::PauseRequested { rotation: self.id, by: "alice".to_owned() }
     }
 
-    pub fn resume(&mut self) -> Outcome {
+    pub(crate) fn resume(&mut self) -> Outcome {
         self.say(Event::ResumeRequested { rotation: self.id, by: "alice".to_owned() })
     }
 
-    pub fn retry(&mut self) -> Outcome {
+    pub(crate) fn retry(&mut self) -> Outcome {
         self.say(Event::RetryRequested { rotation: self.id, by: "alice".to_owned() })
     }
 
-    pub fn start_event(&self, authorization: Authorization) -> Event {
+    pub(crate) fn start_event(&self, authorization: Authorization) -> Event {
         Event::StartRequested { rotation: self.id, by: "alice".to_owned(), authorization: Box::new(authorization) }
     }
 
-    pub fn start(&mut self) -> Outcome {
+    pub(crate) fn start(&mut self) -> Outcome {
         let statement = statement(self.plan(), NEW);
         self.say(self.start_event(authorization(&statement)))
     }
 
-    pub fn rotation(&self) -> &Rotation {
+    pub(crate) fn rotation(&self) -> &Rotation {
         &self.state.rotations[&self.id]
     }
 
-    pub fn plan(&self) -> &Plan {
+    pub(crate) fn plan(&self) -> &Plan {
         self.rotation().plan.as_ref().expect("preflight is over")
     }
 
-    pub fn course(&self) -> String {
+    pub(crate) fn course(&self) -> String {
         course_text(&self.rotation().course)
     }
 
-    pub fn pending(&self) -> Vec<String> {
+    pub(crate) fn pending(&self) -> Vec<String> {
         pending(&self.state).iter().map(label).collect()
     }
 
     /// The pending assignment with this label.
-    pub fn find(&self, wanted: &str) -> Assignment {
+    pub(crate) fn find(&self, wanted: &str) -> Assignment {
         pending(&self.state)
             .into_iter()
             .find(|assignment| label(assignment) == wanted)
             .unwrap_or_else(|| panic!("{wanted} is not pending, but {:?} in {}", self.pending(), self.course()))
     }
 
-    pub fn done_event(&self, wanted: &str) -> Event {
+    pub(crate) fn done_event(&self, wanted: &str) -> Event {
         let assignment = self.find(wanted);
         Event::WorkDone { assignment: assignment.id(), answer: good_answer(self.rotation(), &assignment) }
     }
 
-    pub fn answer(&mut self, wanted: &str) -> Outcome {
+    pub(crate) fn answer(&mut self, wanted: &str) -> Outcome {
         let event = self.done_event(wanted);
         self.say(event)
     }
 
-    pub fn answer_with(&mut self, wanted: &str, answer: Answer) -> Outcome {
+    pub(crate) fn answer_with(&mut self, wanted: &str, answer: Answer) -> Outcome {
         let assignment = self.find(wanted).id();
         self.say(Event::WorkDone { assignment, answer })
     }
 
-    pub fn fail(&mut self, wanted: &str, code: FaultCode) -> Outcome {
+    pub(crate) fn fail(&mut self, wanted: &str, code: FaultCode) -> Outcome {
         let assignment = self.find(wanted).id();
         self.say(Event::WorkFailed { assignment, fault: fault(code) })
     }
 
-    pub fn miss(&mut self, wanted: &str) -> Outcome {
+    pub(crate) fn miss(&mut self, wanted: &str) -> Outcome {
         let assignment = self.find(wanted).id();
         self.say(Event::DeadlineMissed { assignment, fault: fault(FaultCode::NodeUnreachable) })
     }
 
-    pub fn expire(&mut self, wanted: &str) -> Outcome {
+    pub(crate) fn expire(&mut self, wanted: &str) -> Outcome {
         let assignment = self.find(wanted).id();
         self.say(Event::LeaseExpired { assignment })
     }
 
     /// One turn in which everything goes well: the first pending work is answered, or the due decision is logged, or
     /// the operator starts.
-    pub fn turn(&mut self) -> bool {
+    pub(crate) fn turn(&mut self) -> bool {
         if let Some(assignment) = pending(&self.state).first() {
             let answer = good_answer(&self.state.rotations[&assignment.rotation], assignment);
             self.say(Event::WorkDone { assignment: assignment.id(), answer });
@@ -376,42 +376,42 @@ impl Farm {
     }
 
     /// Everything goes well until this course is reached.
-    pub fn go_to(&mut self, course: &str) {
+    pub(crate) fn go_to(&mut self, course: &str) {
         while self.course() != course {
             assert!(self.turn(), "{course} was never reached: nothing to do in {}", self.course());
         }
     }
 
     /// Everything goes well until nothing is left to do.
-    pub fn go_on(&mut self) {
+    pub(crate) fn go_on(&mut self) {
         while self.turn() {}
     }
 
-    pub fn held(&self, number: usize) -> bool {
+    pub(crate) fn held(&self, number: usize) -> bool {
         self.state.nodes[&node(number)].quarantine.is_some()
     }
 
-    pub fn fault_codes(&self) -> Vec<FaultCode> {
+    pub(crate) fn fault_codes(&self) -> Vec<FaultCode> {
         self.rotation().faults.iter().map(|fault| fault.code).collect()
     }
 }
 
 /// Holds course and pending work against what is expected.
 #[track_caller]
-pub fn check(farm: &Farm, course: &str, pending: &[&str]) {
+pub(crate) fn check(farm: &Farm, course: &str, pending: &[&str]) {
     assert_eq!((farm.course(), farm.pending()), (course.to_owned(), pending.iter().map(|s| (*s).to_owned()).collect()));
 }
 
-pub fn leader(term: u64) -> Event {
+pub(crate) fn leader(term: u64) -> Event {
     Event::LeaderElected { term: Term::new(term), replica: 1 }
 }
 
 /// The same assignment in another epoch.
-pub fn in_epoch(id: &AssignmentId, epoch: Epoch) -> AssignmentId {
+pub(crate) fn in_epoch(id: &AssignmentId, epoch: Epoch) -> AssignmentId {
     AssignmentId { epoch, ..id.clone() }
 }
 
-pub fn counts(rows: &[(&str, u64)]) -> Answer {
+pub(crate) fn counts(rows: &[(&str, u64)]) -> Answer {
     let rows: BTreeMap<String, u64> = rows.iter().map(|(table, rows)| ((*table).to_owned(), *rows)).collect();
     Answer::DatabaseFenced { rows: rows.into_iter().collect() }
 }

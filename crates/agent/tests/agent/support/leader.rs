@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use keys::sealed::{self, SealContext};
-use keys::{KeySet, attestation, possession};
+use keys::{KeySet, SecretKey, attestation, possession};
 use rotation::{
     Answer, Assignment, Authorization, ClusterId, Digest, Direction, Epoch, Fault, Fence, Inspection, LeaseNumber,
     Millis, NodeGrant, NodeId, Plan, PlanNode, RotationId, Statement, Survey, Term, Work,
@@ -165,6 +165,17 @@ impl Leader {
 
     /// Somebody signs the plan, or says so, after `change`.
     pub(crate) fn sign(&self, farm: &Farm, signer: &Tls, change: impl FnOnce(&mut Statement)) -> Authorization {
+        self.sign_with(farm, signer, &farm.old, change)
+    }
+
+    /// The same, by somebody who takes `current` for the farm's current key.
+    pub(crate) fn sign_with(
+        &self,
+        farm: &Farm,
+        signer: &Tls,
+        current: &SecretKey,
+        change: impl FnOnce(&mut Statement),
+    ) -> Authorization {
         let plan = self.read_plan();
         let plan_digest = Plan::digest_of(self.plan.as_ref().unwrap());
         let node: NodeId = NODE.parse().unwrap();
@@ -178,7 +189,7 @@ impl Leader {
             new_key,
         };
         let recipient_key = plan.nodes[&node].recipient_key.clone();
-        let sealed = sealed::seal(&recipient_key, &KeySet::new(FARM, farm.new.clone(), 2), &context).unwrap();
+        let sealed = sealed::seal(&recipient_key, &KeySet::new(FARM, farm.new.clone(), 2), current, &context).unwrap();
         let grant = NodeGrant {
             recipient_key,
             sealed_digest: Digest::new(*blake3::hash(&sealed).as_bytes()),

@@ -105,12 +105,8 @@ async fn describe(
 ) -> Result<Option<(i64, Table)>, EngineError> {
     let doing = || format!("looking table {} up", target.label());
     let schema = target.schema.as_deref().unwrap_or(SCHEMA_DEFAULT);
-    let relation = sqlx::query(RELATION)
-        .bind(schema)
-        .bind(&target.name)
-        .fetch_optional(&mut *connection)
-        .await
-        .doing(doing)?;
+    let relation =
+        sqlx::query(RELATION).bind(schema).bind(&target.name).fetch_optional(&mut *connection).await.doing(doing)?;
     let Some(relation) = relation else {
         problems.push(format!("does not exist in schema {schema:?} (names are matched exactly, case counts)"));
         return Ok(None);
@@ -122,7 +118,8 @@ async fn describe(
     }
     let columns = columns(connection, oid).await.doing(doing)?;
     let names = |rows: Vec<PgRow>| rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>();
-    let primary_key = sqlx::query(PRIMARY_KEY).bind(oid).fetch_all(&mut *connection).await.and_then(names).doing(doing)?;
+    let primary_key =
+        sqlx::query(PRIMARY_KEY).bind(oid).fetch_all(&mut *connection).await.and_then(names).doing(doing)?;
     let foreign = sqlx::query(FOREIGN_KEYS).bind(oid).fetch_all(&mut *connection).await.doing(doing)?;
     let triggers = sqlx::query(TRIGGERS)
         .bind(oid)
@@ -141,15 +138,14 @@ async fn describe(
         problems.push(format!("has {}, which {remedy}", triggers.join(", ")));
     }
     let key = key_columns(target, &primary_key, &columns, problems);
-    let mut values = value_columns(target, &columns, problems);
+    let values = value_columns(target, &columns, problems);
     for row in &foreign {
         let column: String = row.try_get(0).doing(doing)?;
         let constraint: String = row.try_get(1).doing(doing)?;
-        if values.iter().any(|value| value.name == column) {
+        if target.columns.iter().any(|registered| registered.name == column) {
             problems.push(format!("has column {column:?} in the foreign key {constraint:?}, which would be broken"));
         }
     }
-    values.shrink_to_fit();
     // ONLY: tables that inherit from it are tables of their own. Partitions are not.
     let only = if kind == "r" { "ONLY " } else { "" };
     let from = format!("{only}{}.{}", quote(schema), quote(&target.name));

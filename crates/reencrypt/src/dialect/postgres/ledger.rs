@@ -176,8 +176,11 @@ pub(super) async fn enter(connection: &mut PgConnection, claim: &Claim) -> Resul
         return Err(EngineError::LedgerMissing(rotation));
     }
     let doing = || format!("entering shard {} in the ledger", claim.shard);
-    // Raised first and by itself: two that enter at once would otherwise each hold the header shared and wait for
-    // the other to let go. It is raised in the same direction only.
+    let header = header(connection, &rotation, Hold::Glance).await?.ok_or(EngineError::LedgerMissing(rotation))?;
+    header.admit(&claim.mark)?;
+    end_earlier_holders(connection, claim).await?;
+    // Raised by itself, before the header is held shared: two that enter at once would otherwise each wait for the
+    // other to let go. It is raised in the same direction only.
     sqlx::query(
         "UPDATE keyturn.rotation SET epoch = $2
          WHERE rotation = $1 AND epoch < $2 AND direction = $3 AND NOT closed AND format = $4",
@@ -189,9 +192,6 @@ pub(super) async fn enter(connection: &mut PgConnection, claim: &Claim) -> Resul
     .execute(&mut *connection)
     .await
     .doing(doing)?;
-    let header = header(connection, &rotation, Hold::Glance).await?.ok_or(EngineError::LedgerMissing(rotation))?;
-    header.admit(&claim.mark)?;
-    end_earlier_holder(connection, claim).await?;
 
     let mut transaction = connection.begin().await.doing(doing)?;
     let header = self::header(&mut transaction, &rotation, Hold::Shared).await?;
@@ -223,23 +223,25 @@ pub(super) async fn enter(connection: &mut PgConnection, claim: &Claim) -> Resul
     Ok(record)
 }
 
-/// Ends the session of whoever worked on the shard before: it may be stopped inside a transaction that holds the
-/// shard's row, and wake when nobody expects it. The leader gave its lease up, or it would not have given this one.
-async fn end_earlier_holder(connection: &mut PgConnection, claim: &Claim) -> Result<(), EngineError> {
+/// Ends the sessions of whoever worked on the shard before, and of those that still work under an earlier epoch: one
+/// may be stopped inside a transaction that holds the shard's row or the header, and wake when nobody expects it. The
+/// leader gave their leases up, or it would not have given this one.
+async fn end_earlier_holders(connection: &mut PgConnection, claim: &Claim) -> Result<(), EngineError> {
     sqlx::query(
-        "SELECT pg_terminate_backend(a.pid, $5)
+        "SELECT pg_terminate_backend(a.pid, $6)
          FROM keyturn.shard s JOIN pg_stat_activity a ON a.pid = s.holder_pid AND a.backend_start = s.holder_start
-         WHERE s.rotation = $1 AND s.shard = $2 AND s.pass = $3 AND s.lease <= $4
+         WHERE s.rotation = $1 AND ((s.shard = $2 AND s.pass = $3 AND s.lease <= $4) OR s.epoch < $5)
            AND a.pid <> pg_backend_pid() AND a.usename = session_user",
     )
     .bind(claim.mark.rotation.to_string())
     .bind(number(claim.shard.get()))
     .bind(claim.pass.as_str())
     .bind(number(claim.lease.get()))
+    .bind(epoch_number(&claim.mark))
     .bind(TERMINATE_MS)
     .execute(connection)
     .await
-    .doing(|| format!("ending the session of shard {}'s earlier holder", claim.shard))?;
+    .doing(|| format!("ending the sessions of shard {}'s earlier holders", claim.shard))?;
     Ok(())
 }
 

@@ -89,10 +89,13 @@ pub(super) async fn check_rights(connection: &mut PgConnection, shared: &Shared)
                 if !superuser {
                     let may_end = flag(6)? || has_role(connection, role, "USAGE").await?;
                     if !may_end {
-                        problems.push(format!("it may not end the application's sessions: GRANT pg_signal_backend TO {user}"));
+                        problems.push(format!(
+                            "it may not end the application's sessions: GRANT pg_signal_backend TO {user}"
+                        ));
                     }
                     // From 16 on, CREATEROLE reaches only roles that were granted with ADMIN OPTION.
-                    let may_alter = flag(5)? && (version < 160_000 || has_role(connection, role, "MEMBER WITH ADMIN OPTION").await?);
+                    let may_alter = flag(5)?
+                        && (version < 160_000 || has_role(connection, role, "MEMBER WITH ADMIN OPTION").await?);
                     if !may_alter {
                         problems.push(format!("it may not fence role {role}: ALTER ROLE {user} CREATEROLE"));
                     }
@@ -365,7 +368,8 @@ pub(super) async fn lift_fence(connection: &mut PgConnection, mark: &LedgerMark)
 /// Gives the role back what was noted. The note stays, as a sign that there is a fence to put up again.
 async fn give_back(connection: &mut PgConnection, header: &mut crate::ledger::Header) -> Result<(), EngineError> {
     let (Some(text), true) = (&header.role_saved, header.role_fenced) else { return Ok(()) };
-    let unreadable = |_| EngineError::LedgerUnreadable("the note of the application's role has another form".to_owned());
+    let unreadable =
+        |_| EngineError::LedgerUnreadable("the note of the application's role has another form".to_owned());
     let saved: RoleSaved = serde_json::from_str(text).map_err(unreadable)?;
     let login = if saved.can_login { "LOGIN" } else { "NOLOGIN" };
     // Reviewed: a quoted identifier, a keyword and a number.

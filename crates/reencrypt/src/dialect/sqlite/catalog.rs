@@ -88,7 +88,7 @@ async fn describe(
     let key = key_columns(target, &columns, &collations, problems);
     let values = value_columns(target, &columns, problems);
     for (column, owner) in pairs(connection, FOREIGN_KEYS, &target.name).await.doing(doing)? {
-        if values.iter().any(|value| value.name.eq_ignore_ascii_case(&column)) {
+        if target.columns.iter().any(|registered| registered.name.eq_ignore_ascii_case(&column)) {
             problems.push(format!("has column {column:?} in a foreign key of {owner:?}, which would be broken"));
         }
     }
@@ -119,8 +119,11 @@ async fn nulls(
     columns: &BTreeMap<String, Column>,
     problems: &mut Vec<String>,
 ) -> Result<(), EngineError> {
+    let is_rowid = |column: &Column| target.key.len() == 1 && column.declared == "INTEGER";
     let nullable = |name: &String| {
-        columns.get(name).is_some_and(|column| !column.not_null && !(target.key.len() == 1 && column.declared == "INTEGER"))
+        columns
+            .get(name)
+            .is_some_and(|column| !column.not_null && !is_rowid(column))
     };
     let tests: Vec<String> =
         target.key.iter().filter(|name| nullable(name)).map(|name| format!("{} IS NULL", quote(name))).collect();

@@ -79,9 +79,8 @@ impl Dialect for Sqlite {
 
     async fn open(&self) -> Result<Box<dyn Session>, EngineError> {
         let file = self.options.get_filename().to_owned();
-        let connection = SqliteConnection::connect_with(&self.options)
-            .await
-            .doing(|| format!("opening {}", file.display()))?;
+        let connection =
+            SqliteConnection::connect_with(&self.options).await.doing(|| format!("opening {}", file.display()))?;
         Ok(Box::new(SqliteSession { connection, file, sessions_wait: self.sessions_wait }))
     }
 }

@@ -99,7 +99,8 @@ const fn minor(device: u64) -> u64 {
 
 fn named(process: &Path, pid: u32) -> String {
     let command = fs::read(process.join("cmdline")).unwrap_or_default();
-    let command: String = String::from_utf8_lossy(&command).replace('\0', " ").chars().take(COMMAND_CHARS_MAX).collect();
+    let command: String =
+        String::from_utf8_lossy(&command).replace('\0', " ").chars().take(COMMAND_CHARS_MAX).collect();
     match command.trim() {
         "" => format!("process {pid}"),
         // The program alone: arguments may hold what does not belong into a log.
