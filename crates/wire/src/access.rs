@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use http_body_util::Limited;
 use tonic::body::Body;
 use tonic::{Code, Request, Status};
 use tower::{Layer, Service};
@@ -46,6 +47,15 @@ pub const METHODS: &[(&str, &[Role])] = &[
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", ANYBODY),
     ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", ANYBODY),
 ];
+
+/// Largest request to a method that viewers may call: it names a rotation at most. Anybody of the farm could otherwise
+/// fill a server's memory with as many of the largest messages as a connection takes at once.
+pub const QUESTION_BYTES_MAX: usize = 64 * 1024;
+
+/// Whether the method only answers questions.
+fn only_answers(path: &str) -> bool {
+    METHODS.iter().any(|(method, roles)| *method == path && roles.contains(&Viewer))
+}
 
 /// Decides whether `peer` may call the method at `path`; a refusal names the role and the method.
 pub fn check(path: &str, peer: Option<&Peer>) -> Result<(), Status> {
@@ -109,9 +119,9 @@ pub struct Access<S> {
     inner: S,
 }
 
-impl<S, B> Service<http::Request<B>> for Access<S>
+impl<S> Service<http::Request<Body>> for Access<S>
 where
-    S: Service<http::Request<B>, Response = http::Response<Body>>,
+    S: Service<http::Request<Body>, Response = http::Response<Body>>,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
 {
@@ -123,9 +133,12 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let connection = request.extensions().get::<Connection>();
         match check(request.uri().path(), connection.map(|connection| connection.peer.as_ref())) {
+            Ok(()) if only_answers(request.uri().path()) => {
+                Box::pin(self.inner.call(request.map(|body| Body::new(Limited::new(body, QUESTION_BYTES_MAX)))))
+            }
             Ok(()) => Box::pin(self.inner.call(request)),
             Err(refusal) => {
                 let address = connection.map(|connection| connection.address);

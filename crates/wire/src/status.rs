@@ -20,7 +20,7 @@ const LEADER_ADDRESS: &str = "leader_address";
 /// What a server said of why it refused or failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Stable code: a rejection's (`rotation-active`) or one of the protocol's (`NOT_LEADER`).
+    /// Stable code: a rejection's (`ROTATION_UNDER_WAY`) or one of the protocol's (`NOT_LEADER`).
     pub reason: String,
     /// What happened, naming the thing.
     pub message: String,
@@ -35,9 +35,10 @@ pub struct LeaderHint {
     pub leader_address: Option<String>,
 }
 
-/// A status with a reason and a next step.
+/// A status with a reason and a next step. The reason travels in ErrorInfo's own form, `UPPER_SNAKE_CASE`.
 pub fn error(code: Code, reason: &str, message: impl Into<String>, next_step: &str) -> Status {
     let metadata = [(NEXT_STEP.to_owned(), next_step.to_owned())];
+    let reason = reason.to_ascii_uppercase().replace('-', "_");
     Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, metadata))
 }
 

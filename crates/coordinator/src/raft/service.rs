@@ -1,7 +1,7 @@
 //! The service with which the replicas speak among themselves.
 
 use openraft::error::{InstallSnapshotError, RaftError};
-use openraft::raft::AppendEntriesResponse;
+use openraft::raft::{AppendEntriesResponse, InstallSnapshotRequest};
 use serde::Serialize;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, async_trait};
@@ -11,7 +11,11 @@ use super::formation::{Accepted, Membership, Standing};
 use super::leadership::Heard;
 use super::network::{pack, unpack};
 use super::timing::STANDING_TIMEOUT;
-use super::types::Raft;
+use super::types::{Raft, TypeConfig};
+
+/// Largest snapshot that is taken in. A state of a thousand rotations with large plans is well below it; openraft would
+/// make room up to wherever a piece is said to stand.
+const SNAPSHOT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// Hands the calls of other replicas to openraft.
 #[derive(Clone)]
@@ -37,6 +41,11 @@ impl RaftService {
 fn answer<T: Serialize>(message: &T) -> Result<Response<v1::RaftResponse>, Status> {
     let packed = pack(message).map_err(|error| Status::internal(format!("cannot be written: {error}")))?;
     Ok(Response::new(v1::RaftResponse { version: packed.version, payload: packed.payload }))
+}
+
+/// Whether a piece of a snapshot stands within the largest one.
+fn fits(piece: &InstallSnapshotRequest<TypeConfig>) -> bool {
+    piece.offset.checked_add(piece.data.len() as u64).is_some_and(|end| end <= SNAPSHOT_BYTES_MAX)
 }
 
 fn stopped(error: impl std::fmt::Display) -> Status {
@@ -73,6 +82,9 @@ impl v1::raft_server::Raft for RaftService {
         self.standing().await?;
         let request = request.into_inner();
         let request = unpack(request.version, &request.payload)?;
+        if !fits(&request) {
+            return Err(Status::invalid_argument(format!("a snapshot has {SNAPSHOT_BYTES_MAX} bytes at most")));
+        }
         match self.raft.install_snapshot(request).await {
             Ok(response) => answer(&Ok::<_, InstallSnapshotError>(response)),
             Err(RaftError::APIError(error)) => answer(&Err::<openraft::raft::InstallSnapshotResponse<u64>, _>(error)),
@@ -85,5 +97,23 @@ impl v1::raft_server::Raft for RaftService {
         // leader was elected.
         let initialized = self.raft.metrics().borrow().last_log_index > Some(0);
         Ok(Response::new(v1::ProbeResponse { id: self.id, initialized }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_far_out_makes_no_room() {
+        let piece = |offset| InstallSnapshotRequest::<TypeConfig> {
+            vote: openraft::Vote::new(1, 1),
+            meta: Default::default(),
+            offset,
+            data: vec![0; 2],
+            done: false,
+        };
+        assert!(fits(&piece(0)) && fits(&piece(SNAPSHOT_BYTES_MAX - 2)));
+        assert!(!fits(&piece(SNAPSHOT_BYTES_MAX - 1)) && !fits(&piece(u64::MAX)));
     }
 }

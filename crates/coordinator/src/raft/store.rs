@@ -1,8 +1,8 @@
 //! The replica's one file: log, vote, pointers and snapshot in a redb database, each write durable when it returns.
 
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::ops::RangeBounds;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,6 +30,8 @@ const OWNER: &str = "owner";
 
 /// The log names every node and holds sealed bundles: nothing for other users of the machine.
 const DIRECTORY_MODE: u32 = 0o700;
+/// The same for the file, since the directory may have been made by somebody else.
+const FILE_MODE: u32 = 0o600;
 
 /// Bytes of entries that one read for replication answers at most, so that a batch goes over within a heartbeat.
 const READ_BYTES_MAX: usize = 256 * 1024;
@@ -103,6 +105,7 @@ impl Store {
         DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory).map_err(in_directory)?;
         let path = directory.join("raft.redb");
         let failed = |source: redb::Error| OpenStoreError::Open { path: path.clone(), source: Box::new(source) };
+        make_private(&path).map_err(|error| failed(redb::Error::Io(error)))?;
         let database = Database::create(&path).map_err(|error| failed(error.into()))?;
         // Or the file itself could be gone after a loss of power, however durable its content.
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(in_directory)?;
@@ -282,6 +285,12 @@ impl Store {
         }
         Ok(transaction.commit()?)
     }
+}
+
+/// Sees that a file is there which its owner alone may read, whatever it was before.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
+    file.set_permissions(Permissions::from_mode(FILE_MODE))
 }
 
 /// Frames the state for a snapshot.

@@ -203,3 +203,17 @@ fn a_directory_belongs_to_one_replica_and_one_process() {
     assert!(refused(2).contains("belongs to replica 1 of the farm demo, and this is replica 2"));
     Store::open(directory.path(), "demo", 1).expect("opens again");
 }
+
+#[test]
+fn the_file_is_for_its_owner_alone_in_whatever_directory() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("raft.redb");
+    let mode = || std::fs::metadata(&file).expect("is there").permissions().mode() & 0o777;
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).expect("may be set");
+    drop(Store::open(directory.path(), "demo", 1).expect("opens"));
+    assert_eq!(mode(), 0o600);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("may be set");
+    Store::open(directory.path(), "demo", 1).expect("opens again");
+    assert_eq!(mode(), 0o600);
+}

@@ -201,7 +201,7 @@ async fn commands_that_make_no_sense_are_refused_with_a_next_step() {
     };
 
     let refused = client.plan_rotation(v1::PlanRotationRequest::default()).await.expect_err("no node is enrolled");
-    assert_eq!(problem(refused), (Code::FailedPrecondition, "no-nodes".to_owned()));
+    assert_eq!(problem(refused), (Code::FailedPrecondition, "NO_NODES".to_owned()));
     let request = v1::EnrollNodeRequest { id: "Not A Name".to_owned(), address: "https://a:1".to_owned() };
     assert_eq!(problem(client.enroll_node(request).await.expect_err("no name")).0, Code::InvalidArgument);
     let request = v1::EnrollNodeRequest { id: "node-1".to_owned(), address: "somewhere".to_owned() };

@@ -233,7 +233,7 @@ async fn a_start_that_the_plan_or_the_signature_does_not_cover_is_refused() {
         sealed: sealed.into_iter().collect(),
     };
     let request = v1::StartRotationRequest { id: planned.id.clone(), authorization: Some(authorization) };
-    assert_eq!(refused(request).await, (Code::FailedPrecondition, "plan-differs".to_owned()));
+    assert_eq!(refused(request).await, (Code::FailedPrecondition, "PLAN_DIFFERS".to_owned()));
 
     // All of that changed nothing, and no second rotation begins meanwhile.
     let request = v1::GetRotationRequest { id: planned.id.clone() };
@@ -241,7 +241,7 @@ async fn a_start_that_the_plan_or_the_signature_does_not_cover_is_refused() {
     assert_eq!((now.phase, now.epoch), (planned.phase, planned.epoch));
     let second = farm.client(&operator, 0).plan_rotation(v1::PlanRotationRequest::default()).await;
     let problem = wire::status::problem(&second.expect_err("one is under way")).expect("a problem");
-    assert_eq!(problem.reason, "rotation-under-way");
+    assert_eq!(problem.reason, "ROTATION_UNDER_WAY");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! How results leave the process: data to standard output as a table or JSON, everything else to standard error.
 
 mod paint;
+mod plain;
 mod table;
 mod time;
 
@@ -12,6 +13,7 @@ use serde::Serialize;
 use crate::problem::Problem;
 
 pub(crate) use paint::Paint;
+pub(crate) use plain::plain;
 pub(crate) use table::{Table, fields};
 pub(crate) use time::{counted, date_time, duration, file_date, now_ms, thousands};
 
@@ -42,7 +44,7 @@ impl OutputArgs {
     /// Prints `data` as JSON, or the text that `table` makes for people.
     pub(crate) fn print<T: Serialize>(self, data: &T, table: impl FnOnce() -> String) -> Result<(), Problem> {
         match self.format {
-            Format::Table => print(&table()),
+            Format::Table => print(&plain(&table())),
             Format::Json => {
                 let json = serde_json::to_string_pretty(data).map_err(|error| {
                     Problem::refused("internal", "the result has no JSON form", "report it").because(&error)
@@ -71,5 +73,5 @@ pub(crate) fn print(text: &str) -> Result<(), Problem> {
 
 /// Says something to the person in front of the terminal. If even that fails there is nobody to tell.
 pub(crate) fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", plain(text));
 }

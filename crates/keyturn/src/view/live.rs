@@ -9,7 +9,7 @@ use wire::v1;
 
 use super::rotation::RotationView;
 use super::status::{fault_text, moves_rows, rows_words, standing, waiting_words};
-use crate::output::{Paint, date_time, duration};
+use crate::output::{Paint, date_time, duration, plain};
 
 /// Width of the bar, characters.
 const BAR_CHARS: usize = 30;
@@ -60,7 +60,8 @@ impl Live {
             self.draw(&news);
         } else {
             let line = changed.then(|| line(rotation));
-            self.write(&ended.into_iter().chain(line).chain(news).map(|line| line + "\n").collect::<String>());
+            let text: String = ended.into_iter().chain(line).chain(news).map(|line| line + "\n").collect();
+            self.write(&plain(&text));
         }
     }
 
@@ -76,7 +77,7 @@ impl Live {
         if self.terminal {
             self.draw(&[text.to_owned()]);
         } else {
-            self.write(&format!("{text}\n"));
+            self.write(&plain(&format!("{text}\n")));
         }
     }
 
@@ -93,12 +94,8 @@ impl Live {
             // Up to the first of our lines, and clear to the end of the screen.
             text.push_str(&format!("\x1b[{}A\r\x1b[J", self.drawn));
         }
-        for line in above {
-            text.push_str(line);
-            text.push('\n');
-        }
-        for line in &lines {
-            text.push_str(line);
+        for line in above.iter().chain(&lines) {
+            text.push_str(&plain(line));
             text.push('\n');
         }
         self.drawn = lines.len();

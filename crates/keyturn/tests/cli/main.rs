@@ -1,5 +1,6 @@
 //! The command line as scripts see it: help, exit codes, files, JSON. Every test runs the real binary.
 
+mod bad_input;
 mod examples;
 mod farm;
 mod help;
@@ -9,3 +10,4 @@ mod pki;
 mod rotation;
 mod support;
 mod usage;
+mod vault;

@@ -14,4 +14,3 @@ mod rotate;
 mod schema;
 mod survey;
 mod values;
-mod speed_tmp;

@@ -154,3 +154,13 @@ fn a_held_node_is_left_alone_while_the_rotation_goes_on() {
         farm.turn();
     }
 }
+
+#[test]
+fn an_answer_to_something_else_is_not_believed() {
+    let mut farm = completed_without_node_2();
+    farm.answer("node-2 take-offline");
+    farm.answer("node-2 activate-key");
+    farm.answer_with("node-2 start-instance", Answer::WentOffline);
+    assert_eq!(farm.pending(), ["node-2 take-offline"]);
+    assert!(!farm.rotation().nodes[&node(2)].started);
+}

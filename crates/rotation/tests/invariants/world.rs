@@ -26,6 +26,8 @@ pub(crate) struct Script {
     pub(crate) hold_at: Option<Phase>,
     /// So many actions go by before the first whim, so that late phases see whims too.
     pub(crate) quiet: usize,
+    /// The operator aborts before this action.
+    pub(crate) abort_at: Option<usize>,
     /// How many of 256 actions are faults or whims from then on.
     pub(crate) whims: u8,
     pub(crate) actions: Vec<(u8, u16)>,
@@ -34,10 +36,10 @@ pub(crate) struct Script {
 /// On one line, ready to be pasted into a test.
 impl fmt::Debug for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { nodes, hold_at, quiet, whims, actions } = self;
+        let Self { nodes, hold_at, quiet, abort_at, whims, actions } = self;
         write!(
             f,
-            "Script {{ nodes: {nodes}, hold_at: {hold_at:?}, quiet: {quiet}, whims: {whims}, actions: vec!{actions:?} }}"
+            "Script {{ nodes: {nodes}, hold_at: {hold_at:?}, quiet: {quiet}, abort_at: {abort_at:?}, whims: {whims}, actions: vec!{actions:?} }}"
         )
     }
 }
@@ -48,9 +50,14 @@ pub(crate) fn scripts() -> impl Strategy<Value = Script> {
         1 => prop::sample::select(&Phase::ALL[2..9]).prop_map(Some),
     ];
     let whims = prop_oneof![Just(0_u8), Just(3), Just(10), Just(40), Just(120)];
-    let quiet = prop_oneof![Just(0), 0..150_usize];
-    (1..=4_usize, hold_at, quiet, whims, vec(any::<(u8, u16)>(), 0..400))
-        .prop_map(|(nodes, hold_at, quiet, whims, actions)| Script { nodes, hold_at, quiet, whims, actions })
+    // So many actions go by before the first whim and before an abort, so that late phases and their undo see whims too.
+    let calm = (prop_oneof![Just(0), 0..200_usize], any::<bool>());
+    (1..=4_usize, hold_at, calm, whims, vec(any::<(u8, u16)>(), 0..400)).prop_map(
+        |(nodes, hold_at, (quiet, aborts), whims, actions)| {
+            let abort_at = (aborts && quiet > 0).then_some(quiet);
+            Script { nodes, hold_at, quiet, abort_at, whims, actions }
+        },
+    )
 }
 
 /// Enough cases to come everywhere (see `coverage.rs`), few enough to run in seconds. More with PROPTEST_CASES.
@@ -138,6 +145,11 @@ impl World {
         let mut world = Self::new(script);
         for (number, (kind, pick)) in script.actions.iter().enumerate() {
             world.applied.clear();
+            if script.abort_at == Some(number) {
+                world.abort();
+                let applied = std::mem::take(&mut world.applied);
+                look(&world, &applied);
+            }
             if *kind < script.whims && number >= script.quiet {
                 world.whim(usize::from(*pick % 24), usize::from(*pick / 24));
             } else {

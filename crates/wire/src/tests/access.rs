@@ -11,7 +11,7 @@ use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
 use super::support::{TestFarm, TestServer, any};
-use crate::access::{METHODS, check};
+use crate::access::{METHODS, QUESTION_BYTES_MAX, check};
 use crate::identity::{Peer, Role};
 use crate::{FILE_DESCRIPTOR_SET, status};
 
@@ -117,4 +117,15 @@ fn a_method_that_is_not_in_the_table_is_denied_to_everybody() {
 fn a_request_without_an_identity_is_denied() {
     let refusal = check("/grpc.health.v1.Health/Check", None).unwrap_err();
     assert_eq!(refusal.code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_question_is_not_read_beyond_what_a_question_needs() {
+    let farm = TestFarm::new();
+    let server = TestServer::start(&farm.tls(Role::Agent, "server")).await;
+    let channel = farm.tls(Role::Viewer, "caller").channel(&server.address, any(Role::Agent)).unwrap();
+    let mut client = crate::rpc::operator_client(channel);
+    let ask = |bytes: usize| crate::v1::GetRotationRequest { id: "x".repeat(bytes) };
+    client.get_rotation(ask(QUESTION_BYTES_MAX / 2)).await.unwrap();
+    client.get_rotation(ask(QUESTION_BYTES_MAX)).await.unwrap_err();
 }

@@ -22,7 +22,7 @@ async fn refusals_carry_reason_next_step_and_leader() {
     let problem = status::problem(&refused).unwrap();
     assert_eq!(
         (problem.reason.as_str(), problem.message.as_str(), problem.next_step.as_str()),
-        ("wrong-phase", "the rotation is in Admit", "wait for its end")
+        ("WRONG_PHASE", "the rotation is in Admit", "wait for its end")
     );
     assert_eq!(status::problem(&Status::internal("x")), None);
 
@@ -32,7 +32,7 @@ async fn refusals_carry_reason_next_step_and_leader() {
         next_step: "generate another".to_owned(),
     });
     assert_eq!(rejected.code(), Code::FailedPrecondition);
-    assert_eq!(status::problem(&rejected).unwrap().reason, "same-key");
+    assert_eq!(status::problem(&rejected).unwrap().reason, "SAME_KEY");
 
     // The details survive the wire.
     let farm = TestFarm::new();

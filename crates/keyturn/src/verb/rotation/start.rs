@@ -159,6 +159,14 @@ impl Start {
             counted(rows, "row"),
             proposal.digest,
         ));
+        // From the bytes that are signed, not from what the coordinator says of them: a node or a table that it left out
+        // would be missing here.
+        note(&format!("Nodes: {}", named(plan.nodes.keys())));
+        note(&format!("Tables: {}", named(plan.tables.keys())));
+        if !plan.accepted.is_empty() {
+            let values = counted(plan.accepted.len() as u64, "value");
+            note(&format!("{values} that open under no known key stay as they are."));
+        }
         if self.yes {
             return Ok(());
         }
@@ -189,6 +197,11 @@ impl Start {
         })?;
         Ok(line)
     }
+}
+
+/// Names in one line.
+fn named(names: impl Iterator<Item = impl ToString>) -> String {
+    names.map(|name| name.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn parse_id(id: &str) -> Result<RotationId, Problem> {

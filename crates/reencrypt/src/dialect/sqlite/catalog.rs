@@ -120,11 +120,7 @@ async fn nulls(
     problems: &mut Vec<String>,
 ) -> Result<(), EngineError> {
     let is_rowid = |column: &Column| target.key.len() == 1 && column.declared == "INTEGER";
-    let nullable = |name: &String| {
-        columns
-            .get(name)
-            .is_some_and(|column| !column.not_null && !is_rowid(column))
-    };
+    let nullable = |name: &String| columns.get(name).is_some_and(|column| !column.not_null && !is_rowid(column));
     let tests: Vec<String> =
         target.key.iter().filter(|name| nullable(name)).map(|name| format!("{} IS NULL", quote(name))).collect();
     if tests.is_empty() {

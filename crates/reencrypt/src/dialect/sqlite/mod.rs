@@ -4,6 +4,8 @@ mod catalog;
 mod ledger;
 mod others;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;

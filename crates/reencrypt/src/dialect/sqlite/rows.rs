@@ -90,13 +90,16 @@ pub(super) async fn update(
 /// Old and new values travel as rows of a table of values. A column without a new value keeps what it has; every
 /// registered column must hold what was read, also those that are not written. A value that stands as text, in
 /// whatever column, goes back as text.
-fn update_sql(table: &Table, rows: usize) -> String {
+///
+/// Each `+` keeps the planner from making an index of the batch, with which it would read the whole table for every
+/// batch; so it goes through the batch and finds each row by its key.
+pub(super) fn update_sql(table: &Table, rows: usize) -> String {
     let mut names = Vec::new();
     let mut sets = Vec::new();
     let mut conditions = Vec::new();
     for (at, key) in table.key.iter().enumerate() {
         names.push(format!("k{at}"));
-        conditions.push(format!("{} = batch.k{at}", collated(key)));
+        conditions.push(format!("{} = +batch.k{at}", collated(key)));
     }
     for (at, column) in table.columns.iter().enumerate() {
         let sql = &column.sql;
@@ -106,7 +109,7 @@ fn update_sql(table: &Table, rows: usize) -> String {
             "{sql} = CASE WHEN batch.n{at} IS NULL THEN t.{sql} \
              WHEN typeof(t.{sql}) = 'text' THEN CAST(batch.n{at} AS TEXT) ELSE batch.n{at} END"
         ));
-        conditions.push(format!("CAST(t.{sql} AS BLOB) IS batch.o{at}"));
+        conditions.push(format!("CAST(t.{sql} AS BLOB) IS +batch.o{at}"));
     }
     let row = format!("({})", vec!["?"; names.len()].join(","));
     format!(

@@ -1,0 +1,235 @@
+//! A farm around the sample vault: a coordinator, and nodes with an agent and an instance each, on one SQLite database.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::farm::{Farm, Running, free_port};
+use crate::support::{Ran, keyturn, run};
+
+/// Entries in the database; the fewest that the vault seeds.
+pub(crate) const ROWS: u64 = 100;
+
+/// Everything runs, every node is enrolled, and the bundles `old` (the farm's key), `new` and `third` lie ready.
+pub(crate) struct VaultFarm {
+    // Dropped in this order: the processes end before their folder goes.
+    nodes: Vec<Node>,
+    _coordinator: Running,
+    pub(crate) farm: Farm,
+}
+
+/// One node: `node-1` and so on, which is also the name of its folder.
+struct Node {
+    name: String,
+    port: u16,
+    agent: Option<Running>,
+}
+
+impl VaultFarm {
+    pub(crate) fn new(nodes: usize) -> Self {
+        let farm = Farm::new();
+        farm.write("password", "correct horse\n");
+        for name in ["old", "new", "third"] {
+            key(&farm, &["generate", "--farm", "demo", "--out", &farm.path(name)]).done();
+        }
+        let coordinator = farm.coordinator();
+        let nodes = (1..=nodes).map(|number| Node::prepare(&farm, format!("node-{number}"))).collect();
+        let mut vault = Self { nodes, _coordinator: coordinator, farm };
+        run(["sample-vault", "seed", "--rows", &ROWS.to_string(), "--dir", &vault.instance(0)]).done();
+        for number in 0..vault.nodes.len() {
+            run(["sample-vault", "start", "--dir", &vault.instance(number)]).done();
+            run(["sample-vault", "admit", "--dir", &vault.instance(number)]).done();
+            vault.start_agent(number);
+            let Node { name, port, .. } = &vault.nodes[number];
+            let address = format!("https://127.0.0.1:{port}");
+            vault.farm.as_operator(&["node", "enroll", name, "--address", &address]).done();
+        }
+        vault
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.nodes.iter().map(|node| node.name.as_str())
+    }
+
+    /// The folder of a node's instance.
+    pub(crate) fn instance(&self, number: usize) -> String {
+        self.farm.path(&format!("{}/instance", self.nodes[number].name))
+    }
+
+    /// Starts a node's agent and waits until it serves.
+    pub(crate) fn start_agent(&mut self, number: usize) {
+        let config = self.farm.path(&format!("{}.toml", self.nodes[number].name));
+        let mut agent = keyturn();
+        agent.args(["agent", "--config", &config]).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut agent = Running(agent.spawn().expect("the binary runs"));
+        wait_until_serving(&mut agent);
+        self.nodes[number].agent = Some(agent);
+    }
+
+    pub(crate) fn stop_agent(&mut self, number: usize) {
+        let mut agent = self.nodes[number].agent.take().expect("it runs");
+        assert_eq!(agent.stop(), Some(0));
+    }
+
+    /// Gives a node other tables, or its own again, and restarts its agent.
+    pub(crate) fn set_targets(&mut self, number: usize, targets: &str) {
+        self.stop_agent(number);
+        self.farm.write(&format!("{}/targets.toml", self.nodes[number].name), targets);
+        self.start_agent(number);
+    }
+
+    /// Gives a node another database and restarts its agent.
+    pub(crate) fn set_database(&mut self, number: usize, database: &str) {
+        self.stop_agent(number);
+        let Node { name, port, .. } = &self.nodes[number];
+        self.farm.write(&format!("{name}.toml"), &agent_toml(&self.farm, name, *port, database));
+        self.start_agent(number);
+    }
+
+    pub(crate) fn rotation(&self, arguments: &[&str]) -> Ran {
+        self.farm.as_operator(&[&["rotation"], arguments].concat())
+    }
+
+    /// The command line of `start`, to be run or spawned.
+    pub(crate) fn start(&self, new: &str, current: &str, more: &[&str]) -> Command {
+        let mut command = keyturn();
+        command.args(["rotation", "start", "-o", "json", "--config", &self.farm.path("operator-alice.toml")]);
+        command.args(["--bundle", &self.farm.path(new), "--current-bundle", &self.farm.path(current)]);
+        command.args(["--password-file", &self.farm.path("password")]).args(more);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs `start`, typing `typed` when it asks.
+    pub(crate) fn start_typing(&self, new: &str, current: &str, typed: &str) -> Ran {
+        let mut child = self.start(new, current, &[]).spawn().expect("it runs");
+        // What it does not read, because it was refused before it asked, is no failure.
+        let _ = child.stdin.take().expect("a pipe").write_all(typed.as_bytes());
+        child.wait_with_output().expect("it ends").into()
+    }
+
+    /// Runs `start` without being asked anything.
+    pub(crate) fn start_at_once(&self, new: &str, current: &str) -> Ran {
+        self.start(new, current, &["--yes"]).output().expect("it runs").into()
+    }
+
+    /// Runs a verb of `key` with the password of the bundles.
+    pub(crate) fn key(&self, arguments: &[&str]) -> Ran {
+        key(&self.farm, arguments)
+    }
+
+    /// Turns the keys from `old` to `new`, by the plan that waits for approval or one that it makes, and sees that all
+    /// nodes did.
+    #[track_caller]
+    pub(crate) fn turn(&self) -> Value {
+        let standing = self.rotation(&["status", "-o", "json"]);
+        if standing.code != 0 || standing.json()["outcome"] != "running" {
+            self.rotation(&["plan"]).done();
+        }
+        let done = self.start_at_once("new", "old").json();
+        assert_eq!(done["outcome"], "completed", "{done}");
+        for node in done["nodes"].as_array().expect("a list") {
+            assert_eq!((&node["key_after"], &node["canary_ok"]), (&done["new_key"], &true.into()), "{done}");
+        }
+        done
+    }
+}
+
+impl Node {
+    /// Its folder, certificate, configurations and key.
+    fn prepare(farm: &Farm, name: String) -> Self {
+        let port = free_port();
+        run(["pki", "issue", "agent", &name, "--host", "127.0.0.1", "--dir", &farm.path("")]).done();
+        for folder in ["store", "instance"] {
+            std::fs::create_dir_all(farm.path(&format!("{name}/{folder}"))).expect("a folder");
+        }
+        farm.write(&format!("{name}/targets.toml"), TARGETS);
+        farm.write(&format!("{name}.toml"), &agent_toml(farm, &name, port, "vault.db"));
+        farm.write(
+            &format!("{name}/instance/instance.toml"),
+            &format!(
+                "listen = \"127.0.0.1:{}\"\ndatabase_url = \"sqlite://{}\"\nstore = \"{}\"\nhostkey = \"{}\"\n",
+                free_port(),
+                farm.path("vault.db"),
+                farm.path(&format!("{name}/store")),
+                farm.path(&format!("{name}/hostkey")),
+            ),
+        );
+        let config = farm.path(&format!("{name}.toml"));
+        key(farm, &["import", "--config", &config, "--bundle", &farm.path("old")]).done();
+        Self { name, port, agent: None }
+    }
+}
+
+impl Drop for VaultFarm {
+    fn drop(&mut self) {
+        // An agent may start its instance again, so the agents go first.
+        self.nodes.iter_mut().for_each(|node| drop(node.agent.take()));
+        for number in 0..self.nodes.len() {
+            // The application outlives whoever started it, as it should on a node.
+            let _ = run(["sample-vault", "offline", "--dir", &self.instance(number)]);
+        }
+    }
+}
+
+/// The vault's tables, as docs/by-hand.md has them.
+pub(crate) const TARGETS: &str = r#"
+version = 1
+
+[[table]]
+name = "connections"
+key = ["id"]
+column = [{ name = "credentials", encoding = "raw" }]
+
+[[table]]
+name = "user_vault_entries"
+key = ["id"]
+column = [
+  { name = "password", encoding = "base64", aad = "user_vault_entries.password" },
+  { name = "notes", encoding = "base64" },
+]
+
+[[table]]
+name = "documentation"
+key = ["slug"]
+column = [{ name = "body", encoding = "base64" }]
+
+[[table]]
+name = "attachments"
+key = ["entry_id", "file_name"]
+column = [{ name = "content", encoding = "raw" }]
+"#;
+
+fn key(farm: &Farm, arguments: &[&str]) -> Ran {
+    run([&["key"], arguments, &["--password-file", &farm.path("password")]].concat())
+}
+
+fn agent_toml(farm: &Farm, name: &str, port: u16, database: &str) -> String {
+    let instance: String = [("drain", 15), ("offline", 30), ("start", 30), ("observe", 5), ("canary", 5), ("admit", 5)]
+        .map(|(verb, deadline)| {
+            let folder = farm.path(&format!("{name}/instance"));
+            let command = [env!("CARGO_BIN_EXE_keyturn"), "sample-vault", verb, "--dir", &folder]
+                .map(|word| format!("\"{word}\""))
+                .join(", ");
+            format!("{verb} = {{ command = [{command}], deadline_s = {deadline} }}\n")
+        })
+        .concat();
+    format!(
+        "node = \"{name}\"\nfarm = \"demo\"\nlisten = \"127.0.0.1:{port}\"\nstate_dir = \"{name}/state\"\n\
+         [tls]\nca = \"ca.pem\"\ncertificate = \"agent-{name}.pem\"\nkey = \"agent-{name}.key\"\n\
+         [store]\ndirectory = \"{name}/store\"\nhostkey = \"{name}/hostkey\"\n\
+         [database]\nurl = \"sqlite://{}\"\ntargets = \"{name}/targets.toml\"\n\
+         [instance]\n{instance}",
+        farm.path(database)
+    )
+}
+
+/// Reads the agent's log until it serves, and on to its end, so that it never blocks on a full pipe.
+fn wait_until_serving(agent: &mut Running) {
+    let mut said = Vec::new();
+    let mut lines = BufReader::new(agent.0.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
+    let serves = |line: &String| line.contains("the agent serves");
+    assert!(lines.by_ref().inspect(|line| said.push(line.clone())).any(|line| serves(&line)), "it ended: {said:?}");
+    std::thread::spawn(move || lines.for_each(drop));
+}
