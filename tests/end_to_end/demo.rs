@@ -27,7 +27,15 @@ fn check_completed(demo: &Demo, database: &str) {
     assert_eq!(
         phases,
         [
-            "preflight", "approval", "distribute", "quiesce", "reencrypt", "verify", "activate", "start", "admit",
+            "preflight",
+            "approval",
+            "distribute",
+            "quiesce",
+            "reencrypt",
+            "verify",
+            "activate",
+            "start",
+            "admit",
             "completed"
         ],
         "{shown}"

@@ -87,10 +87,7 @@ impl Demo {
 
 /// The Python that has the public package `devolutions-crypto`; `tests/run` makes it.
 pub(crate) fn python() -> PathBuf {
-    std::env::var_os("KEYTURN_TEST_PYTHON").map_or_else(
-        || repository().join("target/python/bin/python"),
-        PathBuf::from,
-    )
+    std::env::var_os("KEYTURN_TEST_PYTHON").map_or_else(|| repository().join("target/python/bin/python"), PathBuf::from)
 }
 
 /// The top of the tree.

@@ -150,9 +150,11 @@ fn check_undecryptable(accepted: &[UndecryptableValue], found: &Survey) -> Resul
     if rest > 0 {
         names.push(format!("and {rest} more"));
     }
+    let values =
+        if refused_total == 1 { "1 value opens".to_owned() } else { format!("{refused_total} values open") };
     Err(Fault::new(
         FaultCode::Undecryptable,
-        format!("{refused_total} values open under no known key: {}", names.join(", ")),
+        format!("{values} under no known key: {}", names.join(", ")),
         "repair these values, or accept them by key and raw digest with `keyturn rotation plan --accept FILE`",
     ))
 }
