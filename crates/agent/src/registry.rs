@@ -15,6 +15,11 @@ use crate::fault::{fault, retryable};
 /// Assignments of one epoch that are remembered: every shard of a plan, many times over. More is no rotation.
 const ASSIGNMENTS_MAX: usize = 100_000;
 
+/// Assignments under way at once. A rotation gives a node a handful; each may hold a plan of many MiB.
+const RUNNING_MAX: usize = 64;
+/// The work itself, and who waits for its end.
+const TASKS_PER_ASSIGNMENT: usize = 2;
+
 /// How far an assignment has come. A hint for people; nothing is decided by it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Progress {
@@ -89,6 +94,9 @@ pub(crate) enum TakeRefusal {
     /// Nobody sends that many.
     #[error("more than {ASSIGNMENTS_MAX} assignments in one epoch")]
     TooMany,
+    /// Nobody needs that many at once.
+    #[error("{RUNNING_MAX} assignments are under way already")]
+    Busy,
     /// The agent is stopping.
     #[error("the agent is stopping")]
     Stopping,
@@ -132,6 +140,9 @@ impl Registry {
         }
         if items.len() >= ASSIGNMENTS_MAX {
             return Err(TakeRefusal::TooMany);
+        }
+        if self.tasks.len() >= RUNNING_MAX * TASKS_PER_ASSIGNMENT {
+            return Err(TakeRefusal::Busy);
         }
         let (sender, receiver) = watch::channel(Stage::Running(Progress::default()));
         let cancel = CancellationToken::new();
@@ -253,6 +264,21 @@ mod tests {
         assert_eq!(ended(panicked).await.unwrap_err().code, FaultCode::Internal);
         let done = registry.take(&assignment(1, 1), |_| async { Ok(Answer::WentOffline) }).unwrap();
         assert_eq!(ended(done).await, Ok(Answer::WentOffline));
+    }
+
+    #[tokio::test]
+    async fn no_more_is_under_way_than_a_rotation_needs() {
+        let registry = Registry::default();
+        let work = |ticket: Ticket| async move {
+            ticket.cancel.cancelled().await;
+            Err(given_up())
+        };
+        for epoch in 0..RUNNING_MAX as u64 {
+            registry.take(&assignment(epoch, 1), work).unwrap();
+        }
+        assert_eq!(registry.take(&assignment(1_000, 1), work).unwrap_err(), TakeRefusal::Busy);
+        registry.take(&assignment(0, 1), work).unwrap();
+        registry.stop().await;
     }
 
     #[tokio::test]

@@ -171,12 +171,12 @@ impl RecipientKey {
             return Err(SealError::Malformed);
         }
         let ciphertext = Ciphertext::try_from(sealed).map_err(|_| SealError::Malformed)?;
-        let json = ciphertext
-            .decrypt_asymmetric_with_aad(&self.private_key(), &context.to_bytes(current))
-            .map_err(|error| match error {
+        let json = ciphertext.decrypt_asymmetric_with_aad(&self.private_key(), &context.to_bytes(current)).map_err(
+            |error| match error {
                 CipherError::InvalidDataType | CipherError::UnknownVersion => SealError::Malformed,
                 _ => SealError::NotForThis,
-            })?;
+            },
+        )?;
         let set = payload::from_json(&Zeroizing::new(json))?.only_active();
         check(&set, context)?;
         Ok(set)
@@ -293,7 +293,10 @@ mod tests {
             altered[at] ^= 1;
             assert!(recipient.open(&altered, &current(), &context()).is_err(), "{at}");
         }
-        assert!(matches!(recipient.open(&[0; SEALED_BYTES_MAX + 1], &current(), &context()), Err(SealError::Malformed)));
+        assert!(matches!(
+            recipient.open(&[0; SEALED_BYTES_MAX + 1], &current(), &context()),
+            Err(SealError::Malformed)
+        ));
         assert!(matches!(recipient.open(b"foreign bytes", &current(), &context()), Err(SealError::Malformed)));
     }
 

@@ -10,6 +10,9 @@ use crate::problem::Problem;
 /// Certificates, bundles and lists are far smaller; the limit keeps a wrong path from filling the memory.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// Room to find a file's end without growing.
+const SPARE_BYTES: usize = 64;
+
 /// Writes a new file that only its owner may read, durably. Refuses to overwrite.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Problem> {
     let write = || -> io::Result<()> {
@@ -45,8 +48,11 @@ pub(crate) fn refuse_existing(path: &Path) -> Result<(), Problem> {
 /// Reads a file whole.
 pub(crate) fn read(path: &Path, what: &str) -> Result<Vec<u8>, Problem> {
     let read = || -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+        let file = File::open(path)?;
+        // Reserved whole: it may be a key, and growing would leave copies behind.
+        let length = file.metadata()?.len().min(FILE_BYTES_MAX);
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0) + SPARE_BYTES);
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
     let bytes = read().map_err(|error| {

@@ -1,6 +1,8 @@
 //! Whom the agent obeys, and what it asks to be shown: everything here is refused, and nothing is changed by it.
 
-use rotation::{Answer, ClusterId, Direction, FaultCode, KeyBound, KeyId, LeaseNumber, Millis, Plan, RotationId, Term, Work};
+use rotation::{
+    Answer, ClusterId, Direction, FaultCode, KeyBound, KeyId, LeaseNumber, Millis, Plan, RotationId, Term, Work,
+};
 use tonic::Code;
 use uuid::Uuid;
 use wire::pki::Role;

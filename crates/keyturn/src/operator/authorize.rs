@@ -189,3 +189,131 @@ fn check_attestation(
         refused(format!("{node} did not prove that it holds the farm's current key"), error.next_step()).because(&error)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rotation::{AgentRelease, Attestation, DatabaseIdentity, DatabaseKind};
+    use wire::pki::Authority;
+    use wire::tls::TlsFiles;
+
+    use super::*;
+
+    const FARM: &str = "demo";
+
+    fn tls(folder: &Path, authority: &Authority, role: Role, name: &str) -> Tls {
+        let issued = authority.issue(role, name, &["localhost".to_owned()], 1).expect("issued");
+        let file = |kind: &str| folder.join(format!("{name}.{kind}"));
+        let files = TlsFiles { ca: file("ca"), certificate: file("pem"), key: file("key") };
+        std::fs::write(&files.ca, authority.certificate_pem()).expect("written");
+        std::fs::write(&files.certificate, issued.certificate_pem).expect("written");
+        std::fs::write(&files.key, issued.key_pem.as_bytes()).expect("written");
+        Tls::load(&files).expect("loaded")
+    }
+
+    fn set(byte: u8) -> KeySet {
+        KeySet::new(FARM, SecretKey::from_bytes(vec![byte; 32]).expect("not empty"), 1)
+    }
+
+    /// A plan with `node-1` as somebody with this certificate attests it, who takes `key` for the farm's.
+    fn attested(tls: &Tls, key: &SecretKey) -> Plan {
+        let rotation = "01890a5d-ac96-774b-bcce-b302099a8057".parse().expect("valid");
+        let database = DatabaseIdentity { kind: DatabaseKind::Sqlite, identity: "1/2".to_owned() };
+        let recipient_key = sealed::RecipientKey::generate().public_hex();
+        let context = attestation::Context {
+            farm: FARM.to_owned(),
+            rotation,
+            node: "node-1".parse().expect("valid"),
+            recipient_key: recipient_key.clone(),
+            current_key: set(1).active().secret.id(),
+            targets_digest: Digest::new([3; 32]),
+            database_identity: database.identity.clone(),
+        };
+        let attestation = Attestation {
+            certificates: tls.certificates().iter().map(hex::encode).collect(),
+            signature: hex::encode(sign::sign(tls, ATTESTATION_DOMAIN, &context.to_bytes())),
+            mac: hex::encode(attestation::mac(key, &context)),
+        };
+        let node = PlanNode {
+            release: AgentRelease { version: "0.1.0".to_owned(), protocol: 1 },
+            current_key: context.current_key,
+            recipient_key,
+            targets_digest: context.targets_digest,
+            database,
+            protector: "hostkey".to_owned(),
+            attestation,
+        };
+        Plan {
+            format: Plan::FORMAT,
+            farm: FARM.to_owned(),
+            rotation,
+            nodes: BTreeMap::from([(context.node, node)]),
+            tables: BTreeMap::new(),
+            shards: Vec::new(),
+            writers_max: 1,
+            accepted: Vec::new(),
+            downtime_forecast_ms: 1,
+        }
+    }
+
+    #[test]
+    fn a_bundle_is_sealed_only_to_a_node_that_proves_certificate_and_key() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (authority, foreign) =
+            (Authority::create(FARM).expect("a CA"), Authority::create(FARM).expect("another CA"));
+        let operator = tls(folder.path(), &authority, Role::Operator, "alice");
+        let agent = |role, name| tls(folder.path(), &authority, role, name);
+        let node = agent(Role::Agent, "node-1");
+        let (current, thief) = (set(1), set(9));
+        let sign = |plan: Plan| {
+            let digest = plan.digest();
+            authorize(&operator, &Proposal { plan, digest }, &current, &set(2))
+        };
+        let held = &current.active().secret;
+        assert!(sign(attested(&node, held)).is_ok());
+
+        let mut swapped = attested(&node, held);
+        let own = sealed::RecipientKey::generate().public_hex();
+        swapped.nodes.values_mut().for_each(|node| node.recipient_key.clone_from(&own));
+        let mut moved = attested(&node, held);
+        moved.rotation = "01890a5d-ac96-774b-bcce-b302099a8058".parse().expect("valid");
+        let forgeries = [
+            ("a stolen certificate without the farm's key", attested(&node, &thief.active().secret)),
+            ("another node", attested(&agent(Role::Agent, "node-2"), held)),
+            ("a coordinator", attested(&agent(Role::Coordinator, "node-1"), held)),
+            ("a foreign CA", attested(&tls(folder.path(), &foreign, Role::Agent, "node-1"), held)),
+            ("a recipient key of the coordinator's", swapped),
+            ("an attestation of another rotation", moved),
+        ];
+        for (what, plan) in forgeries {
+            let code = sign(plan).err().map(|problem| problem.code);
+            assert_eq!(code.as_deref(), Some("attestation"), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_plan_that_is_not_what_it_is_said_to_be_is_not_signed() {
+        let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+        let rotation: RotationId = id.parse().expect("valid");
+        let plan = |shards: &str| {
+            format!(
+                r#"{{"format":1,"farm":"demo","rotation":"{id}","nodes":{{}},"tables":{{"a":{{"columns":["c"],
+                "strategy":"in-place","rows":1,"values":1,"bytes":1}}}},"shards":[{shards}],"writers_max":1,
+                "accepted":[],"downtime_forecast_ms":1}}"#
+            )
+        };
+        let whole = plan(r#"{"id":0,"table":"a","range":{"after":null,"through":null},"rows_estimated":1}"#);
+        let digest = Plan::digest_of(whole.as_bytes()).to_string();
+        assert!(Proposal::read(&rotation, whole.as_bytes(), &digest).is_ok());
+        let code = |rotation: &RotationId, bytes: &str, digest: &str| {
+            Proposal::read(rotation, bytes.as_bytes(), digest).err().map(|problem| problem.code)
+        };
+        let gap = plan("");
+        let gap_digest = Plan::digest_of(gap.as_bytes()).to_string();
+        assert_eq!(code(&rotation, &gap, &digest).as_deref(), Some("plan-altered"));
+        assert_eq!(code(&rotation, &gap, &gap_digest).as_deref(), Some("plan-incomplete"));
+        let other = "01890a5d-ac96-774b-bcce-b302099a8058".parse().expect("valid");
+        assert_eq!(code(&other, &whole, &digest).as_deref(), Some("plan-altered"));
+    }
+}

@@ -11,9 +11,9 @@ use super::get;
 use crate::exit::Exit;
 use crate::files::read;
 use crate::operator::{CallFailed, Client, Coordinators, OperatorArgs, follow};
-use crate::output::{OutputArgs, Paint, note};
+use crate::output::{OutputArgs, note};
 use crate::problem::Problem;
-use crate::view::{RotationView, faults_text, plan_text};
+use crate::view::{RotationView, plan_text};
 
 /// What is chosen beforehand.
 #[derive(Debug, Args)]
@@ -75,10 +75,7 @@ impl Plan {
             note(&format!("Nothing was changed. `keyturn rotation start {id}` signs this plan and turns the keys."));
             return Ok(Exit::Done);
         }
-        let faults = faults_text(&rotation, Paint::stderr());
-        if !faults.is_empty() {
-            note(&faults);
-        }
+        // Why was said when it was seen.
         Err(Problem::refused(
             "not-planned",
             format!("rotation {id} ended in preflight; nothing was changed"),
