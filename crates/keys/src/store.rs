@@ -110,7 +110,7 @@ impl KeyStore {
                 durable::remove(&self.pending_path(&other))?;
             }
         }
-        durable::replace(&self.pending_path(rotation), &self.wrap(set)?)
+        durable::replace_like(&self.pending_path(rotation), &self.wrap(set)?, &self.path())
     }
 
     /// Makes the pending keys of a rotation the current ones, and keeps the old file under a name with the date and
@@ -154,7 +154,7 @@ impl KeyStore {
             let holds = self.read(&path).is_ok_and(|set| set.is_some_and(|set| set.active().secret.id() == old));
             if holds {
                 // Copied, not linked: an application that writes into its file must not change the dated one.
-                durable::replace(&self.path(), &durable::read(&path)?.unwrap_or_default())?;
+                durable::replace_like(&self.path(), &durable::read(&path)?.unwrap_or_default(), &path)?;
                 return Ok(old);
             }
         }

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
@@ -14,6 +14,8 @@ use super::StoreError;
 pub(super) const HALF_WRITTEN: &str = ".tmp";
 /// Keys are for their owner alone.
 const MODE: u32 = 0o600;
+/// The bits of a mode that say who may read and write.
+const PERMISSIONS: u32 = 0o777;
 /// A store of a thousand keys is a third of this; a larger file is none of ours.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -52,13 +54,20 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
 
 /// Puts a file in its place, over what may be there.
 pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), StoreError> {
-    let half_written = write_beside(path, content)?;
+    let half_written = write_beside(path, content, None)?;
+    rename(&half_written, path)
+}
+
+/// Puts a file in its place, with the owner and the permissions of another: what replaces the application's file must
+/// be readable for the same users, and for no others.
+pub(super) fn replace_like(path: &Path, content: &[u8], model: &Path) -> Result<(), StoreError> {
+    let half_written = write_beside(path, content, Some(model))?;
     rename(&half_written, path)
 }
 
 /// Puts a file in its place unless there is one. Returns whether it did.
 pub(super) fn create(path: &Path, content: &[u8]) -> Result<bool, StoreError> {
-    let half_written = write_beside(path, content)?;
+    let half_written = write_beside(path, content, None)?;
     let created = link(&half_written, path)?;
     remove(&half_written)?;
     Ok(created)
@@ -111,14 +120,22 @@ pub(super) fn half_written(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Writes and flushes a file under its half-written name, and returns that.
-fn write_beside(path: &Path, content: &[u8]) -> Result<PathBuf, StoreError> {
+/// Writes and flushes a file under its half-written name, and returns that. Its owner's alone, or as `model` is.
+fn write_beside(path: &Path, content: &[u8], model: Option<&Path>) -> Result<PathBuf, StoreError> {
     let half_written = half_written(path);
     // Deleted and made anew, so that neither a link nor looser permissions of an earlier one are inherited.
     remove(&half_written)?;
     let write = || -> io::Result<()> {
         crash::point()?;
         let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&half_written)?;
+        if let Some(model) = model {
+            let wanted = fs::metadata(model)?;
+            let made = file.metadata()?;
+            if (made.uid(), made.gid()) != (wanted.uid(), wanted.gid()) {
+                fchown(&file, Some(wanted.uid()), Some(wanted.gid()))?;
+            }
+            file.set_permissions(fs::Permissions::from_mode(wanted.mode() & PERMISSIONS))?;
+        }
         crash::point()?;
         file.write_all(content)?;
         crash::point()?;

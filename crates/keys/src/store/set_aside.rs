@@ -13,6 +13,6 @@ impl KeyStore {
         self.current()?;
         // Copied, not linked: an application that writes into its file must not change the one set aside.
         let file = durable::read(&self.path())?.unwrap_or_default();
-        durable::replace(&self.pending_path(rotation), &file)
+        durable::replace_like(&self.pending_path(rotation), &file, &self.path())
     }
 }

@@ -461,6 +461,20 @@ fn files_of_the_store_are_for_their_owner_alone() {
     }
 }
 
+/// An application under another user than the agent reads its file after a rotation as it did before.
+#[test]
+fn who_may_read_the_current_file_stays_who_may_read_it() {
+    let host = TestHost::with(&old());
+    let mode = || fs::metadata(host.store.path()).unwrap().permissions().mode() & 0o777;
+    fs::set_permissions(host.store.path(), fs::Permissions::from_mode(0o640)).unwrap();
+    host.store.put_pending(&rotation(), &new()).unwrap();
+    host.store.activate(&rotation(), id(&new()), AT_MS).unwrap();
+    assert_eq!((host.active(), mode()), (id(&new()), 0o640));
+    host.store.set_aside(&rotation()).unwrap();
+    host.store.restore(id(&old())).unwrap();
+    assert_eq!((host.active(), mode()), (id(&old()), 0o640));
+}
+
 #[test]
 fn a_file_cut_at_any_byte_is_unreadable_and_nothing_worse() {
     let host = TestHost::with(&old());
