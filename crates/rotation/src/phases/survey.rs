@@ -150,8 +150,7 @@ fn check_undecryptable(accepted: &[UndecryptableValue], found: &Survey) -> Resul
     if rest > 0 {
         names.push(format!("and {rest} more"));
     }
-    let values =
-        if refused_total == 1 { "1 value opens".to_owned() } else { format!("{refused_total} values open") };
+    let values = if refused_total == 1 { "1 value opens".to_owned() } else { format!("{refused_total} values open") };
     Err(Fault::new(
         FaultCode::Undecryptable,
         format!("{values} under no known key: {}", names.join(", ")),
