@@ -7,9 +7,6 @@ use wire::convert::Order;
 use wire::sign::VerifyError;
 use wire::tls::Tls;
 
-/// What the operator's signature over a statement covers besides the statement.
-pub(crate) const STATEMENT_DOMAIN: &str = "keyturn statement v1";
-
 /// What was signed, checked against this node.
 #[derive(Debug)]
 pub(crate) struct Grant {
@@ -136,7 +133,7 @@ impl Checker<'_> {
                 self.tls,
                 &authorization.certificates,
                 Role::Operator,
-                STATEMENT_DOMAIN,
+                Statement::SIGNATURE_DOMAIN,
                 &authorization.statement,
                 &authorization.signature,
             )

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use futures::Stream;
-use rotation::{Event, NodeId, Rotation, RotationId, RotationOptions, State};
+use rotation::{Event, NodeId, Rotation, RotationId, RotationOptions, State, Statement};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,9 +18,6 @@ use wire::{status, v1};
 use crate::driver::Hints;
 use crate::raft::{Consensus, Leadership, ProposeError, now};
 use crate::view::{self, View};
-
-/// The domain of an operator's signature; see docs/formats.md.
-const STATEMENT_DOMAIN: &str = "keyturn statement v1";
 
 /// At least this much time is between two messages of one watch.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
@@ -95,7 +92,7 @@ impl OperatorService {
             &self.tls,
             &authorization.certificates,
             Role::Operator,
-            STATEMENT_DOMAIN,
+            Statement::SIGNATURE_DOMAIN,
             &authorization.statement,
             &authorization.signature,
         )

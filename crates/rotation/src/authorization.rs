@@ -40,6 +40,9 @@ impl Statement {
     /// The format that this release writes.
     pub const FORMAT: u32 = 1;
 
+    /// What the operator's signature is for, so that none given elsewhere passes for one.
+    pub const SIGNATURE_DOMAIN: &str = "keyturn statement v1";
+
     /// The exact bytes that are signed: JSON with fields in the order of declaration and maps in key order.
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a statement has string keys only, so it always has a JSON form")

@@ -141,6 +141,11 @@ pub struct Attestation {
     pub mac: String,
 }
 
+impl Attestation {
+    /// What the agent's signature is for, so that none given elsewhere passes for one.
+    pub const SIGNATURE_DOMAIN: &str = "keyturn attestation v1";
+}
+
 /// A table's part of the plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanTable {

@@ -9,8 +9,6 @@ use crate::instance::Condition;
 use crate::node::{Node, PROTOCOL, RELEASE, store_fault};
 use crate::registry::Ticket;
 
-/// What the agent's signature over an attestation covers besides its context.
-const ATTESTATION_DOMAIN: &str = "keyturn attestation v1";
 /// How many shards may be asked for. Each is a lease and a line in the plan; more make the work no faster.
 const SHARDS_MAX: u32 = 10_000;
 
@@ -35,7 +33,7 @@ pub(super) async fn inspect(node: &Node, rotation: RotationId, ticket: &Ticket) 
     };
     let attestation = Attestation {
         certificates: node.tls.certificates().iter().map(hex::encode).collect(),
-        signature: hex::encode(wire::sign::sign(&node.tls, ATTESTATION_DOMAIN, &context.to_bytes())),
+        signature: hex::encode(wire::sign::sign(&node.tls, Attestation::SIGNATURE_DOMAIN, &context.to_bytes())),
         mac: hex::encode(attestation::mac(current, &context)),
     };
     Ok(Answer::Inspected(Box::new(Inspection {

@@ -4,17 +4,13 @@
 use std::collections::BTreeMap;
 
 use keys::{KeySet, SecretKey, attestation, possession, sealed};
-use rotation::{Authorization, Digest, KeyId, NodeGrant, NodeId, Plan, PlanNode, RotationId, Statement};
+use rotation::{Attestation, Authorization, Digest, KeyId, NodeGrant, NodeId, Plan, PlanNode, RotationId, Statement};
 use wire::pki::Role;
 use wire::sign;
 use wire::tls::Tls;
 
 use crate::problem::Problem;
 
-/// Domain of an operator's signature over a statement.
-const STATEMENT_DOMAIN: &str = "keyturn statement v1";
-/// Domain of an agent's signature over its attestation.
-const ATTESTATION_DOMAIN: &str = "keyturn attestation v1";
 const WITHDRAW: &str = "withdraw the rotation with `keyturn rotation abort` and plan again";
 
 /// A plan that came from a coordinator and was found to be the one whose digest it named.
@@ -103,7 +99,7 @@ pub(crate) fn authorize(
         nodes,
     };
     let statement = statement.to_bytes();
-    let signature = sign::sign(tls, STATEMENT_DOMAIN, &statement);
+    let signature = sign::sign(tls, Statement::SIGNATURE_DOMAIN, &statement);
     Ok(Authorization { statement, certificates: tls.certificates(), signature, sealed: sealed_bundles })
 }
 
@@ -170,15 +166,14 @@ fn check_attestation(
     };
     let chain = facts.attestation.certificates.iter().map(|text| bytes(text)).collect::<Result<Vec<_>, _>>()?;
     let signature = bytes(&facts.attestation.signature)?;
-    let peer = sign::verify(tls, &chain, Role::Agent, ATTESTATION_DOMAIN, &context.to_bytes(), &signature).map_err(
-        |error| {
-            refused(
-                format!("the recipient key in the plan is not signed by {node}'s agent"),
-                "do not sign the plan; look whether that node's certificate is the farm's, and at the coordinators",
-            )
-            .because(&error)
-        },
-    )?;
+    let peer = sign::verify(tls, &chain, Role::Agent, Attestation::SIGNATURE_DOMAIN, &context.to_bytes(), &signature)
+        .map_err(|error| {
+        refused(
+            format!("the recipient key in the plan is not signed by {node}'s agent"),
+            "do not sign the plan; look whether that node's certificate is the farm's, and at the coordinators",
+        )
+        .because(&error)
+    })?;
     if peer.name != node.as_str() {
         return Err(refused(
             format!("the recipient key of {node} is signed by {peer}"),
@@ -232,7 +227,7 @@ mod tests {
         };
         let attestation = Attestation {
             certificates: tls.certificates().iter().map(hex::encode).collect(),
-            signature: hex::encode(sign::sign(tls, ATTESTATION_DOMAIN, &context.to_bytes())),
+            signature: hex::encode(sign::sign(tls, Attestation::SIGNATURE_DOMAIN, &context.to_bytes())),
             mac: hex::encode(attestation::mac(key, &context)),
         };
         let node = PlanNode {

@@ -12,9 +12,6 @@ use wire::v1;
 
 use crate::vault::VaultFarm;
 
-/// What the operator's signature over a statement covers besides the statement.
-const STATEMENT_DOMAIN: &str = "keyturn statement v1";
-
 /// The certificate of that name.
 pub(super) fn identity(vault: &VaultFarm, name: &str) -> Tls {
     let file = |name: &str| PathBuf::from(vault.farm.path(name));
@@ -63,7 +60,7 @@ pub(super) fn sign(vault: &VaultFarm, tls: &Tls, plan: &Plan, change: impl FnOnc
     }
     change(&mut statement);
     let statement = statement.to_bytes();
-    let signature = wire::sign::sign(tls, STATEMENT_DOMAIN, &statement);
+    let signature = wire::sign::sign(tls, Statement::SIGNATURE_DOMAIN, &statement);
     Authorization { statement, certificates: tls.certificates(), signature, sealed: bundles }
 }
 
