@@ -1,14 +1,16 @@
 //! Who is waited for, since when, and what ends the waiting; so that nobody must guess between waiting and failed.
 
 use crate::limits::{deadline_ms, deadline_restarts};
-use crate::{Assignment, Course, Millis, NodeId, Phase, Rotation, State, pending};
+use crate::{Assignment, AssignmentId, Course, Millis, NodeId, Phase, Rotation, State, Work, pending};
 
 /// One thing that a rotation waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
     /// The node; `None` for an operator or the leader.
     pub node: Option<NodeId>,
-    /// What it is doing (`take-offline`, `reencrypt-shard 7`), or in words what is waited for.
+    /// The work that the node does; what the leader has heard of it since is a hint outside the state.
+    pub assignment: Option<AssignmentId>,
+    /// What it is doing (`take-offline`, `reencrypt-shard 7 of entries`), or in words what is waited for.
     pub what: String,
     /// Since when.
     pub since: Millis,
@@ -19,14 +21,14 @@ pub struct Waiting {
 /// Everything that this rotation waits for now. Empty only when it has ended and no node must still follow it.
 pub fn waiting(state: &State, rotation: &Rotation) -> Vec<Waiting> {
     let began = rotation.times.last().map_or(rotation.requested_at, |time| time.ended.unwrap_or(time.started));
-    let person = |what: String| vec![Waiting { node: None, what, since: began, until: None }];
+    let person = |what: String| vec![Waiting { node: None, assignment: None, what, since: began, until: None }];
     let id = rotation.id;
-    if rotation.paused {
-        return person(format!("paused: an operator's `keyturn rotation resume {id}`"));
-    }
     match &rotation.course {
         Course::Forward { phase: Phase::Approval } => person(format!("an operator's `keyturn rotation start {id}`")),
         Course::Stuck { .. } => person(format!("stuck: an operator's `keyturn rotation retry {id}`")),
+        Course::Forward { .. } | Course::Undo { .. } if rotation.paused => {
+            person(format!("paused: an operator's `keyturn rotation resume {id}`"))
+        }
         Course::Forward { .. } | Course::Undo { .. } | Course::Ended(_) => {
             let work = pending::of(state, rotation);
             if work.is_empty() && !rotation.has_ended() {
@@ -39,16 +41,16 @@ pub fn waiting(state: &State, rotation: &Rotation) -> Vec<Waiting> {
 
 fn for_work(state: &State, rotation: &Rotation, assignment: &Assignment, began: Millis) -> Waiting {
     let kind = assignment.work.kind();
-    let (what, since) = match assignment.id().shard {
-        Some((shard, _)) => {
-            let lease = rotation.shards.get(&shard).and_then(|progress| progress.lease.as_ref());
-            (format!("{kind} {shard}"), lease.map_or(began, |lease| lease.since))
+    let (what, since) = match &assignment.work {
+        Work::ReencryptShard { shard, .. } | Work::VerifyShard { shard, .. } => {
+            let lease = rotation.shards.get(&shard.id).and_then(|progress| progress.lease.as_ref());
+            (format!("{kind} {} of {}", shard.id, shard.table), lease.map_or(began, |lease| lease.since))
         }
-        None => (kind.to_string(), began),
+        _ => (kind.to_string(), began),
     };
     let held = state.nodes.get(&assignment.node).and_then(|node| node.quarantine.as_ref());
     let since = if rotation.has_ended() { held.map_or(since, |held| held.since) } else { since };
     let given_up = !rotation.has_ended() && !deadline_restarts(kind);
     let until = given_up.then(|| Millis::new(since.get().saturating_add(deadline_ms(kind, &rotation.course))));
-    Waiting { node: Some(assignment.node.clone()), what, since, until }
+    Waiting { node: Some(assignment.node.clone()), assignment: Some(assignment.id()), what, since, until }
 }

@@ -106,3 +106,22 @@ async fn a_node_that_was_left_behind_catches_up_within_one_epoch() {
     assert_eq!(described.current_key, farm.new.id().to_string());
     assert!(described.instance_online && !described.held_offline);
 }
+
+#[tokio::test]
+async fn the_old_key_stays_in_the_store_to_decrypt_only() {
+    let farm = Farm::new().await;
+    let agent = farm.start().await;
+    let mut leader = Leader::planned(&farm, &agent).await;
+    leader.quiesce().await;
+    leader.turn_rows().await;
+    leader.activate_and_start(&farm).await;
+    leader.next_phase();
+    leader.answer(Work::AdmitInstance).await;
+    leader.next_phase();
+    leader.answer(Work::CloseLedger { direction: Direction::Forward }).await;
+    let kept = farm.instance.store().current().unwrap();
+    assert_eq!(kept.active().secret.id(), farm.new.id());
+    let older: Vec<_> = kept.entries().filter(|entry| entry.state == keys::KeyState::DecryptOnly).collect();
+    assert_eq!(older.len(), 1);
+    assert_eq!(older[0].secret.id(), farm.old.id());
+}

@@ -97,6 +97,31 @@ async fn a_store_that_was_copied_from_another_machine_says_so_and_opens_nothing(
     assert_eq!(leader.describe().await.current_key, "");
 }
 
+/// So it takes as long with ten thousand rows as with none, and a database that is down keeps no instance from being held.
+#[tokio::test]
+async fn an_agent_starts_without_reading_the_database() {
+    let farm = Farm::new().await;
+    let agent = farm.start().await;
+    let mut leader = Leader::planned(&farm, &agent).await;
+    leader.next_phase();
+    leader.answer(Work::TakeOffline).await;
+    agent.kill().await;
+    let (database, aside) = (farm.path().join("vault.db"), farm.path().join("aside"));
+    std::fs::rename(&database, &aside).unwrap();
+    farm.instance.boot();
+    let offline = farm.instance.listen("tell-offline");
+    let agent = farm.start().await;
+    leader.reconnect(&farm, &agent);
+    offline.await;
+    let described = leader.describe().await;
+    assert_eq!(described.current_key, farm.old.id().to_string());
+    assert!(described.held_offline);
+    assert!(!database.exists(), "nor is another one made");
+    std::fs::rename(&aside, &database).unwrap();
+    leader.next_phase();
+    leader.answer(Work::FenceDatabase).await;
+}
+
 #[tokio::test]
 async fn two_agents_do_not_share_a_state_folder() {
     let farm = Farm::new().await;

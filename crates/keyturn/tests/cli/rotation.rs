@@ -73,3 +73,16 @@ fn an_abort_is_seen_as_one_by_whoever_waits() {
     assert_eq!((&report["outcome"], &report["adds_up"]), (&"rolled_back".into(), &false.into()));
     assert_eq!(report["remains"][0]["opened_by"], end["new_key"]);
 }
+
+#[test]
+fn plan_and_report_say_what_a_clone_of_the_machine_could_open() {
+    let vault = VaultFarm::new(1);
+    let worth = "a clone of it, opens everything";
+    let planned = vault.rotation(&["plan"]).done();
+    assert!(planned.contains("Protector") && planned.contains(worth), "{planned}");
+    vault.turn();
+    let report = vault.rotation(&["report"]).done();
+    assert!(report.contains("Protector") && report.contains(worth), "{report}");
+    let report = vault.rotation(&["report", "-o", "json"]).json();
+    assert!(report["nodes"][0]["protector"].as_str().is_some_and(|said| said.contains(worth)), "{report}");
+}

@@ -1,6 +1,6 @@
 //! Request, pause, resume, retry: what is allowed when, and what is said when not.
 
-use rotation::{Event, FaultCode, Outcome, Phase, RejectionCode, RotationOptions};
+use rotation::{Event, FaultCode, Outcome, Phase, RejectionCode, RotationOptions, UndoStep};
 
 use crate::support::{Farm, check, leader, rotation_id};
 
@@ -159,4 +159,21 @@ fn a_change_of_leader_is_counted_and_changes_no_work() {
     assert_eq!(farm.say(leader(2)), Outcome::Unchanged);
     assert_eq!(farm.rotation().leader_changes, 1);
     assert_eq!(farm.pending(), before);
+}
+
+#[test]
+fn a_change_of_leader_in_every_phase_and_step_leaves_work_and_epoch_and_comes_to_the_same_end() {
+    let check_same_end = |mut farm: Farm, end: &str| {
+        let before = (farm.course(), farm.pending(), farm.rotation().epoch);
+        assert_eq!(farm.say(leader(3)), Outcome::Changed);
+        assert_eq!((farm.course(), farm.pending(), farm.rotation().epoch), before);
+        farm.go_on();
+        check(&farm, end, &[]);
+    };
+    for phase in Phase::ALL {
+        check_same_end(Farm::at(2, phase), "ended:completed");
+    }
+    for step in UndoStep::ALL {
+        check_same_end(Farm::undoing(2, Phase::Start, step.as_str()), "ended:rolled-back");
+    }
 }

@@ -41,6 +41,21 @@ fn the_hash_of_the_proof_is_not_the_proof() {
 }
 
 #[test]
+fn the_fault_of_a_wrong_proof_tells_nothing_of_the_right_one() {
+    let mut farm = Farm::at(2, Phase::Distribute);
+    let right = possession(farm.id, &node(2), crate::support::NEW).to_string();
+    let expected = farm.rotation().statement().expect("started").nodes[&node(2)].possession_digest.to_string();
+    let guess = hash("a guess");
+    farm.answer_with("node-2 store-key", Answer::KeyStored { possession: guess });
+    let told = format!("{:?}", farm.rotation().faults);
+    for secret in [right.clone(), expected, guess.to_string()] {
+        assert!(!told.contains(&secret), "{told}");
+    }
+    let kept = serde_json::to_string(&farm.state).expect("a state has a JSON form");
+    assert!(!kept.contains(&right), "coordinators hold its hash only");
+}
+
+#[test]
 fn a_node_that_cannot_open_its_bundle_costs_no_downtime() {
     let mut farm = Farm::at(2, Phase::Distribute);
     farm.fail("node-1 store-key", FaultCode::Bundle);

@@ -1,6 +1,6 @@
 //! The farm: founding, enrolling and removing, the clamped clock, the rotations that are remembered.
 
-use rotation::{ClusterId, Entry, Event, FaultCode, Millis, Outcome, Phase, RejectionCode, State, apply};
+use rotation::{ClusterId, Entry, Event, FaultCode, Millis, Outcome, Phase, RejectionCode, State, UndoStep, apply};
 
 use crate::support::{Farm, cluster, node, rotation_id};
 
@@ -63,6 +63,26 @@ fn joining_and_leaving_are_refused_in_every_phase() {
         assert_eq!(farm.refused(enroll(2, "https://a:1")).code, RejectionCode::RotationUnderWay);
         let remove = Event::NodeRemoved { node: node(1) };
         assert_eq!(farm.refused(remove).code, RejectionCode::RotationUnderWay);
+    }
+}
+
+#[test]
+fn joining_and_leaving_are_refused_while_a_rotation_is_undone_or_stuck() {
+    let check_refused = |farm: &mut Farm| {
+        for event in [enroll(3, "https://a:1"), Event::NodeRemoved { node: node(2) }] {
+            assert_eq!(farm.refused(event).code, RejectionCode::RotationUnderWay, "{}", farm.course());
+        }
+    };
+    for step in UndoStep::ALL {
+        let mut farm = Farm::undoing(2, Phase::Start, step.as_str());
+        check_refused(&mut farm);
+        let work = farm.pending().remove(0);
+        farm.fail(&work, FaultCode::Internal);
+        assert_eq!(farm.course(), format!("stuck:{}", step.as_str()));
+        check_refused(&mut farm);
+        farm.retry();
+        farm.go_on();
+        assert_eq!(farm.say(enroll(3, "https://a:1")), Outcome::Changed, "after the end it may join");
     }
 }
 

@@ -30,7 +30,7 @@ fn nodes_are_named_with_their_work_and_its_end() {
 #[test]
 fn shards_are_named_and_their_end_moves_with_every_word() {
     let farm = Farm::at(1, Phase::Reencrypt);
-    assert_eq!(texts(&farm), ["node-1: reencrypt-shard 0", "node-1: reencrypt-shard 1"]);
+    assert_eq!(texts(&farm), ["node-1: reencrypt-shard 0 of connections", "node-1: reencrypt-shard 1 of connections"]);
     assert_eq!(waiting(&farm.state, farm.rotation())[0].until, None);
 }
 
