@@ -41,6 +41,48 @@ fn a_leader_killed_while_rows_are_reencrypted_is_followed_by_another_that_comple
 }
 
 #[test]
+fn a_leader_killed_in_any_other_phase_is_followed_by_another_that_completes() {
+    for phase in ["distribute", "quiesce", "verify", "activate", "start", "admit"] {
+        check("sqlite", &format!("leader@{phase}"), &["completed"]);
+    }
+}
+
+#[test]
+fn a_leader_cut_off_from_everybody_steps_down_and_what_it_sent_late_changes_nothing() {
+    check("sqlite", "partition-leader@reencrypt", EITHER);
+}
+
+#[test]
+fn a_follower_that_lost_its_disk_is_filled_again() {
+    check("sqlite", "coordinator-disk@verify", &["completed"]);
+}
+
+#[test]
+fn an_agent_cut_off_from_everybody_while_rows_are_reencrypted() {
+    check("postgres", "partition-agent@reencrypt", EITHER);
+}
+
+#[test]
+fn an_agent_stopped_in_its_work_that_wakes_late_changes_nothing() {
+    check("sqlite", "zombie@reencrypt", EITHER);
+}
+
+#[test]
+fn an_agent_stopped_in_its_work_that_wakes_late_changes_nothing_on_postgresql() {
+    check("postgres", "zombie@reencrypt", EITHER);
+}
+
+#[test]
+fn a_database_server_restarted_while_rows_are_reencrypted() {
+    check("postgres", "database@reencrypt", EITHER);
+}
+
+#[test]
+fn an_instance_that_cannot_start_with_the_new_key() {
+    check("postgres", "instance@start", EITHER);
+}
+
+#[test]
 fn a_row_corrupted_behind_our_back_is_noticed_and_everything_is_undone() {
     check("postgres", "row@verify", &["rolled_back"]);
 }
