@@ -3,5 +3,6 @@
 mod by_hand;
 mod demo;
 mod faults;
+mod foreign_schemas;
 mod oracle;
 mod support;

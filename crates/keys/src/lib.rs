@@ -20,5 +20,5 @@ pub mod value;
 
 pub use key_set::{KeyEntry, KeySet, KeySetError, KeyState};
 pub use payload::PayloadError;
-pub use secret::{EmptyKey, EmptyPassword, Password, SecretKey};
+pub use secret::{EmptyKey, EmptyPassword, KEY_BYTES, Password, SecretKey};
 pub use store::{KeyStore, StoreConfig, StoreError};

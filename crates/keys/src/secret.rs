@@ -10,7 +10,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 /// A new key has this many bytes; a key with fewer is weak.
-pub(crate) const KEY_BYTES: usize = 32;
+pub const KEY_BYTES: usize = 32;
 
 /// A key without a single byte, which the ciphers would accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +50,11 @@ impl SecretKey {
     /// Whether it has fewer than 32 bytes, and so deserves a warning.
     pub fn is_weak(&self) -> bool {
         self.0.len() < KEY_BYTES
+    }
+
+    /// How many bytes it has. No secret: its ciphertexts do not depend on it, and a warning may name it.
+    pub fn length_bytes(&self) -> usize {
+        self.0.len()
     }
 
     /// The key's bytes, for the ciphers of this crate alone.
@@ -162,6 +167,7 @@ mod tests {
     fn an_old_key_of_another_length_is_accepted_and_called_weak() {
         assert!(SecretKey::from_bytes(vec![1; 16]).unwrap().is_weak());
         assert!(!SecretKey::from_bytes(vec![1; 64]).unwrap().is_weak());
+        assert_eq!(SecretKey::from_bytes(vec![1; 64]).unwrap().length_bytes(), 64);
         assert_eq!(SecretKey::from_bytes(Vec::new()), Err(EmptyKey));
     }
 

@@ -41,7 +41,13 @@ pub struct DemoOptions {
     pub json: bool,
 }
 
-/// Builds a farm on this machine, rotates its keys under load, checks everything, and answers the exit code.
+/// The options ask for what cannot be had; the text says what can.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct WrongUsage(String);
+
+/// Builds a farm on this machine, rotates its keys under load, checks everything, and answers the exit code. Fails with
+/// [`WrongUsage`] when the options cannot be carried out.
 pub async fn demo(options: DemoOptions) -> anyhow::Result<u8> {
     demo::run(options).await
 }

@@ -29,6 +29,15 @@ pub enum EngineError {
         #[source]
         source: sqlx::Error,
     },
+    /// The database refused, in Preflight, what every chunk would do.
+    #[error("a trial of writing {table} was refused, and nothing was changed; every write of a rotation would fail so")]
+    Trial {
+        /// The table.
+        table: String,
+        /// What the database said.
+        #[source]
+        source: sqlx::Error,
+    },
     /// The database did not answer in time.
     #[error("{doing}: the database did not answer within {seconds} s")]
     TimedOut {
@@ -128,17 +137,29 @@ impl<T> Doing<T> for Result<T, sqlx::Error> {
 }
 
 impl EngineError {
+    /// What a trial of writing met, unless it passes by itself or is not the database's.
+    pub(crate) fn of_trial(self, table: &str) -> Self {
+        match self {
+            Self::Database { source: source @ sqlx::Error::Database(_), .. } if !is_passing(&source) => {
+                Self::Trial { table: table.to_owned(), source }
+            }
+            other => other,
+        }
+    }
+
     /// The fault to report, without the node.
     pub fn fault(&self) -> Fault {
         let mut message = self.to_string();
-        let mut source = self.source();
-        while let Some(error) = source {
-            let text = error.to_string();
-            // Some of the driver's errors repeat their source in their own text.
-            if !message.ends_with(&text) {
+        match self {
+            Self::Database { source, .. } | Self::Trial { source, .. } => {
+                let text = words(source).unwrap_or_else(|| chain(source));
                 let _ = write!(message, ": {text}");
             }
-            source = error.source();
+            other => {
+                if let Some(source) = other.source() {
+                    let _ = write!(message, ": {}", chain(source));
+                }
+            }
         }
         Fault {
             code: self.code(),
@@ -158,7 +179,7 @@ impl EngineError {
             Self::Rights(_) | Self::Role { .. } | Self::LedgerOpen(_) | Self::LedgerUnreadable(_) => {
                 FaultCode::Database
             }
-            Self::Targets(_) | Self::UnknownTable(_) => FaultCode::Targets,
+            Self::Targets(_) | Self::UnknownTable(_) | Self::Trial { .. } => FaultCode::Targets,
             Self::SessionsRemain(_) | Self::SessionsUnknown(_) => FaultCode::SessionsRemain,
             Self::Undecryptable { .. } => FaultCode::Undecryptable,
             Self::UnexpectedKey { .. } => FaultCode::UnexpectedKey,
@@ -178,6 +199,7 @@ impl EngineError {
             Self::Url(_)
             | Self::Configuration(_)
             | Self::Targets(_)
+            | Self::Trial { .. }
             | Self::SessionsRemain(_)
             | Self::SessionsUnknown(_)
             | Self::Rights(_)
@@ -206,7 +228,7 @@ impl EngineError {
             Self::Targets(_) => {
                 "correct targets.toml on every node, or the tables or grants it names (docs/database.md)"
             }
-            Self::Database { source, .. } => database_next_step(source),
+            Self::Database { source, .. } | Self::Trial { source, .. } => database_next_step(source),
             Self::TimedOut { .. } => "see whether the database answers, and what locks it waits for",
             Self::SessionsRemain(_) => {
                 "stop the program that holds the session, or end the session, and start the rotation again"
@@ -234,6 +256,21 @@ impl EngineError {
             Self::Internal(_) => "see the agent's log",
         }
     }
+}
+
+/// The error and what caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        // Some of the driver's errors repeat their source in their own text.
+        if !text.ends_with(&cause) {
+            let _ = write!(text, ": {cause}");
+        }
+        source = error.source();
+    }
+    text
 }
 
 /// Whether it passes by itself: a lost connection, a restarting server, a lock held by another.
@@ -269,16 +306,83 @@ const fn is_passing_sqlite(code: i32) -> bool {
     matches!(code & 0xff, 5 | 6 | 10 | 13)
 }
 
+/// By the class of the SQLSTATE, or SQLite's primary code. Only what may be the network or the server says so.
 fn database_next_step(error: &sqlx::Error) -> &'static str {
+    let reachable = "see whether the database runs and can be reached from this node";
     let code = error.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
-    match code.as_deref() {
-        Some("42501") => "give the agent's role the grants of docs/database.md",
-        Some("28000" | "28P01" | "3D000") => "correct the url in the agent's [database] configuration",
-        Some("14") => "check the path in the url and the file's permissions",
-        Some("5" | "6" | "261" | "517") => "find the program that holds the database's lock",
-        Some("13") | Some("53100") => "make room on the database's disk",
-        _ => "see whether the database runs and can be reached from this node",
+    let Some(code) = code else { return reachable };
+    match code.parse::<i32>().ok().filter(|_| code.len() < 5) {
+        Some(code) => sqlite_next_step(code),
+        None => sqlstate_next_step(&code).unwrap_or(reachable),
     }
+}
+
+fn sqlstate_next_step(code: &str) -> Option<&'static str> {
+    Some(match (code.get(..2)?, code) {
+        (_, "42501") => {
+            "give the agent's role the grants of docs/database.md, and EXECUTE on functions that the table's \
+             constraints, indexes and generated columns use"
+        }
+        (_, "28000" | "28P01" | "3D000") => "correct the url in the agent's [database] configuration",
+        (_, "53100") => "make room on the database's disk",
+        (_, "25006") => "point the url in the agent's [database] configuration to the primary",
+        (_, "40P01" | "55P03" | "57014") => "see which session holds the lock, and try again",
+        (_, "55000") => {
+            "mend what the database names; a published table needs a replica identity: \
+             ALTER TABLE ... REPLICA IDENTITY DEFAULT, or take it out of the publication for the rotation"
+        }
+        (_, "42883" | "42P01" | "42703" | "42704" | "3F000") => {
+            "give the function in the table's constraint, index or generated column a search_path of its own \
+             (ALTER FUNCTION ... SET search_path): the agent's sessions have pg_catalog alone"
+        }
+        ("23", _) => {
+            "see what the constraint demands of the ciphertexts; correct the rows or the constraint, or drop it for \
+             the rotation"
+        }
+        ("22" | "42" | "P0" | "38" | "39" | "44" | "54", _) => {
+            "see what the table's constraints, indexes and generated columns do with the ciphertexts (docs/database.md)"
+        }
+        ("XX", _) => "see the database server's log, and check the table and its indexes for damage",
+        _ => return None,
+    })
+}
+
+/// By the primary code: 1 what it cannot understand, 3 and 8 not permitted, 5 and 6 locked, 11 and 26 damaged, 13 full,
+/// 14 cannot be opened, 19 a constraint.
+const fn sqlite_next_step(code: i32) -> &'static str {
+    match code & 0xff {
+        1 => {
+            "take what the database names out of the table for the rotation: functions of the application's own are \
+             not known to the agent"
+        }
+        3 | 8 => "let the agent's user write the database's file and its folder",
+        5 | 6 => "find the program that holds the database's lock",
+        11 | 26 => "check the database's file for damage (PRAGMA integrity_check)",
+        13 => "make room on the database's disk",
+        14 => "check the path in the url and the file's permissions",
+        19 => {
+            "see what the constraint demands of the ciphertexts; correct the rows or the constraint, or drop it for \
+             the rotation"
+        }
+        _ => "see whether the database's file can be read and written on this node",
+    }
+}
+
+/// The server's message, its detail and the constraint, once; the driver's own text adds the line of the server's
+/// source. A detail about a constraint or a value quotes the row, which belongs into no message.
+fn words(error: &sqlx::Error) -> Option<String> {
+    let error = error.as_database_error()?;
+    let mut words = error.message().to_owned();
+    if let Some(server) = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
+        let quotes_rows = server.code().starts_with("22") || server.code().starts_with("23");
+        if let Some(detail) = server.detail().filter(|_| !quotes_rows) {
+            let _ = write!(words, " ({detail})");
+        }
+    }
+    if let Some(constraint) = error.constraint().filter(|constraint| !words.contains(*constraint)) {
+        let _ = write!(words, " (constraint {constraint})");
+    }
+    Some(words)
 }
 
 #[cfg(test)]
@@ -308,5 +412,17 @@ mod tests {
             assert!(is_passing_sqlstate(code), "{code}");
         }
         assert!(!is_passing_sqlstate("42501") && !is_passing_sqlstate("42P01"));
+    }
+
+    #[test]
+    fn only_what_may_be_the_network_is_answered_with_looking_whether_the_database_can_be_reached() {
+        for code in ["23514", "23505", "42501", "55000", "42883", "22001", "P0001", "XX000"] {
+            assert!(sqlstate_next_step(code).is_some_and(|step| !step.contains("reached")), "{code}");
+        }
+        for code in ["08006", "57P01", "57P03", "53300", ""] {
+            assert_eq!(sqlstate_next_step(code), None, "{code}");
+        }
+        assert!(sqlstate_next_step("55000").is_some_and(|step| step.contains("REPLICA IDENTITY")));
+        assert!(sqlite_next_step(275).contains("constraint") && sqlite_next_step(517).contains("lock"));
     }
 }

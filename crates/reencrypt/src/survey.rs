@@ -1,11 +1,11 @@
 //! The survey of Preflight: reads every registered value while the farm still serves, opens it with the current
 //! key, names what does not open, and sets the bounds of the shards.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use keys::KeySet;
-use keys::value::{Cipher, ValueError};
+use keys::value::{Cipher, Rewrapper, ValueError};
 use rotation::{KeyId, PlanTable, Strategy, Survey, UndecryptableValue};
 
 use crate::EngineError;
@@ -14,7 +14,7 @@ use crate::engine::Progress;
 use crate::key::Key;
 use crate::pass::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
 use crate::split::{Marks, split};
-use crate::table::{KeyRange, Row, Stored, Table, ValueColumn};
+use crate::table::{Change, KeyRange, Row, Stored, Table, ValueColumn};
 use crate::transform::{Accepted, raw_digest};
 
 /// Undecryptable values that a survey names; all are counted. More would not be read by anybody, and they travel in
@@ -27,6 +27,10 @@ const OFFLINE_OVER_SURVEY: u32 = 4;
 
 /// What the instances take for going offline and coming back, besides the rows.
 const INSTANCES_OFFLINE: Duration = Duration::from_secs(10);
+
+/// How often a trial of writing is tried that met a lock. The farm serves, so locks come and go; one that stays for
+/// all of them is told as a fault that may be tried again.
+const TRIAL_TRIES_MAX: u32 = 3;
 
 /// How a survey is made.
 pub(crate) struct Surveyor<'a> {
@@ -88,13 +92,14 @@ impl Surveyor<'_> {
         let rows_max = (self.page_rows_max)(table).min(PAGE_ROWS_MAX);
         let limit = PageLimit { rows_max, bytes_max: PAGE_BYTES_MAX };
         let mut counts = Counts::default();
+        let mut untried = vec![true; table.columns.len()];
         let mut range = KeyRange::default();
         let mut rows = session.page(table, &range, limit).await?;
         while let Some(last) = rows.last() {
             range.after = Some(last.key.clone());
-            let opener = Arc::clone(&opener);
+            let (page_opener, wanted) = (Arc::clone(&opener), untried.clone());
             let open = async {
-                tokio::task::spawn_blocking(move || opener.page(rows))
+                tokio::task::spawn_blocking(move || page_opener.page(rows, wanted))
                     .await
                     .map_err(|error| EngineError::Internal(format!("opening a page ended early: {error}")))
             };
@@ -104,12 +109,49 @@ impl Surveyor<'_> {
                 counts.rows += 1;
                 counts.bytes += bytes;
             }
+            for key in &page.trials {
+                try_write(table, session, key, &opener, &mut untried).await?;
+            }
             counts.values += page.values;
             found.add(page.found);
             progress(counts.rows);
             rows = next;
         }
         Ok(counts)
+    }
+}
+
+/// Tries on one row what the chunks will do, with the settings that they will have. What a table's definition holds
+/// against it would otherwise be found out while the farm is offline. The columns that were written are marked.
+async fn try_write(
+    table: &Table,
+    session: &mut dyn Session,
+    key: &Key,
+    opener: &Opener,
+    untried: &mut [bool],
+) -> Result<(), EngineError> {
+    let mut tries = 1;
+    loop {
+        let turned = Mutex::new(Vec::new());
+        let turn = |row| {
+            let change = opener.turn(row)?;
+            let columns = change.new.iter().map(Option::is_some).collect();
+            *turned.lock().unwrap_or_else(PoisonError::into_inner) = columns;
+            Some(change)
+        };
+        match session.try_write(table, key, &turn).await {
+            Ok(true) => {
+                let turned = turned.into_inner().unwrap_or_else(PoisonError::into_inner);
+                for (untried, turned) in untried.iter_mut().zip(turned) {
+                    *untried &= !turned;
+                }
+                return Ok(());
+            }
+            // The application has taken the row away meanwhile; a later page brings another.
+            Ok(false) => return Ok(()),
+            Err(error) if error.is_retryable() && tries < TRIAL_TRIES_MAX => tries += 1,
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -156,6 +198,8 @@ impl Found {
 struct Opener {
     table: Table,
     active: Cipher,
+    /// Under the same key anew: a trial needs other bytes, and no other key is there yet.
+    again: Rewrapper,
     older: Vec<(KeyId, Cipher)>,
     accepted: Accepted,
 }
@@ -166,6 +210,8 @@ struct Page {
     rows: Vec<(Key, u64)>,
     values: u64,
     found: Found,
+    /// Rows that hold a value in a column that nothing has been tried on yet.
+    trials: Vec<Key>,
 }
 
 impl Opener {
@@ -176,13 +222,29 @@ impl Opener {
             .map(|entry| (entry.secret.id(), Cipher::new(&entry.secret)))
             .filter(|(id, _)| *id != active)
             .collect();
-        Self { table: table.clone(), active: Cipher::new(&ring.active().secret), older, accepted }
+        let secret = &ring.active().secret;
+        let (active, again) = (Cipher::new(secret), Rewrapper::new(secret, secret));
+        Self { table: table.clone(), active, again, older, accepted }
     }
 
-    fn page(&self, rows: Vec<Row>) -> Page {
-        let mut page = Page { rows: Vec::with_capacity(rows.len()), values: 0, found: Found::default() };
+    /// The row's change that writes every value that opens anew under the key it has.
+    fn turn(&self, row: Row) -> Option<Change> {
+        let again = |(column, stored): (&ValueColumn, &Stored)| match stored {
+            Stored::Bytes(raw) => {
+                self.again.rewrap(raw, column.encoding, column.aad.as_bytes()).ok().map(|turned| turned.stored)
+            }
+            Stored::Null | Stored::Number(_) => None,
+        };
+        let new: Vec<_> = self.table.columns.iter().zip(&row.values).map(again).collect();
+        new.iter().any(Option::is_some).then_some(Change { row, new })
+    }
+
+    fn page(&self, rows: Vec<Row>, mut untried: Vec<bool>) -> Page {
+        let mut page =
+            Page { rows: Vec::with_capacity(rows.len()), values: 0, found: Found::default(), trials: Vec::new() };
         for row in rows {
-            for (column, stored) in self.table.columns.iter().zip(&row.values) {
+            let mut try_it = false;
+            for ((column, stored), untried) in self.table.columns.iter().zip(&row.values).zip(&mut untried) {
                 let raw = match stored.bytes() {
                     None | Some([]) => continue,
                     Some(raw) => raw,
@@ -199,7 +261,12 @@ impl Opener {
                         reason,
                     };
                     page.found.value(value, accepted);
+                } else {
+                    try_it |= std::mem::take(untried);
                 }
+            }
+            if try_it {
+                page.trials.push(row.key.clone());
             }
             let bytes = row.bytes() as u64;
             page.rows.push((row.key, bytes));

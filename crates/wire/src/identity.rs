@@ -67,6 +67,11 @@ pub struct InvalidName {
     pub text: String,
 }
 
+/// Checks a farm's name, wherever one is given.
+pub fn check_farm(text: &str) -> Result<(), InvalidName> {
+    check_name("farm", text)
+}
+
 /// Checks a farm's or a holder's name; the alphabet is that of node ids, so that a node's name fits both.
 pub(crate) fn check_name(what: &'static str, text: &str) -> Result<(), InvalidName> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use keys::{KeySet, SecretKey, attestation, possession, sealed};
+use keys::{KEY_BYTES, KeySet, SecretKey, attestation, possession, sealed};
 use rotation::{Attestation, Authorization, Digest, KeyId, NodeGrant, NodeId, Plan, PlanNode, RotationId, Statement};
 use wire::pki::Role;
 use wire::sign;
@@ -65,6 +65,7 @@ pub(crate) fn authorize(
     check_farm(tls, plan, current, new)?;
     let (old_key, new_key) = (current.active().secret.id(), new.active().secret.id());
     check_keys(plan, current, old_key, new_key)?;
+    check_strength(new)?;
     let mut nodes = BTreeMap::new();
     let mut sealed_bundles = BTreeMap::new();
     for (node, facts) in &plan.nodes {
@@ -139,6 +140,18 @@ fn check_keys(plan: &Plan, current: &KeySet, old_key: KeyId, new_key: KeyId) -> 
         ));
     }
     Ok(())
+}
+
+/// An old key of any length can be rotated away; nobody rotates to one that is not a key of the cipher.
+fn check_strength(new: &KeySet) -> Result<(), Problem> {
+    match new.active().secret.length_bytes() {
+        KEY_BYTES => Ok(()),
+        bytes => Err(Problem::refused(
+            "weak-key",
+            format!("the new bundle's key has {bytes} bytes, and a new key must have {KEY_BYTES}"),
+            "make a bundle with a new key: `keyturn key generate`",
+        )),
+    }
 }
 
 /// A recipient key is taken only from a holder of both the node's certificate and the farm's current key, so that neither
@@ -273,6 +286,14 @@ mod tests {
         swapped.nodes.values_mut().for_each(|node| node.recipient_key.clone_from(&own));
         let mut moved = attested(&node, held);
         moved.rotation = "01890a5d-ac96-774b-bcce-b302099a8058".parse().expect("valid");
+        for bytes in [1, 31, 33, 44] {
+            let key = SecretKey::from_bytes(vec![2; bytes]).expect("not empty");
+            let (plan, new) = (attested(&node, held), KeySet::new(FARM, key, 1));
+            let digest = plan.digest();
+            let refused = authorize(&operator, &Proposal { plan, digest }, &current, &new);
+            assert_eq!(refused.err().map(|problem| problem.code).as_deref(), Some("weak-key"), "{bytes} bytes");
+        }
+
         let forgeries = [
             ("a stolen certificate without the farm's key", attested(&node, &thief.active().secret)),
             ("another node", attested(&agent(Role::Agent, "node-2"), held)),

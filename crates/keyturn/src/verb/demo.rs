@@ -78,6 +78,9 @@ impl Demo {
         };
         match local_farm::demo(options).await {
             Ok(code) => Ok(Exit::from_code(code)),
+            Err(error) if error.is::<local_farm::WrongUsage>() => {
+                Err(Problem::usage(error.to_string(), "`keyturn demo --help` says what each option takes"))
+            }
             Err(error) => Err(Problem::refused(
                 "demo",
                 "the demo could not be carried out",

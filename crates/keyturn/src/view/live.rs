@@ -1,15 +1,15 @@
-//! A rotation while it runs, on standard error: on a terminal a few lines that are drawn again and again, elsewhere one
-//! line for every change.
+//! A rotation while it runs, on standard error: on a terminal a few lines that are drawn again and again, elsewhere a log.
 
 use std::io::{self, IsTerminal, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rotation::Phase;
 use wire::v1;
 
+use super::log::Log;
 use super::rotation::RotationView;
 use super::status::{fault_text, moves_rows, rows_words, standing, waiting_words};
-use crate::output::{Paint, date_time, duration, plain};
+use crate::output::{Paint, duration, plain};
 
 /// Width of the bar, characters.
 const BAR_CHARS: usize = 30;
@@ -17,8 +17,6 @@ const BAR_CHARS: usize = 30;
 const INDENT: usize = 2;
 /// When the terminal does not tell its width.
 const WIDTH_DEFAULT: usize = 100;
-/// Off a terminal, rows are spoken of at every tenth of the shards: a log is read, not watched.
-const SHARE_STEPS: u32 = 10;
 /// At most this many of those that are waited for are named; a large farm would fill the screen.
 const WAITING_MAX: usize = 5;
 
@@ -29,6 +27,8 @@ pub(crate) struct Live {
     paint: Paint,
     /// How many lines stand on the screen and are to be drawn over.
     drawn: usize,
+    /// What was written when it is no terminal.
+    log: Log,
     shown: Option<Shown>,
 }
 
@@ -37,14 +37,18 @@ pub(crate) struct Live {
 struct Shown {
     rotation: v1::Rotation,
     received: Instant,
-    /// What makes the next one worth a line.
-    fingerprint: String,
 }
 
 impl Live {
     /// On standard error, as a terminal if it is one.
     pub(crate) fn new() -> Self {
-        Self { terminal: io::stderr().is_terminal(), paint: Paint::stderr(), drawn: 0, shown: None }
+        Self {
+            terminal: io::stderr().is_terminal(),
+            paint: Paint::stderr(),
+            drawn: 0,
+            log: Log::default(),
+            shown: None,
+        }
     }
 
     /// Shows how it stands now.
@@ -52,23 +56,24 @@ impl Live {
         let before = self.shown.as_ref().map(|shown| shown.rotation.faults.as_slice()).unwrap_or_default();
         let news: Vec<String> =
             new_faults(before, &rotation.faults).iter().map(|fault| fault_text(fault, self.paint)).collect();
-        let ended = self.shown.as_ref().map(|shown| newly_ended(&shown.rotation, rotation)).unwrap_or_default();
-        let fingerprint = fingerprint(rotation);
-        let changed = self.shown.as_ref().is_none_or(|shown| shown.fingerprint != fingerprint);
-        self.shown = Some(Shown { rotation: rotation.clone(), received: Instant::now(), fingerprint });
+        let now = Instant::now();
+        self.shown = Some(Shown { rotation: rotation.clone(), received: now });
         if self.terminal {
             self.draw(&news);
         } else {
-            let line = changed.then(|| line(rotation));
-            let text: String = ended.into_iter().chain(line).chain(news).map(|line| line + "\n").collect();
+            let line = self.log.line(rotation, Duration::ZERO, now);
+            let text: String = line.into_iter().chain(news).map(|line| line + "\n").collect();
             self.write(&plain(&text));
         }
     }
 
-    /// Draws again with the clocks moved on; only a terminal shows clocks.
+    /// On a terminal draws again with the clocks moved on; elsewhere writes the line that had to wait for its time.
     pub(crate) fn tick(&mut self) {
-        if self.terminal && self.shown.is_some() {
+        let Some(shown) = &self.shown else { return };
+        if self.terminal {
             self.draw(&[]);
+        } else if let Some(line) = self.log.line(&shown.rotation, shown.received.elapsed(), Instant::now()) {
+            self.write(&plain(&(line + "\n")));
         }
     }
 
@@ -76,7 +81,7 @@ impl Live {
     pub(crate) fn say(&mut self, text: &str) {
         if self.terminal {
             self.draw(&[text.to_owned()]);
-        } else {
+        } else if self.log.remark(text, Instant::now()) {
             self.write(&plain(&format!("{text}\n")));
         }
     }
@@ -136,51 +141,10 @@ fn wrap(line: &str, width: usize) -> Vec<String> {
     lines.iter().map(|line| line.trim_end().to_owned()).collect()
 }
 
-/// Faults of `after` that are not in `before`. The list is capped from its front, so they are told apart by content.
-fn new_faults<'a>(before: &[v1::Fault], after: &'a [v1::Fault]) -> &'a [v1::Fault] {
-    let kept = (0..=after.len().min(before.len())).rev().find(|kept| before.ends_with(&after[..*kept])).unwrap_or(0);
-    &after[kept..]
-}
-
-/// A line for each phase that ended since: short ones come and go between two messages.
-fn newly_ended(before: &v1::Rotation, after: &v1::Rotation) -> Vec<String> {
-    let known = before.phases.iter().filter(|phase| phase.ended_ms != 0).count();
-    let ended = after.phases.iter().filter(|phase| phase.ended_ms != 0).skip(known);
-    ended
-        .map(|phase| {
-            let took = duration(phase.ended_ms.saturating_sub(phase.started_ms));
-            format!("{} {} took {took}", date_time(phase.ended_ms), phase.name)
-        })
-        .collect()
-}
-
-/// What must differ for a change to be worth a line.
-fn fingerprint(rotation: &v1::Rotation) -> String {
-    let view = RotationView::from(rotation);
-    let progress = &view.progress;
-    let share = if moves_rows(&view) { progress.shards_done * SHARE_STEPS / progress.shards_total.max(1) } else { 0 };
-    let waiting: Vec<String> =
-        view.waiting.iter().map(|one| format!("{}:{}", one.node.as_deref().unwrap_or_default(), one.what)).collect();
-    // Shards move from node to node all the time; their share is the news.
-    let waiting = if moves_rows(&view) { String::new() } else { waiting.join(",") };
-    format!("{} {} {share} {waiting}", view.outcome, standing(&view))
-}
-
-/// The one line of a change.
-fn line(rotation: &v1::Rotation) -> String {
-    let view = RotationView::from(rotation);
-    let mut line = format!("{} {}", date_time(view.now_ms), standing(&view));
-    if view.outcome == "running" {
-        if moves_rows(&view) {
-            line.push_str(&format!("; rows {}", rows_words(&view)));
-        } else if !view.waiting.is_empty() {
-            line.push_str(&format!("; waiting for {}", waiting_list(&view, view.now_ms)));
-        }
-    }
-    if view.downtime_ms > 0 {
-        line.push_str(&format!("; downtime {}", duration(view.downtime_ms)));
-    }
-    line
+/// Faults of `after` that are not in `before`. The list is capped from its front, and a fault that repeats moves to its end,
+/// so they are told apart by content.
+fn new_faults<'a>(before: &[v1::Fault], after: &'a [v1::Fault]) -> Vec<&'a v1::Fault> {
+    after.iter().filter(|fault| !before.contains(fault)).collect()
 }
 
 /// The lines of a terminal, `since_ms` after the state was received.
@@ -296,37 +260,20 @@ mod tests {
     }
 
     #[test]
-    fn elsewhere_a_change_is_a_line() {
-        let first = rotation();
-        assert_eq!(
-            line(&first),
-            "2026-01-31 14:05:09Z reencrypt; rows 10,000 of 20,000, 30 of 60 shards, 4,567/s, 2.2s left; downtime 12s"
-        );
-        let mut second = rotation();
-        second.downtime_ms += 1;
-        assert_eq!(fingerprint(&first), fingerprint(&second), "a clock that moves is no change");
-        second.paused = true;
-        assert_ne!(fingerprint(&first), fingerprint(&second));
-    }
-
-    #[test]
-    fn a_phase_that_came_and_went_between_two_messages_has_its_line() {
-        let before = rotation();
-        let mut after = rotation();
-        after.phases[1].ended_ms = 1_769_868_309_500;
-        assert_eq!(newly_ended(&before, &before), [""; 0]);
-        assert_eq!(newly_ended(&before, &after), ["2026-01-31 14:05:09Z reencrypt took 6.5s"]);
-    }
-
-    #[test]
     fn only_new_faults_are_shown_even_when_the_list_is_capped() {
         let fault = |text: &str| v1::Fault { message: text.to_owned(), ..Default::default() };
-        let (a, b, c) = (fault("a"), fault("b"), fault("c"));
-        let all = [a, b, c];
-        assert_eq!(new_faults(&[], &all[..1]), &all[..1]);
-        assert_eq!(new_faults(&all[..1], &all[..1]), []);
-        assert_eq!(new_faults(&all[..1], &all[..2]), &all[1..2]);
-        assert_eq!(new_faults(&all[..2], &all[1..]), &all[2..]);
+        let check = |before: &[&str], after: &[&str], wanted: &[&str]| {
+            let faults = |texts: &[&str]| texts.iter().map(|text| fault(text)).collect::<Vec<_>>();
+            let (before, after) = (faults(before), faults(after));
+            let new: Vec<&str> = new_faults(&before, &after).into_iter().map(|fault| &*fault.message).collect();
+            assert_eq!(new, wanted);
+        };
+        check(&[], &["a"], &["a"]);
+        check(&["a"], &["a"], &[]);
+        check(&["a"], &["a", "b"], &["b"]);
+        check(&["a", "b"], &["b", "c"], &["c"]);
+        // One that repeats.
+        check(&["a", "b"], &["b", "a"], &[]);
     }
 
     #[test]

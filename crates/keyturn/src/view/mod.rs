@@ -1,6 +1,7 @@
 //! How a rotation is shown: as an object for programs, as text for people, live while it runs, and as evidence after.
 
 mod live;
+mod log;
 mod plan;
 mod report;
 mod rotation;

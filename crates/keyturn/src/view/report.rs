@@ -157,10 +157,15 @@ impl Report {
     /// The text for people.
     pub(crate) fn text(&self, rotation: &v1::Rotation, paint: Paint) -> String {
         let view = RotationView::from(rotation);
-        let verdict = match (self.completed(), self.adds_up) {
-            (true, true) => paint.green("every row verified, contents unchanged, every node proved its key"),
-            (true, false) => paint.red("the evidence does not add up"),
-            (false, _) => standing(&view),
+        let verdict = match rotation.outcome() {
+            v1::Outcome::Completed if self.adds_up => {
+                paint.green("every row verified, contents unchanged, every node proved its key")
+            }
+            v1::Outcome::Completed => paint.red("the evidence does not add up"),
+            v1::Outcome::RolledBack | v1::Outcome::Refused | v1::Outcome::Withdrawn => standing(&view),
+            v1::Outcome::Running | v1::Outcome::Stuck | v1::Outcome::Unspecified => {
+                paint.yellow("none: the rotation is not finished")
+            }
         };
         let plan = plan_of(rotation);
         let mut parts = vec![fields(&[
@@ -327,6 +332,21 @@ mod tests {
         let text = report.text(&completed(), Paint::plain());
         assert!(text.contains("encryption.20260131-140509.config"), "{text}");
         assert!(text.contains("only the key old opens"), "{text}");
+    }
+
+    #[test]
+    fn a_rotation_that_is_not_finished_has_no_verdict() {
+        let verdict = |outcome| {
+            let mut rotation = completed();
+            rotation.set_outcome(outcome);
+            let text = Report::from(&rotation).text(&rotation, Paint::plain());
+            text.lines().find_map(|line| line.strip_prefix("Verdict:")).expect("a verdict").trim().to_owned()
+        };
+        assert!(verdict(v1::Outcome::Completed).contains("every row verified"));
+        for outcome in [v1::Outcome::Running, v1::Outcome::Stuck] {
+            assert_eq!(verdict(outcome), "none: the rotation is not finished");
+        }
+        assert!(verdict(v1::Outcome::RolledBack).contains("rolled back"));
     }
 
     #[test]

@@ -185,6 +185,27 @@ fn an_existing_key_is_adopted_from_its_bytes() {
 }
 
 #[test]
+fn a_key_that_was_written_as_text_is_adopted_as_it_is_with_a_hint() {
+    let cases = [
+        ("x".repeat(32), None),
+        ("not a key's own bytes, and none that are known".to_owned(), Some("warning: the key has more than 32 bytes")),
+        ("n".repeat(32) + "\n", Some("seems to hold the key with a newline; Keyturn takes the bytes as they are")),
+        ("b".repeat(43) + "=\n", Some("seems to hold the key as base64 text")),
+        ("0f".repeat(32), Some("seems to hold the key as hexadecimal text")),
+    ];
+    for (key, said) in cases {
+        let node = Node::new();
+        node.write("raw.key", &key);
+        let (config, raw) = (node.path("agent.toml"), node.path("raw.key"));
+        let ran = run(["key", "import", "--config", text(&config), "--raw-key-file", text(&raw), "-o", "json"]);
+        assert_eq!(ran.stderr.contains("warning: "), said.is_some(), "{key:?}: {}", ran.stderr);
+        assert!(said.is_none_or(|said| ran.stderr.contains(said)), "{key:?}: {}", ran.stderr);
+        assert!(!ran.stderr.contains(key.trim_end()), "the key itself is not shown");
+        ran.done();
+    }
+}
+
+#[test]
 fn a_password_comes_from_standard_input_or_a_descriptor() {
     let node = Node::new();
     let id = node.generate("new.bundle");

@@ -19,6 +19,8 @@ fn an_operator_plans_is_held_to_what_is_right_and_turns_the_keys() {
     assert_eq!(planned["plan"]["tables"]["connections"]["rows"], 35);
     assert_eq!(planned["undecryptable"], Value::Array(Vec::new()));
     vault.rotation(&["plan"]).failed(1, &["error[rotation-under-way]"]);
+    let report = vault.rotation(&["report"]).done();
+    assert!(report.contains("none: the rotation is not finished"), "{report}");
 
     vault.start_typing("new", "old", "another farm\n").failed(1, &["error[not-confirmed]", "nothing was started"]);
     vault.start_typing("new", "old", "").failed(1, &["error[not-confirmed]"]);

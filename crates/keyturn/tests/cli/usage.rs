@@ -16,7 +16,11 @@ fn unknown_commands_and_missing_arguments() {
     wrong(&["node", "enroll", "node-1"], "--address <ADDRESS>");
     wrong(&["key", "generate", "--farm", "demo"], "--out <FILE>");
     wrong(&["rotation", "start"], "--bundle <FILE>");
-    wrong(&["key", "import", "--config", "agent.toml"], "--bundle <FILE>");
+    wrong(&["key", "import", "--config", "agent.toml"], "<--bundle <FILE>|--raw-key-file <FILE>>");
+    let both = ["key", "import", "--config", "agent.toml", "--bundle", "b", "--raw-key-file", "r"];
+    wrong(&both, "cannot be used with");
+    let agent = ["pki", "issue", "agent", "node-1", "--dir", "."];
+    wrong(&agent, "error[usage]: the certificate of an agent must name the hosts");
 }
 
 #[test]
@@ -28,6 +32,8 @@ fn values_that_cannot_be() {
     wrong(&["demo", "--coordinators", "2"], "use 1, 3 or 5");
     wrong(&["demo", "--nodes", "0"], "0 is not in");
     wrong(&["demo", "--database", "oracle"], "use sqlite, postgres, mariadb");
+    wrong(&["demo", "--database", "mariadb"], "error[usage]: this release turns keys in SQLite and PostgreSQL");
+    wrong(&["key", "generate", "--farm", "a b", "--out", "f"], "\"a b\" is no valid farm: use 1 to 63 of a-z");
     wrong(&["demo", "--fail", "agent"], "KIND@PHASE");
     wrong(&["demo", "--fail", "sun@verify"], "nothing that can be broken");
     wrong(&["demo", "--fail", "agent@lunch"], "nothing can be broken at");

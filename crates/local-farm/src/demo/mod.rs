@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::DemoOptions;
 use crate::farm::layout::{Layout, UnusableFolder};
 use crate::farm::{Farm, Size};
 use crate::faults::{Fault, UnusableFault};
@@ -19,9 +18,7 @@ use crate::narrate::say;
 use crate::seed::content::Counts;
 use crate::server::{UnusableDatabase, VaultDatabase};
 use crate::signals::termination;
-
-/// Wrong usage, as everywhere in `keyturn`.
-const EXIT_USAGE: u8 = 2;
+use crate::{DemoOptions, WrongUsage};
 
 /// Ended by a signal, as shells count it: 128 and SIGINT's number.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -38,10 +35,7 @@ const ROWS_MIN: u64 = 40;
 /// Runs the demo; answers the exit code. However it ends, nothing of it is left running.
 pub(crate) async fn run(options: DemoOptions) -> anyhow::Result<u8> {
     match prepare_and_run(options).await {
-        Err(error) if is_usage(&error) => {
-            say(&format!("{error:#}"));
-            Ok(EXIT_USAGE)
-        }
+        Err(error) if is_usage(&error) => Err(WrongUsage(format!("{error:#}")).into()),
         other => other,
     }
 }

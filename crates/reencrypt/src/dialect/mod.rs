@@ -34,6 +34,9 @@ pub(crate) struct Chunk<'a> {
     pub(crate) changes: &'a [Change],
 }
 
+/// Makes the change of a row for a trial; nothing, if no value of the row can be turned.
+pub(crate) type Turn<'a> = &'a (dyn Fn(Row) -> Option<Change> + Send + Sync);
+
 /// What became of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Written {
@@ -96,6 +99,10 @@ pub(crate) trait Session: Send {
 
     /// Writes rows and the ledger's row in one transaction, if the claim still holds.
     async fn commit(&mut self, chunk: &Chunk<'_>) -> Result<Written, EngineError>;
+
+    /// Writes one row the way a chunk does, as `turn` would have it, and takes everything back. Says whether there
+    /// was anything to write; what the database says against it is [`EngineError::Trial`].
+    async fn try_write(&mut self, table: &Table, key: &Key, turn: Turn<'_>) -> Result<bool, EngineError>;
 
     /// Writes the ledger's header, fences the application and proves that no session of anybody else is left.
     async fn fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError>;

@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
 use tempfile::TempDir;
 
 const MISSING: &str = "PostgreSQL's server programs are not installed; run: sudo apt-get install postgresql";
+
+/// How long a server may refuse connections while it starts.
+const START_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// A running server. Stopped and removed on drop, and also when this process is killed: a shell holds the other end of a
 /// pipe and ends the server when the pipe closes.
@@ -126,10 +130,17 @@ impl Cluster {
     /// A session of the superuser.
     pub(crate) async fn superuser(&self, database: &str) -> PgConnection {
         // The socket exists a moment before the server takes connections.
+        let began = Instant::now();
         loop {
             match PgConnection::connect(&self.url("postgres", database)).await {
                 Ok(connection) => return connection,
                 Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("57P03") => {
+                    tokio::task::yield_now().await;
+                }
+                // And it is bound before it is listened on.
+                Err(sqlx::Error::Io(error))
+                    if error.kind() == std::io::ErrorKind::ConnectionRefused && began.elapsed() < START_TIME_MAX =>
+                {
                     tokio::task::yield_now().await;
                 }
                 Err(error) => panic!("{error}\n{}", self.log()),
@@ -137,7 +148,7 @@ impl Cluster {
         }
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 

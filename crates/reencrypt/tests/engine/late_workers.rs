@@ -11,6 +11,11 @@ use crate::farm::{Census, Place, Vault, on_both, stand_still, turned, under};
 /// Seeds one large table, fences, and gives the table's single shard.
 async fn one_large_shard(vault: &Vault) -> Shard {
     vault.seed(6000).await;
+    if vault.is_sqlite() {
+        // A worker that stands still may stand in the middle of a read. In this journal mode that keeps no writer out;
+        // in the others everybody else is told that the database is busy until it goes on.
+        vault.run("PRAGMA journal_mode = WAL").await;
+    }
     let engine = vault.engine().await;
     let ring = keys::KeySet::new("farm", vault.old.clone(), 0);
     let survey = engine.survey(&ring, &[], 1, &|_| {}).await.unwrap();
@@ -61,6 +66,11 @@ on_both! {
     }
 
     async fn a_worker_whose_shard_has_moved_changes_nothing(vault) {
+        if vault.is_sqlite() {
+            // The first worker may stand still in the middle of reading a page. With a rollback journal that alone would
+            // keep everybody from committing, and nothing would be seen of what is asked here.
+            vault.run("PRAGMA journal_mode = WAL").await;
+        }
         let shard = one_large_shard(&vault).await;
         let before = vault.census().await;
         let engine = vault.engine().await;
@@ -72,7 +82,9 @@ on_both! {
             other.reencrypt(&vault.job(&shard, 2, mark), &|_| {}).await.unwrap();
         });
         let error = engine.reencrypt(&vault.job(&shard, 1, mark), &meanwhile).await.unwrap_err();
-        assert!(error.code() == FaultCode::Superseded || error.is_retryable(), "{error:?}");
+        // Its reader may meet what the other has turned before its writer hears that it is late.
+        let late = [FaultCode::Superseded, FaultCode::UnexpectedKey].contains(&error.code());
+        assert!(late || error.is_retryable(), "{error:?}");
         let again = engine.reencrypt(&vault.job(&shard, 1, mark), &|_| {}).await.unwrap_err();
         assert_eq!(again.code(), FaultCode::Superseded);
         let table = |census: &Census| -> Census {

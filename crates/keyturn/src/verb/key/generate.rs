@@ -17,7 +17,7 @@ use crate::process::forbid_core_dumps;
 #[derive(Debug, Args)]
 pub(crate) struct Generate {
     /// The farm's name
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = farm)]
     farm: String,
     /// The bundle to write; never overwritten
     #[arg(long, value_name = "FILE")]
@@ -43,4 +43,9 @@ impl Generate {
         self.output.print(&view, || view.table())?;
         Ok(Exit::Done)
     }
+}
+
+/// A name that no certificate can have would make a bundle that no farm can use.
+fn farm(text: &str) -> Result<String, wire::identity::InvalidName> {
+    wire::identity::check_farm(text).map(|()| text.to_owned())
 }

@@ -61,6 +61,16 @@ impl RoleName {
         }
     }
 
+    /// One of them in words.
+    const fn one(self) -> &'static str {
+        match self {
+            Self::Coordinator => "a coordinator",
+            Self::Agent => "an agent",
+            Self::Operator => "an operator",
+            Self::Viewer => "a viewer",
+        }
+    }
+
     /// Whether others call it, so that its certificate must say by which name.
     const fn listens(self) -> bool {
         match self {
@@ -87,7 +97,7 @@ impl Issue {
         let role = self.role.role();
         if self.role.listens() && self.hosts.is_empty() {
             return Err(Problem::usage(
-                format!("the certificate of a {role} must name the hosts that it is called by"),
+                format!("the certificate of {} must name the hosts that it is called by", self.role.one()),
                 "add --host NAME-OR-ADDRESS, once for each",
             ));
         }

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, IsTerminal};
 use std::path::PathBuf;
 
 use clap::Args;
-use keys::KeySet;
+use keys::{KEY_BYTES, KeySet};
 use rotation::{Authorization, RotationId};
 use wire::v1;
 
@@ -107,10 +107,10 @@ impl Start {
             None if source == Source::Prompt => current.open(&source.read(&current.name())?)?,
             None => current.open(&password)?,
         };
-        for (what, set) in [("new", &new_set), ("current", &current_set)] {
-            if set.active().secret.is_weak() {
-                note(&format!("warning: the {what} key has fewer than 32 bytes"));
-            }
+        // Such a key is rotated away. A new one is refused when the plan is signed.
+        let bytes = current_set.active().secret.length_bytes();
+        if bytes != KEY_BYTES {
+            note(&format!("warning: the current key has {bytes} bytes, not {KEY_BYTES}"));
         }
         Ok((new_set, current_set))
     }

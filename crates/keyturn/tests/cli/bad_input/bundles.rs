@@ -1,5 +1,7 @@
 //! Bundles that do not open, are of another farm, or hold the wrong keys: refused by `start`, before anything is signed.
 
+use keys::{KeySet, Password, SecretKey, bundle};
+
 use super::Snapshot;
 use crate::vault::VaultFarm;
 
@@ -14,7 +16,7 @@ fn bundles_that_do_not_open_or_do_not_fit_start_nothing() {
     write_bad_bundles(&vault);
     vault.rotation(&["plan"]).done();
     let before = Snapshot::of(&vault);
-    let cases: [(&str, &str, &[&str]); 15] = [
+    let cases: [(&str, &str, &[&str]); 17] = [
         ("locked", "old", &["error[bundle]", "locked does not open", "password does not open"]),
         ("new", "locked", &["error[bundle]", "locked does not open", "password does not open"]),
         ("cut", "old", &["error[bundle]", "cut does not open", "cut short"]),
@@ -28,6 +30,8 @@ fn bundles_that_do_not_open_or_do_not_fit_start_nothing() {
         ("new", "elsewhere", &["error[other-farm]", "the current bundle", "elsewhere", "demo"]),
         ("old", "old", &["error[same-key]", "is not new", "key generate"]),
         ("again", "old", &["error[same-key]", "is not new", "key generate"]),
+        ("short", "old", &["error[weak-key]", "has 31 bytes", "key generate"]),
+        ("long", "old", &["error[weak-key]", "has 44 bytes", "key generate"]),
         ("new", "third", &["error[wrong-current-bundle]", "node-1 holds the key", "--current-bundle"]),
         ("new", "absent", &["error[read-file]", "absent"]),
     ];
@@ -73,4 +77,9 @@ fn write_bad_bundles(vault: &VaultFarm) {
     std::fs::write(farm.path("cut"), &whole[..whole.len() / 3]).expect("written");
     std::fs::write(farm.path("cut-at-its-end"), &whole[..whole.len() - 1]).expect("written");
     farm.write("empty", "");
+    for (name, bytes) in [("short", 31), ("long", 44)] {
+        let set = KeySet::new("demo", SecretKey::from_bytes(vec![7; bytes]).expect("not empty"), 1);
+        let password = Password::from_file_bytes(b"correct horse".to_vec()).expect("not empty");
+        std::fs::write(farm.path(name), bundle::seal(&set, &password).expect("sealed")).expect("written");
+    }
 }

@@ -67,6 +67,21 @@ const TRIGGERS: &str = "
       AND w.ev_enabled = ANY (CASE WHEN $2 THEN ARRAY['A', 'R'] ELSE ARRAY['A', 'O'] END::\"char\"[])
     ORDER BY 1";
 
+/// Constraints that existing rows may break, which a write of such a row then does: checks of the table and its
+/// partitions, and those of the domains of the registered columns ($2).
+const UNVALIDATED: &str = "
+    WITH RECURSIVE relations AS (
+        SELECT $1::oid AS oid UNION SELECT p.relid::oid FROM pg_partition_tree($1::oid::regclass) p),
+    domains AS (
+        SELECT t.oid, t.typbasetype FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+        WHERE a.attrelid = $1::oid AND a.attname = ANY ($2::text[]) AND t.typtype = 'd'
+        UNION
+        SELECT t.oid, t.typbasetype FROM domains d JOIN pg_type t ON t.oid = d.typbasetype WHERE t.typtype = 'd')
+    SELECT DISTINCT quote_ident(c.conname) FROM pg_constraint c
+    WHERE c.contype IN ('c', 'n') AND NOT c.convalidated
+      AND (c.conrelid IN (SELECT oid FROM relations) OR c.contypid IN (SELECT oid FROM domains))
+    ORDER BY 1";
+
 struct Column {
     generated: bool,
     base: String,
@@ -136,6 +151,21 @@ async fn describe(
              GRANT SET ON PARAMETER session_replication_role TO it (PostgreSQL 15), or disable them for the rotation"
         };
         problems.push(format!("has {}, which {remedy}", triggers.join(", ")));
+    }
+    let registered: Vec<String> = target.columns.iter().map(|column| column.name.clone()).collect();
+    let unvalidated = sqlx::query(UNVALIDATED)
+        .bind(oid)
+        .bind(registered)
+        .fetch_all(&mut *connection)
+        .await
+        .and_then(names)
+        .doing(doing)?;
+    if !unvalidated.is_empty() {
+        problems.push(format!(
+            "has the constraint {}, which is NOT VALID: rows that break it could not be written; \
+             VALIDATE it, or drop it for the rotation",
+            unvalidated.join(", ")
+        ));
     }
     let key = key_columns(target, &primary_key, &columns, problems);
     let values = value_columns(target, &columns, problems);

@@ -13,7 +13,7 @@ use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, Sha
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Row as _};
 
-use super::{Chunk, Dialect, PageLimit, Session, Written};
+use super::{Chunk, Dialect, PageLimit, Session, Turn, Written};
 use crate::error::Doing;
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
@@ -35,9 +35,12 @@ const APPLICATION_NAME_BYTES_MAX: usize = 63;
 /// What every session needs, whatever the role's or the server's defaults are:
 /// names resolve to the catalog alone; a policy that would hide rows is an error instead; a commit is durable;
 /// each statement sees what is committed; nobody waits for ever for a lock, and a worker that is stopped inside a
-/// transaction is ended by the server; text forms of keys read back exactly; pages come from the key's index, as
-/// the planner would otherwise read whole tables for a batch of a small one.
+/// transaction is ended by the server, but not one that waits for the next page; text forms of keys and the names of
+/// types read back exactly; pages and batches come from the key's index, as the planner would otherwise read whole
+/// tables for a batch of a small one. What it needs for that is switched on and not only the rest off: defaults of the
+/// database or the role may have it off. A bitmap would have to be sorted again, so it stays off.
 const SETTINGS: &str = "
+    SET quote_all_identifiers = off;
     SET search_path = pg_catalog, pg_temp;
     SET row_security = off;
     SET synchronous_commit = on;
@@ -47,14 +50,20 @@ const SETTINGS: &str = "
     SET lock_timeout = '5s';
     SET idle_in_transaction_session_timeout = '15s';
     SET statement_timeout = 0;
+    SET idle_session_timeout = 0;
     SET \"DateStyle\" = 'ISO, YMD';
     SET \"TimeZone\" = 'UTC';
     SET bytea_output = 'hex';
+    SET enable_indexscan = on;
+    SET enable_indexonlyscan = on;
+    SET enable_nestloop = on;
+    SET enable_partition_pruning = on;
     SET enable_seqscan = off;
     SET enable_bitmapscan = off;
     SET enable_sort = off;
     SET enable_hashjoin = off;
     SET enable_mergejoin = off;
+    SET plan_cache_mode = auto;
     SET jit = off;
 ";
 
@@ -206,6 +215,10 @@ impl Session for PostgresSession {
 
     async fn commit(&mut self, chunk: &Chunk<'_>) -> Result<Written, EngineError> {
         ledger::commit(&mut self.connection, chunk).await
+    }
+
+    async fn try_write(&mut self, table: &Table, key: &Key, turn: Turn<'_>) -> Result<bool, EngineError> {
+        rows::try_write(&mut self.connection, table, key, turn).await
     }
 
     async fn fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {

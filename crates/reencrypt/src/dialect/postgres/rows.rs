@@ -4,13 +4,16 @@ use std::fmt::Write as _;
 
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Postgres, Row as _, ValueRef as _};
+use sqlx::{AssertSqlSafe, Connection as _, Postgres, Row as _, ValueRef as _};
 
-use super::super::PageLimit;
+use super::super::{PageLimit, Turn};
 use crate::EngineError;
 use crate::error::Doing;
 use crate::key::{Key, KeyValue};
 use crate::table::{Change, KeyColumn, KeyKind, KeyRange, Row, Stored, Table};
+
+/// How long a trial may wait for a lock: the farm serves meanwhile, and others queue behind whoever waits.
+const TRIAL_LOCKS: &str = "SET LOCAL lock_timeout = '1s'";
 
 type PgQuery<'q> = Query<'q, Postgres, PgArguments>;
 
@@ -55,8 +58,17 @@ pub(super) async fn page(
 
 /// The row with exactly this key.
 pub(super) async fn row(connection: &mut PgConnection, table: &Table, key: &Key) -> Result<Option<Row>, EngineError> {
+    read_row(connection, table, key, "").await
+}
+
+async fn read_row(
+    connection: &mut PgConnection,
+    table: &Table,
+    key: &Key,
+    lock: &'static str,
+) -> Result<Option<Row>, EngineError> {
     let sql = format!(
-        "SELECT {}, {} FROM {} AS t WHERE ({}) = ({})",
+        "SELECT {}, {} FROM {} AS t WHERE ({}) = ({}) {lock}",
         list(&table.key, |key| format!("t.{}::text", key.sql)),
         list(&table.columns, |column| format!("t.{}", column.sql)),
         table.from,
@@ -67,6 +79,27 @@ pub(super) async fn row(connection: &mut PgConnection, table: &Table, key: &Key)
     let query = bind_key(sqlx::query(AssertSqlSafe(sql)), key);
     let row = query.fetch_optional(connection).await.doing(|| format!("reading {}", table.label))?;
     row.map(|row| read(table, &row)).transpose()
+}
+
+/// Writes one row in a transaction that is always rolled back. The row is locked from when it is read, so that what
+/// the application does meanwhile cannot keep the write from happening.
+pub(super) async fn try_write(
+    connection: &mut PgConnection,
+    table: &Table,
+    key: &Key,
+    turn: Turn<'_>,
+) -> Result<bool, EngineError> {
+    let doing = || format!("trying to write {}", table.label);
+    let mut transaction = connection.begin().await.doing(doing)?;
+    sqlx::raw_sql(TRIAL_LOCKS).execute(&mut *transaction).await.doing(doing)?;
+    let row = read_row(&mut transaction, table, key, "FOR UPDATE OF t").await;
+    let written = match row.map(|row| row.and_then(turn)) {
+        Ok(Some(change)) => update(&mut transaction, table, &[change]).await.map(|rows| rows == 1),
+        Ok(None) => Ok(false),
+        Err(error) => Err(error),
+    };
+    transaction.rollback().await.doing(doing)?;
+    written.map_err(|error| error.of_trial(&table.label))
 }
 
 /// How many rows the range has.

@@ -5,14 +5,16 @@ use rotation::{RotationId, ShardId};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection, Row as _, Sqlite, Transaction};
 
-use super::super::{Chunk, Written};
+use super::super::{Chunk, Turn, Written};
 use super::rows;
 use crate::EngineError;
 use crate::error::Doing;
+use crate::key::Key;
 use crate::ledger::{
     Claim, Header, LEDGER_FORMAT, LedgerMark, Pass, ShardRecord, StoredRecord, chunk_superseded, direction_text,
     epoch_number, number,
 };
+use crate::table::{Change, Table};
 
 const CREATE: &str = "
     CREATE TABLE IF NOT EXISTS main.keyturn_rotation (
@@ -223,22 +225,48 @@ pub(super) async fn commit(connection: &mut SqliteConnection, chunk: &Chunk<'_>)
     }
     write_shard(&mut transaction, claim, chunk.after).await?;
     if !chunk.changes.is_empty() {
-        // SQLite cannot keep triggers from firing. They are taken away and made again in this transaction, so that
-        // no other connection ever sees the table without them.
-        for trigger in &chunk.table.triggers {
-            run(&mut transaction, format!("DROP TRIGGER main.{}", trigger.sql)).await.doing(doing)?;
-        }
-        let written = rows::update(&mut transaction, chunk.table, chunk.changes).await?;
+        let written = write(&mut transaction, chunk.table, chunk.changes).await?;
         if written != chunk.changes.len() as u64 {
             transaction.rollback().await.doing(doing)?;
             return Ok(Written::RowsDiffer);
         }
-        for trigger in &chunk.table.triggers {
-            run(&mut transaction, trigger.definition.clone()).await.doing(doing)?;
-        }
     }
     transaction.commit().await.doing(doing)?;
     Ok(Written::Committed)
+}
+
+/// Writes one row in a transaction that is always rolled back.
+pub(super) async fn try_write(
+    connection: &mut SqliteConnection,
+    table: &Table,
+    key: &Key,
+    turn: Turn<'_>,
+) -> Result<bool, EngineError> {
+    let doing = || format!("trying to write {}", table.label);
+    let mut transaction = begin(connection, doing).await?;
+    let written = match rows::row(&mut transaction, table, key).await.map(|row| row.and_then(turn)) {
+        Ok(Some(change)) => write(&mut transaction, table, &[change]).await.map(|rows| rows == 1),
+        Ok(None) => Ok(false),
+        Err(error) => Err(error),
+    };
+    transaction.rollback().await.doing(doing)?;
+    written.map_err(|error| error.of_trial(&table.label))
+}
+
+/// Writes the changes without the table's triggers, and says how many rows still held what was read.
+///
+/// SQLite cannot keep triggers from firing. They are taken away and made again in the caller's transaction, so that
+/// no other connection ever sees the table without them.
+async fn write(connection: &mut SqliteConnection, table: &Table, changes: &[Change]) -> Result<u64, EngineError> {
+    let doing = || format!("keeping the triggers of {} from firing", table.label);
+    for trigger in &table.triggers {
+        run(connection, format!("DROP TRIGGER main.{}", trigger.sql)).await.doing(doing)?;
+    }
+    let written = rows::update(connection, table, changes).await?;
+    for trigger in &table.triggers {
+        run(connection, trigger.definition.clone()).await.doing(doing)?;
+    }
+    Ok(written)
 }
 
 /// Reviewed: what is run is a quoted identifier, or a definition as the schema itself holds it.

@@ -9,14 +9,16 @@ mod tests;
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, ShardId};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 use sqlx::{Connection, Row as _};
+use tokio::sync::Mutex;
 
-use super::{Chunk, Dialect, PageLimit, Session, Written};
+use super::{Chunk, Dialect, PageLimit, Session, Turn, Written};
 use crate::error::Doing;
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
@@ -41,6 +43,7 @@ const STATEMENTS_KEPT_MAX: usize = 16;
 pub(crate) struct Sqlite {
     options: SqliteConnectOptions,
     sessions_wait: Duration,
+    writing: Arc<Mutex<()>>,
 }
 
 impl Sqlite {
@@ -55,7 +58,7 @@ impl Sqlite {
             .synchronous(SqliteSynchronous::Full)
             .row_buffer_size(ROWS_WAITING_MAX)
             .statement_cache_capacity(STATEMENTS_KEPT_MAX);
-        Self { options, sessions_wait }
+        Self { options, sessions_wait, writing: Arc::default() }
     }
 }
 
@@ -63,6 +66,12 @@ struct SqliteSession {
     connection: SqliteConnection,
     file: PathBuf,
     sessions_wait: Duration,
+    /// Held by the one session of this process that is inside a transaction that writes, and for no longer. SQLite has
+    /// one writer anyway, but whoever waits for its lock only looks again now and then, so that of two shards one may
+    /// be passed over until it gives up. This queue is fair, and a turn lasts for one chunk. Other processes are still
+    /// met at SQLite's lock. Nothing but the transaction is awaited while it is held, so nobody can wait for another
+    /// in a circle.
+    writing: Arc<Mutex<()>>,
 }
 
 #[async_trait]
@@ -83,7 +92,8 @@ impl Dialect for Sqlite {
         let file = self.options.get_filename().to_owned();
         let connection =
             SqliteConnection::connect_with(&self.options).await.doing(|| format!("opening {}", file.display()))?;
-        Ok(Box::new(SqliteSession { connection, file, sessions_wait: self.sessions_wait }))
+        let writing = Arc::clone(&self.writing);
+        Ok(Box::new(SqliteSession { connection, file, sessions_wait: self.sessions_wait, writing }))
     }
 }
 
@@ -144,6 +154,7 @@ impl Session for SqliteSession {
     }
 
     async fn enter(&mut self, claim: &Claim) -> Result<ShardRecord, EngineError> {
+        let _turn = self.writing.lock().await;
         ledger::enter(&mut self.connection, claim).await
     }
 
@@ -157,11 +168,20 @@ impl Session for SqliteSession {
     }
 
     async fn commit(&mut self, chunk: &Chunk<'_>) -> Result<Written, EngineError> {
+        let _turn = self.writing.lock().await;
         ledger::commit(&mut self.connection, chunk).await
     }
 
+    async fn try_write(&mut self, table: &Table, key: &Key, turn: Turn<'_>) -> Result<bool, EngineError> {
+        let _turn = self.writing.lock().await;
+        ledger::try_write(&mut self.connection, table, key, turn).await
+    }
+
     async fn fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
-        ledger::fence(&mut self.connection, mark).await?;
+        {
+            let _turn = self.writing.lock().await;
+            ledger::fence(&mut self.connection, mark).await?;
+        }
         let (device, inode) = self.device_and_inode()?;
         others::wait_until_alone(device, inode, self.sessions_wait).await
     }
@@ -169,15 +189,18 @@ impl Session for SqliteSession {
     async fn turn_back(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         // Sessions of other processes cannot be ended. One that is stopped inside its transaction holds the
         // database's lock, which is told as a busy database until it goes on; afterwards it finds the ledger turned.
+        let _turn = self.writing.lock().await;
         ledger::turn_back(&mut self.connection, mark).await
     }
 
     async fn lift_fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         // There is no role; the mark alone is checked, so that a late worker learns that it is late.
+        let _turn = self.writing.lock().await;
         ledger::touch(&mut self.connection, mark).await
     }
 
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
+        let _turn = self.writing.lock().await;
         ledger::close(&mut self.connection, mark).await
     }
 

@@ -1,12 +1,14 @@
 //! What cannot be seen from outside the engine: the plan of a batch, the limits of a page, a row that changes between
 //! reading and writing.
 
+use std::time::Duration;
+
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use tempfile::TempDir;
 
-use super::super::{Chunk, PageLimit, Written};
-use super::{catalog, ledger, rows};
+use super::super::{Chunk, Dialect as _, PageLimit, Written};
+use super::{Sqlite, catalog, ledger, rows};
 use crate::Targets;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::table::{Change, KeyRange, Table};
@@ -95,4 +97,24 @@ async fn a_row_that_changed_since_it_was_read_keeps_the_whole_chunk_from_being_w
     assert_eq!(ledger::commit(&mut connection, &chunk).await.unwrap(), Written::Committed);
     // The same chunk again is a second worker's: it no longer finds the ledger where it left it.
     assert!(ledger::commit(&mut connection, &chunk).await.is_err());
+}
+
+#[tokio::test]
+async fn sessions_of_one_process_take_turns_at_writing_and_never_meet_a_locked_database() {
+    let (directory, mut connection, _) = open("CREATE TABLE t (id INTEGER PRIMARY KEY, c BLOB)", &["id"]).await;
+    let rotation: RotationId = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
+    let mark = LedgerMark { rotation, epoch: Epoch::new(1), direction: Direction::Forward };
+    ledger::fence(&mut connection, &mark).await.unwrap();
+    connection.close().await.unwrap();
+    let options = SqliteConnectOptions::new().filename(directory.path().join("t.db"));
+    let mut dialect = Sqlite::new(options, Duration::ZERO);
+    // So that whoever meets the lock fails at once.
+    dialect.options = dialect.options.busy_timeout(Duration::ZERO);
+    let write = async || {
+        let mut session = dialect.open().await.unwrap();
+        for _ in 0..100 {
+            session.lift_fence(&mark).await.unwrap();
+        }
+    };
+    tokio::join!(write(), write(), write());
 }

@@ -1,0 +1,28 @@
+//! A database that Keyturn has never seen, with odd names, keys, types, triggers and policies, made and judged by another
+//! implementation; on both databases.
+
+use std::process::Command;
+
+use crate::support::{alone, python, repository, succeed};
+
+#[track_caller]
+fn check(database: &str) {
+    let _alone = alone();
+    let script = repository().join("tests/compatibility/foreign_schemas.py");
+    let said = succeed(Command::new(python()).arg(script).arg(env!("CARGO_BIN_EXE_keyturn")).arg(database));
+    // What it reached; that nothing failed is its exit code.
+    for held in ["refused: ", "undone from verify", "undone from activate", "undone from start", "completed"] {
+        assert!(said.contains(&format!("held   {held}")), "{held:?} was not checked: {said}");
+    }
+    assert!(!said.contains("FAILED"), "{said}");
+}
+
+#[test]
+fn any_schema_is_turned_and_turned_back_on_sqlite() {
+    check("sqlite");
+}
+
+#[test]
+fn any_schema_is_turned_and_turned_back_on_postgresql() {
+    check("postgres");
+}
