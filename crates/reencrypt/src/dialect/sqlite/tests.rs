@@ -7,7 +7,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use tempfile::TempDir;
 
-use super::super::{Chunk, Dialect as _, PageLimit, Written};
+use super::super::{Chunk, Dialect as _, PageLimit, Session, Written};
 use super::{Sqlite, catalog, ledger, rows};
 use crate::Targets;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
@@ -105,16 +105,22 @@ async fn sessions_of_one_process_take_turns_at_writing_and_never_meet_a_locked_d
     let rotation: RotationId = "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap();
     let mark = LedgerMark { rotation, epoch: Epoch::new(1), direction: Direction::Forward };
     ledger::fence(&mut connection, &mark).await.unwrap();
-    connection.close().await.unwrap();
+    // The journal mode in which only writers meet each other. This connection stays open, as the last one to close
+    // would lock everybody out for a moment.
+    sqlx::raw_sql("PRAGMA journal_mode = WAL").execute(&mut connection).await.unwrap();
     let options = SqliteConnectOptions::new().filename(directory.path().join("t.db"));
     let mut dialect = Sqlite::new(options, Duration::ZERO);
     // So that whoever meets the lock fails at once.
     dialect.options = dialect.options.busy_timeout(Duration::ZERO);
-    let write = async || {
-        let mut session = dialect.open().await.unwrap();
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        sessions.push(dialect.open().await.unwrap());
+    }
+    let write = async |mut session: Box<dyn Session>| {
         for _ in 0..100 {
             session.lift_fence(&mark).await.unwrap();
         }
     };
-    tokio::join!(write(), write(), write());
+    let [first, second, third] = <[_; 3]>::try_from(sessions).map_err(drop).expect("three were opened");
+    tokio::join!(write(first), write(second), write(third));
 }
