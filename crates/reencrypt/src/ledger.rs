@@ -86,6 +86,7 @@ pub(crate) fn plus(a: &ShardTally, b: &ShardTally) -> ShardTally {
         values: a.values + b.values,
         undecryptable: a.undecryptable + b.undecryptable,
         digest: a.digest.plus(b.digest),
+        rest: a.rest.plus(b.rest),
     }
 }
 
@@ -199,6 +200,7 @@ impl StoredRecord {
             values: count(self.values)?,
             undecryptable: count(self.undecryptable)?,
             digest,
+            rest: ContentDigest::default(),
         };
         Ok(ShardRecord { cursor, tally, done: self.done })
     }

@@ -14,6 +14,8 @@ mod error;
 mod key;
 mod ledger;
 mod pass;
+mod shadow;
+mod sink;
 mod split;
 mod survey;
 mod table;

@@ -91,6 +91,7 @@ pub(crate) async fn run(
                 before: &record,
                 after: &after,
                 changes: &batch.changes,
+                into: None,
             };
             match in_time(scope.table, "writing", writer.commit(&chunk)).await? {
                 Written::Committed => {}
@@ -107,12 +108,14 @@ pub(crate) async fn run(
 
     if scope.expected.is_some_and(|expected| expected != record.tally) {
         let anew = ShardRecord::default();
-        let chunk = Chunk { claim: scope.claim, table: scope.table, before: &record, after: &anew, changes: &[] };
+        let chunk =
+            Chunk { claim: scope.claim, table: scope.table, before: &record, after: &anew, changes: &[], into: None };
         in_time(scope.table, "beginning a shard anew", writer.commit(&chunk)).await?;
         return Ok(record);
     }
     let done = ShardRecord { done: true, ..record.clone() };
-    let chunk = Chunk { claim: scope.claim, table: scope.table, before: &record, after: &done, changes: &[] };
+    let chunk =
+        Chunk { claim: scope.claim, table: scope.table, before: &record, after: &done, changes: &[], into: None };
     in_time(scope.table, "closing a shard", writer.commit(&chunk)).await?;
     Ok(done)
 }

@@ -61,6 +61,8 @@ impl Surveyor<'_> {
             let plan = PlanTable {
                 columns: table.columns.iter().map(|column| column.name.clone()).collect(),
                 strategy: Strategy::InPlace,
+                reason: "the only strategy of this release".to_owned(),
+                forecast_ms: 0,
                 rows: counts.rows,
                 values: counts.values,
                 bytes: counts.bytes,

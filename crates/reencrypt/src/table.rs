@@ -102,11 +102,13 @@ impl Stored {
 pub(crate) struct Row {
     pub(crate) key: Key,
     pub(crate) values: Vec<Stored>,
+    /// The key and every column that is not registered, in the dialect's own exact form; empty where nobody asked.
+    pub(crate) rest: Vec<u8>,
 }
 
 impl Row {
     pub(crate) fn bytes(&self) -> usize {
-        self.values.iter().filter_map(Stored::bytes).map(<[u8]>::len).sum()
+        self.rest.len() + self.values.iter().filter_map(Stored::bytes).map(<[u8]>::len).sum::<usize>()
     }
 }
 

@@ -8,6 +8,8 @@ use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, Sha
 
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
+use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
+use crate::sink::PageSink;
 use crate::table::{Change, KeyRange, Row, Table};
 use crate::{DatabaseConfig, EngineError, Targets};
 
@@ -22,6 +24,15 @@ pub(crate) struct PageLimit {
     pub(crate) bytes_max: usize,
 }
 
+/// What a scan reads.
+#[derive(Debug)]
+pub(crate) struct Scan<'a> {
+    pub(crate) table: &'a Table,
+    pub(crate) range: &'a KeyRange,
+    /// The columns that are not registered too, as [`Row::rest`].
+    pub(crate) whole: bool,
+}
+
 /// Rows of one page that are to be written, with the ledger's row of their shard.
 #[derive(Debug)]
 pub(crate) struct Chunk<'a> {
@@ -32,6 +43,8 @@ pub(crate) struct Chunk<'a> {
     /// What it is to hold.
     pub(crate) after: &'a ShardRecord,
     pub(crate) changes: &'a [Change],
+    /// Rows are inserted here with their new values, every row of the page; else they are updated where they are.
+    pub(crate) into: Option<&'a Table>,
 }
 
 /// Makes the change of a row for a trial; nothing, if no value of the row can be turned.
@@ -80,6 +93,12 @@ pub(crate) trait Session: Send {
     /// The next rows of the range in the order of their keys. An empty page, and nothing else, is the end.
     async fn page(&mut self, table: &Table, range: &KeyRange, limit: PageLimit) -> Result<Vec<Row>, EngineError>;
 
+    /// Puts the rows of the range, in the order of their keys, into the sink until the range ends or nobody takes them any
+    /// more. A connection that is lost is an error, never the end of the range.
+    async fn scan(&mut self, _scan: &Scan<'_>, _sink: &mut PageSink) -> Result<(), EngineError> {
+        Err(EngineError::Internal("scans are not supported on this database".to_owned()))
+    }
+
     /// The row with exactly this key.
     async fn row(&mut self, table: &Table, key: &Key) -> Result<Option<Row>, EngineError>;
 
@@ -116,8 +135,80 @@ pub(crate) trait Session: Send {
     /// Closes the header, so that no work enters under this rotation any more.
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError>;
 
+    /// Why this table cannot be re-encrypted by shadow; `None` if it can. Makes the copy's definition in a transaction
+    /// that is taken back, and compares everything that is attached to it with the original's.
+    async fn shadow_obstacle(&mut self, _table: &Table) -> Result<Option<String>, EngineError> {
+        Ok(Some("shadows are not supported on this database".to_owned()))
+    }
+
+    /// The room that copies of these tables need, and what there is.
+    async fn space(&mut self, _tables: &[Table]) -> Result<Space, EngineError> {
+        Ok(Space::default())
+    }
+
+    /// The shadow of a table under this mark: made, empty and without indexes, if it is not there yet. Described as a
+    /// table whose `from` is the copy.
+    async fn shadow(&mut self, _mark: &LedgerMark, _table: &Table) -> Result<Table, EngineError> {
+        Err(no_shadows())
+    }
+
+    /// All shadows of a rotation, by the ledger.
+    async fn shadows(&mut self, _rotation: &RotationId) -> Result<Vec<Shadow>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    /// What is still to be built on a filled shadow; nothing when it is built. The last step's success makes it so.
+    async fn build_steps(&mut self, _mark: &LedgerMark, _table: &Table) -> Result<Vec<BuildStep>, EngineError> {
+        Err(no_shadows())
+    }
+
+    /// Builds one. Built already is as good.
+    async fn build(&mut self, _mark: &LedgerMark, _table: &Table, _step: &BuildStep) -> Result<(), EngineError> {
+        Err(no_shadows())
+    }
+
+    /// Records that everything of a shadow is built.
+    async fn built(&mut self, _mark: &LedgerMark, _table: &Table) -> Result<(), EngineError> {
+        Err(no_shadows())
+    }
+
+    /// Begins a transaction that holds originals and copies against every writer, header and all, until `swap`,
+    /// `swap_back` or `release`. Ends the sessions of other workers first.
+    async fn hold_for_swap(&mut self, _mark: &LedgerMark, _pairs: &[Pair]) -> Result<HeldReaders, EngineError> {
+        Err(no_shadows())
+    }
+
+    /// Swaps all of them in, under the hold, and commits.
+    async fn swap(&mut self, _mark: &LedgerMark, _pairs: &[Pair]) -> Result<(), EngineError> {
+        Err(no_shadows())
+    }
+
+    /// Puts the originals of these back and records that the copies of `kept` stay, under the hold, and commits.
+    async fn swap_back(&mut self, _mark: &LedgerMark, _back: &[Pair], _kept: &[Pair]) -> Result<(), EngineError> {
+        Err(no_shadows())
+    }
+
+    /// Ends a hold without a change.
+    async fn release(&mut self) -> Result<(), EngineError> {
+        Err(no_shadows())
+    }
+
+    /// Drops the copies of a rotation that was undone; never a table that stands under its own name.
+    async fn drop_shadows(&mut self, _mark: &LedgerMark) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// Drops the originals that a completed rotation retained. Dropped already is as good.
+    async fn retire(&mut self, _rotation: &RotationId) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Ends the connection in an orderly way.
     async fn end(self: Box<Self>);
+}
+
+fn no_shadows() -> EngineError {
+    EngineError::Internal("shadows are not supported on this database".to_owned())
 }
 
 /// The dialect that the configured URL names.

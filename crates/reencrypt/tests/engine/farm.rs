@@ -497,6 +497,7 @@ pub(crate) fn add(a: &ShardTally, b: &ShardTally) -> ShardTally {
         values: a.values + b.values,
         undecryptable: a.undecryptable + b.undecryptable,
         digest: ContentDigest::plus(a.digest, b.digest),
+        rest: ContentDigest::plus(a.rest, b.rest),
     }
 }
 

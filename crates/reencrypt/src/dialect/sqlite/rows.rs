@@ -182,7 +182,7 @@ fn read(table: &Table, row: &SqliteRow) -> Result<Row, EngineError> {
         let doing = || format!("reading a row of {}", table.label);
         values.push(stored(row, table.key.len() + at).doing(doing)?);
     }
-    Ok(Row { key: Key(key), values })
+    Ok(Row { key: Key(key), values, rest: Vec::new() })
 }
 
 /// SQLite's values have types of their own, whatever the column was declared as.

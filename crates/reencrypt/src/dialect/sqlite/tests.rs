@@ -81,7 +81,7 @@ async fn a_row_that_changed_since_it_was_read_keeps_the_whole_chunk_from_being_w
     let change = |row| Change { row, new: vec![Some(b"new".to_vec())] };
     let changes: Vec<Change> = page.into_iter().map(change).collect();
     let after = before.after(cursor, &ShardTally { rows: 2, ..ShardTally::default() });
-    let chunk = Chunk { claim: &claim, table: &table, before: &before, after: &after, changes: &changes };
+    let chunk = Chunk { claim: &claim, table: &table, before: &before, after: &after, changes: &changes, into: None };
     for intrusion in
         ["UPDATE t SET c = 'z' WHERE id = 2", "UPDATE t SET c = NULL WHERE id = 2", "DELETE FROM t WHERE id = 2"]
     {
