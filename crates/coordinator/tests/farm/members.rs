@@ -215,6 +215,13 @@ async fn a_leader_can_be_removed_and_the_others_elect_another() {
     let leader = farm.leader(&operator).await;
     change(&farm, &operator, &[], &[farm.replicas[leader].id()]).await;
     enroll(&farm, &operator, "node-2").await.expect("goes on");
+    // It leads on for a moment, so that the others hear of it.
+    let elected = async {
+        while !members(&farm, &operator).await.iter().any(|member| member.leader) {
+            sleep(LOOK).await;
+        }
+    };
+    timeout(BOUND, elected).await.expect("another one leads");
     assert_ne!(farm.leader(&operator).await, leader);
     assert_eq!(voters(&farm, &operator).await.len(), 2);
     says_that_it_was_removed(&farm, &operator, leader).await;
