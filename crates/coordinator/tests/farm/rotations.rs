@@ -35,7 +35,12 @@ pub(crate) async fn plan(farm: &Farm, tls: &Tls, options: v1::PlanRotationReques
 }
 
 /// Follows a rotation until it is as wanted, or has ended. Takes the stream up again when the leader changes.
-pub(crate) async fn watch_until(farm: &Farm, tls: &Tls, id: &str, wanted: impl Fn(&v1::Rotation) -> bool) -> v1::Rotation {
+pub(crate) async fn watch_until(
+    farm: &Farm,
+    tls: &Tls,
+    id: &str,
+    wanted: impl Fn(&v1::Rotation) -> bool,
+) -> v1::Rotation {
     let watching = async {
         loop {
             let request = v1::WatchRotationRequest { id: id.to_owned() };
