@@ -42,7 +42,7 @@ pub struct ShardJob {
 /// Works on one database. Holds no connection between calls, so that an idle agent is nobody's foreign session.
 /// Every call may be dropped at any time: what was not committed is not done.
 pub struct Engine {
-    dialect: Box<dyn Dialect>,
+    dialect: Arc<dyn Dialect>,
     targets: Targets,
     connections: Semaphore,
 }
@@ -62,12 +62,17 @@ impl Engine {
             return Err(EngineError::Configuration(problem));
         }
         let connections = Semaphore::new(config.connections_max as usize);
-        Ok(Self { dialect: dialect::of(config)?, targets, connections })
+        Ok(Self { dialect: dialect::of(config)?.into(), targets, connections })
     }
 
     /// Which system it is.
     pub fn kind(&self) -> DatabaseKind {
         self.dialect.kind()
+    }
+
+    /// How many agents may write at once.
+    pub(crate) fn writers_max(&self) -> u32 {
+        self.dialect.writers_max()
     }
 
     /// What is registered.
