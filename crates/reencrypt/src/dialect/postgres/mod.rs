@@ -15,10 +15,11 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Row as _};
 
 use super::scratch::{Scratch, ScratchNames};
-use super::{Chunk, Dialect, PageLimit, Session, Turn, Written};
+use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
+use crate::sink::{PageSink, scan_by_pages};
 use crate::table::{KeyRange, Row, Table};
 use crate::{DatabaseConfig, EngineError, Targets};
 
@@ -120,6 +121,10 @@ impl Dialect for Postgres {
         usize::MAX
     }
 
+    fn auto_shadow(&self) -> Result<(), &'static str> {
+        Ok(())
+    }
+
     async fn open(&self) -> Result<Box<dyn Session>, EngineError> {
         let connecting = PgConnection::connect_with(&self.options);
         let mut connection = match tokio::time::timeout(CONNECT_TIME_MAX, connecting).await {
@@ -194,8 +199,12 @@ impl Session for PostgresSession {
         role::check_rights(&mut self.connection, &self.shared).await
     }
 
-    async fn page(&mut self, table: &Table, range: &KeyRange, limit: PageLimit) -> Result<Vec<Row>, EngineError> {
-        rows::page(&mut self.connection, table, range, limit).await
+    async fn page(&mut self, scan: &Scan<'_>, limit: PageLimit) -> Result<Vec<Row>, EngineError> {
+        rows::page(&mut self.connection, scan.table, scan.range, limit).await
+    }
+
+    async fn scan(&mut self, scan: &Scan<'_>, sink: &mut PageSink) -> Result<(), EngineError> {
+        scan_by_pages(self, scan, sink).await
     }
 
     async fn row(&mut self, table: &Table, key: &Key) -> Result<Option<Row>, EngineError> {
