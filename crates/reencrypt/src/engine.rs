@@ -328,6 +328,28 @@ impl Engine {
         Ok(tables.into_iter().find(|label| !is_swapped(label)))
     }
 
+    /// Why the first table that has a reason cannot go by shadow.
+    pub(crate) async fn shadow_obstacle(&self) -> Result<Option<String>, EngineError> {
+        let mut session = self.open().await?;
+        let mut obstacle = None;
+        for table in &session.session.tables(&self.targets).await? {
+            obstacle = session.session.shadow_obstacle(table).await?;
+            if obstacle.is_some() {
+                break;
+            }
+        }
+        session.end().await;
+        Ok(obstacle)
+    }
+
+    /// Drops what was copied and never swapped in, without closing the ledger.
+    pub(crate) async fn drop_shadows(&self, mark: &LedgerMark) -> Result<(), EngineError> {
+        let mut session = self.open().await?;
+        session.session.drop_shadows(mark).await?;
+        session.end().await;
+        Ok(())
+    }
+
     /// Closes the ledger of a rotation that has ended. Nothing enters under it any more. Going back, the shadows that are
     /// left are dropped; going forward, the retained originals stay until [`retire`](Self::retire).
     pub async fn close(&self, mark: &LedgerMark) -> Result<(), EngineError> {

@@ -10,8 +10,8 @@ use std::future::Future;
 
 use rotation::DatabaseKind;
 
-use crate::dialect;
-use crate::dialect::scratch::ScratchNames;
+use crate::dialect::scratch::{LedgerBefore, Scratch, ScratchNames};
+use crate::dialect::{self, Dialect};
 use crate::{DatabaseConfig, EngineError};
 
 pub use rounds::{BenchReport, Round};
@@ -70,9 +70,19 @@ pub async fn bench(
         drop(scratch);
         scratch = dialect.scratch(ScratchNames::BENCH).await.map_err(BenchError::Left)?;
     }
-    scratch.remove(before).await.map_err(BenchError::Left)?;
+    clean_up(dialect.as_ref(), scratch.as_mut(), before).await.map_err(BenchError::Left)?;
     scratch.end().await;
     measured
+}
+
+async fn clean_up(dialect: &dyn Dialect, scratch: &mut dyn Scratch, before: LedgerBefore) -> Result<(), EngineError> {
+    scratch.end_sessions().await?;
+    for mark in scratch.left().await? {
+        let mut session = dialect.open().await?;
+        session.drop_shadows(&mark).await?;
+        session.end().await;
+    }
+    scratch.remove(before).await
 }
 
 /// The name of the system, as the command line calls it.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use keys::SecretKey;
 use keys::value::{Encoding, Rewrapper};
-use rotation::DatabaseKind;
+use rotation::{DatabaseKind, ShardTally, Strategy};
 use serde::Serialize;
 
 use super::work::{Bench, Pass};
@@ -164,23 +164,45 @@ impl Measuring<'_> {
     async fn in_place(&mut self) -> Result<(f64, f64), EngineError> {
         let mark = Bench::mark();
         self.scratch.open_ledger(&mark).await?;
-        let (turned, took_ms) = clocked(self.bench.run(mark, Pass::Reencrypt)).await?;
-        let (verified, verify_ms) = clocked(self.bench.run(mark, Pass::Verify)).await?;
+        let (turned, took_ms) = clocked(self.bench.run(mark, Pass::Reencrypt, Strategy::InPlace)).await?;
+        let (verified, verify_ms) = clocked(self.bench.run(mark, Pass::Verify, Strategy::InPlace)).await?;
         self.scratch.forget(&mark).await?;
-        if turned.rows != self.options.rows || turned != verified {
-            return Err(EngineError::Internal(format!(
-                "of {} scratch rows {} were turned and {} read back, or not with the same content",
-                self.options.rows, turned.rows, verified.rows
-            )));
-        }
+        self.check(&turned, &verified)?;
         Ok((took_ms, verify_ms))
     }
 
     /// Nothing where the database has no shadows; why is kept.
-    #[expect(clippy::unused_async, reason = "shadows are built in calls that wait")]
     async fn shadow(&mut self) -> Result<Option<(f64, f64)>, EngineError> {
-        self.shadow_problem = Some("this release builds no shadows yet".to_owned());
-        Ok(None)
+        let lead = self.bench.lead();
+        self.shadow_problem = lead.shadow_obstacle().await?;
+        if self.shadow_problem.is_some() {
+            return Ok(None);
+        }
+        let mark = Bench::mark();
+        self.scratch.open_ledger(&mark).await?;
+        let build = async {
+            let turned = self.bench.run(mark, Pass::Reencrypt, Strategy::Shadow).await?;
+            lead.finish_shadows(&mark, &|_| {}).await?;
+            Ok(turned)
+        };
+        let (turned, took_ms) = clocked(build).await?;
+        let (verified, verify_ms) = clocked(self.bench.run(mark, Pass::Verify, Strategy::Shadow)).await?;
+        let back = self.scratch.turn_back(&mark).await?;
+        lead.drop_shadows(&back).await?;
+        self.scratch.forget(&mark).await?;
+        self.check(&turned, &verified)?;
+        Ok(Some((took_ms, verify_ms)))
+    }
+
+    /// A figure of work that was not done is none.
+    fn check(&self, turned: &ShardTally, verified: &ShardTally) -> Result<(), EngineError> {
+        if turned.rows == self.options.rows && turned.values == self.options.rows && turned == verified {
+            return Ok(());
+        }
+        Err(EngineError::Internal(format!(
+            "of {} scratch rows {} were turned and {} read back, or not with the same content",
+            self.options.rows, turned.rows, verified.rows
+        )))
     }
 
     /// What a script does: one row, one commit. The rows lie evenly over the table.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use keys::SecretKey;
-use rotation::{Direction, Epoch, LeaseNumber, SHARDS_PER_AGENT_MAX, Shard, ShardTally};
+use rotation::{Direction, Epoch, LeaseNumber, SHARDS_PER_AGENT_MAX, Shard, ShardTally, Strategy};
 use tokio::task::JoinSet;
 
 use crate::key::{Key, KeyValue};
@@ -55,6 +55,11 @@ impl Bench {
         &self.new
     }
 
+    /// The engine of the agent that does what is done once.
+    pub(crate) fn lead(&self) -> &Engine {
+        &self.engines[0]
+    }
+
     /// A mark that nothing has entered under yet.
     pub(crate) fn mark() -> LedgerMark {
         // Another every time; two measurements at once on one database already met at the names of their tables.
@@ -65,7 +70,12 @@ impl Bench {
     }
 
     /// Works on every shard, each agent on as many at once as in a rotation.
-    pub(crate) async fn run(&self, mark: LedgerMark, pass: Pass) -> Result<ShardTally, EngineError> {
+    pub(crate) async fn run(
+        &self,
+        mark: LedgerMark,
+        pass: Pass,
+        strategy: Strategy,
+    ) -> Result<ShardTally, EngineError> {
         let next = Arc::new(AtomicUsize::new(0));
         let shards: Arc<[Shard]> = self.shards.clone().into();
         // Ended with the set when it is dropped.
@@ -73,7 +83,7 @@ impl Bench {
         for engine in &self.engines {
             for _ in 0..SHARDS_PER_AGENT_MAX {
                 let (engine, next, shards) = (Arc::clone(engine), Arc::clone(&next), Arc::clone(&shards));
-                let job = self.job(mark);
+                let job = self.job(mark, strategy);
                 workers.spawn(async move {
                     let mut sum = ShardTally::default();
                     while let Some(shard) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -96,7 +106,7 @@ impl Bench {
         Ok(sum)
     }
 
-    fn job(&self, mark: LedgerMark) -> ShardJob {
+    fn job(&self, mark: LedgerMark, strategy: Strategy) -> ShardJob {
         ShardJob {
             mark,
             shard: self.shards[0].clone(),
@@ -104,6 +114,8 @@ impl Bench {
             old: self.old.clone(),
             new: self.new.clone(),
             accepted: Vec::new(),
+            strategy,
+            rows_per_second: None,
         }
     }
 }

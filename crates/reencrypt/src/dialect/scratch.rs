@@ -2,6 +2,7 @@
 //! below. Nothing of the user's is touched.
 
 use async_trait::async_trait;
+use rotation::{Direction, Epoch, RotationId};
 
 use crate::EngineError;
 use crate::ledger::LedgerMark;
@@ -39,6 +40,11 @@ impl ScratchNames {
     pub(crate) const fn all(self) -> [&'static str; 3] {
         [self.source, self.work, self.copy]
     }
+}
+
+/// The mark of a measurement on its way back. It goes forward at epoch 1.
+pub(crate) fn back(rotation: RotationId) -> LedgerMark {
+    LedgerMark { rotation, epoch: Epoch::new(2), direction: Direction::Back }
 }
 
 /// A row as an application might keep it: a key, two more columns that are indexed, and a ciphertext.
@@ -94,11 +100,19 @@ pub(crate) trait Scratch: Send {
     /// Writes a header under which the engine may work, without fencing anybody.
     async fn open_ledger(&mut self, mark: &LedgerMark) -> Result<(), EngineError>;
 
+    /// Turns the header back without ending anybody's session; answers the mark under which shadows may be dropped.
+    async fn turn_back(&mut self, mark: &LedgerMark) -> Result<LedgerMark, EngineError>;
+
+    /// The marks of measurements that have not removed their headers, turned back.
+    async fn left(&mut self) -> Result<Vec<LedgerMark>, EngineError>;
+
     /// Removes the header and its shards.
     async fn forget(&mut self, mark: &LedgerMark) -> Result<(), EngineError>;
 
-    /// Removes the tables and headers of every measurement under these names, whoever left them, after ending the sessions
-    /// of this one that may still be at work.
+    /// Ends the other sessions of this measurement, which may still be at work on what was given up.
+    async fn end_sessions(&mut self) -> Result<(), EngineError>;
+
+    /// Removes the tables and headers of every measurement under these names, whoever left them.
     async fn remove(&mut self, ledger: LedgerBefore) -> Result<(), EngineError>;
 
     /// Ends the connection in an orderly way.

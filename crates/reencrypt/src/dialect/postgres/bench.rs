@@ -2,15 +2,14 @@
 //! right for them.
 
 use async_trait::async_trait;
-use rotation::Direction;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
-use super::super::scratch::{LedgerBefore, Scratch, ScratchNames, ScratchRow};
+use super::super::scratch::{LedgerBefore, Scratch, ScratchNames, ScratchRow, back};
 use super::{CONNECT_TIME_MAX, ledger};
 use crate::EngineError;
 use crate::error::Doing;
-use crate::ledger::{LedgerMark, SCRATCH_ROTATIONS, direction_text};
+use crate::ledger::{LedgerMark, SCRATCH_ROTATIONS, direction_text, epoch_number};
 use crate::targets::{ColumnTarget, TableTarget};
 
 /// The ledger's schema.
@@ -216,30 +215,60 @@ impl Scratch for PostgresScratch {
         ledger::insert_header(&mut self.connection, mark).await
     }
 
+    async fn turn_back(&mut self, mark: &LedgerMark) -> Result<LedgerMark, EngineError> {
+        let back = back(mark.rotation);
+        sqlx::query("UPDATE keyturn.rotation SET direction = $2, epoch = $3 WHERE rotation = $1")
+            .bind(back.rotation.to_string())
+            .bind(direction_text(back.direction))
+            .bind(epoch_number(&back))
+            .execute(&mut self.connection)
+            .await
+            .doing(|| "turning a measurement back".to_owned())?;
+        Ok(back)
+    }
+
+    async fn left(&mut self) -> Result<Vec<LedgerMark>, EngineError> {
+        let rotations: Vec<String> = sqlx::query("SELECT rotation FROM keyturn.rotation WHERE rotation LIKE $1")
+            .bind(SCRATCH_ROTATIONS)
+            .fetch_all(&mut self.connection)
+            .await
+            .and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect())
+            .doing(|| "looking for measurements".to_owned())?;
+        let mut left = Vec::new();
+        for rotation in rotations.iter().filter_map(|rotation| rotation.parse().ok()) {
+            left.push(self.turn_back(&back(rotation)).await?);
+        }
+        Ok(left)
+    }
+
     async fn forget(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
-        sqlx::query("DELETE FROM keyturn.rotation WHERE rotation = $1 AND direction = $2")
+        sqlx::query("DELETE FROM keyturn.rotation WHERE rotation = $1")
             .bind(mark.rotation.to_string())
-            .bind(direction_text(Direction::Forward))
             .execute(&mut self.connection)
             .await
             .doing(|| "removing a measurement from the ledger".to_owned())?;
         Ok(())
     }
 
+    async fn end_sessions(&mut self) -> Result<(), EngineError> {
+        if !self.names.ends_sessions {
+            return Ok(());
+        }
+        sqlx::query(
+            "SELECT pg_terminate_backend(pid, $2) FROM pg_stat_activity
+             WHERE datname = current_database() AND usename = session_user AND pid <> pg_backend_pid()
+               AND application_name = $1",
+        )
+        .bind(&self.application)
+        .bind(TERMINATE_MS)
+        .execute(&mut self.connection)
+        .await
+        .doing(|| "ending what was given up".to_owned())?;
+        Ok(())
+    }
+
     async fn remove(&mut self, before: LedgerBefore) -> Result<(), EngineError> {
         let doing = || "removing the scratch tables".to_owned();
-        if self.names.ends_sessions {
-            sqlx::query(
-                "SELECT pg_terminate_backend(pid, $2) FROM pg_stat_activity
-                 WHERE datname = current_database() AND usename = session_user AND pid <> pg_backend_pid()
-                   AND application_name = $1",
-            )
-            .bind(&self.application)
-            .bind(TERMINATE_MS)
-            .execute(&mut self.connection)
-            .await
-            .doing(doing)?;
-        }
         for name in self.names.all() {
             self.run("removing the scratch tables", format!("DROP TABLE IF EXISTS {SCHEMA}.{name}")).await?;
         }

@@ -6,11 +6,11 @@ use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
-use super::super::scratch::{LedgerBefore, Scratch, ScratchNames, ScratchRow};
+use super::super::scratch::{LedgerBefore, Scratch, ScratchNames, ScratchRow, back};
 use super::ledger;
 use crate::EngineError;
 use crate::error::Doing;
-use crate::ledger::LedgerMark;
+use crate::ledger::{LedgerMark, SCRATCH_ROTATIONS};
 use crate::targets::{ColumnTarget, TableTarget};
 
 /// How long to wait for the lock: a statement that was given up goes on to its end in its own thread.
@@ -166,15 +166,40 @@ impl Scratch for SqliteScratch {
         ledger::open(&mut self.connection, mark).await
     }
 
+    async fn turn_back(&mut self, mark: &LedgerMark) -> Result<LedgerMark, EngineError> {
+        let back = back(mark.rotation);
+        ledger::open(&mut self.connection, &back).await?;
+        Ok(back)
+    }
+
+    async fn left(&mut self) -> Result<Vec<LedgerMark>, EngineError> {
+        let rotations: Vec<String> = sqlx::query("SELECT rotation FROM main.keyturn_rotation WHERE rotation LIKE ?")
+            .bind(SCRATCH_ROTATIONS)
+            .fetch_all(&mut self.connection)
+            .await
+            .and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect())
+            .doing(|| "looking for measurements".to_owned())?;
+        let mut left = Vec::new();
+        for rotation in rotations.iter().filter_map(|rotation| rotation.parse().ok()) {
+            left.push(self.turn_back(&back(rotation)).await?);
+        }
+        Ok(left)
+    }
+
     async fn forget(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         ledger::forget(&mut self.connection, &mark.rotation.to_string()).await
+    }
+
+    async fn end_sessions(&mut self) -> Result<(), EngineError> {
+        // Whoever still works holds the lock for one statement at most, and it is waited for.
+        Ok(())
     }
 
     async fn remove(&mut self, before: LedgerBefore) -> Result<(), EngineError> {
         for name in self.names.all() {
             self.run("removing the scratch tables", format!("DROP TABLE IF EXISTS main.{name}")).await?;
         }
-        ledger::forget(&mut self.connection, crate::ledger::SCRATCH_ROTATIONS).await?;
+        ledger::forget(&mut self.connection, SCRATCH_ROTATIONS).await?;
         if before == LedgerBefore::Absent {
             ledger::drop_unused(&mut self.connection).await?;
         }
