@@ -14,6 +14,7 @@ mod engine;
 mod error;
 mod key;
 mod ledger;
+mod pace;
 mod pass;
 mod shadow;
 mod sink;
