@@ -5,7 +5,8 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection, Row as _};
 
 use super::super::{Chunk, Written};
-use super::rows;
+use super::layout::Layout;
+use super::{load, rows};
 use crate::EngineError;
 use crate::error::Doing;
 use crate::ledger::{
@@ -75,7 +76,7 @@ pub(super) async fn create(connection: &mut PgConnection) -> Result<(), EngineEr
     }
     let doing = || "making the ledger's tables".to_owned();
     let mut transaction = connection.begin().await.doing(doing)?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LEDGER_LOCK).execute(&mut *transaction).await.doing(doing)?;
+    lock_for_creation(&mut transaction).await?;
     let schema: bool = sqlx::query("SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = 'keyturn')")
         .fetch_one(&mut *transaction)
         .await
@@ -86,6 +87,16 @@ pub(super) async fn create(connection: &mut PgConnection) -> Result<(), EngineEr
     }
     sqlx::raw_sql(CREATE).execute(&mut *transaction).await.doing(doing)?;
     transaction.commit().await.doing(doing)
+}
+
+/// Whoever makes tables of the ledger waits here for whoever else does.
+pub(super) async fn lock_for_creation(connection: &mut PgConnection) -> Result<(), EngineError> {
+    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+        .bind(LEDGER_LOCK)
+        .execute(connection)
+        .await
+        .doing(|| "making the ledger's tables".to_owned())?;
+    Ok(())
 }
 
 /// How the header is to be held by the transaction that reads it.
@@ -265,17 +276,37 @@ pub(super) async fn record(
     }
 }
 
-pub(super) async fn commit(connection: &mut PgConnection, chunk: &Chunk<'_>) -> Result<Written, EngineError> {
+/// A commit that need not be on disk when it answers: rows and ledger are lost together or not at all, and whoever goes
+/// on finds the ledger's cursor where the rows are. Only the end of a shard is told to anybody, and its commit is
+/// durable; the log is one, so everything before it is durable with it. (docs/decisions/0009)
+const BEGIN_CHUNK: &str = "BEGIN; SET LOCAL synchronous_commit = off";
+
+/// A commit that is told: on disk, and on standbys if the server is set up so.
+const BEGIN_DURABLE: &str = "BEGIN; SET LOCAL synchronous_commit = on";
+
+/// Writes rows and the shard's row. `layout` says how rows travel where they go into a copy.
+pub(super) async fn commit(
+    connection: &mut PgConnection,
+    chunk: &Chunk<'_>,
+    layout: Option<&Layout>,
+) -> Result<Written, EngineError> {
     let claim = chunk.claim;
     let doing = || format!("committing a chunk of {}", chunk.table.label);
-    let mut transaction = connection.begin().await.doing(doing)?;
+    let begin = if chunk.after.done || chunk.after.cursor.is_none() { BEGIN_DURABLE } else { BEGIN_CHUNK };
+    let mut transaction = connection.begin_with(begin).await.doing(doing)?;
     // The header first, held until the commit: whoever turns it back waits for us, or we for him.
     let header = header(&mut transaction, &claim.mark.rotation, Hold::Shared).await?;
     header.ok_or(EngineError::LedgerMissing(claim.mark.rotation))?.admit(&claim.mark)?;
     // Then the shard's row, before any row of the user's: of two that hold the same lease only one may go on.
     write_shard(&mut transaction, claim, chunk.after, Some(chunk.before)).await?;
     if !chunk.changes.is_empty() {
-        let written = rows::update(&mut transaction, chunk.table, chunk.changes).await?;
+        let written = match (chunk.into, layout) {
+            (Some(into), Some(layout)) => {
+                super::shadow::act_as_owner_of(&mut transaction, into).await?;
+                load::insert(&mut transaction, chunk.table, into, layout, chunk.changes).await?
+            }
+            (None, _) | (_, None) => rows::update(&mut transaction, chunk.table, chunk.changes).await?,
+        };
         if written != chunk.changes.len() as u64 {
             transaction.rollback().await.doing(doing)?;
             return Ok(Written::RowsDiffer);

@@ -225,7 +225,7 @@ fn bind_key<'q>(mut query: PgQuery<'q>, key: &Key) -> PgQuery<'q> {
 }
 
 /// Keys travel as text, which PostgreSQL casts to the column's own type: one way for all types, and exact.
-fn text(value: &KeyValue) -> String {
+pub(super) fn text(value: &KeyValue) -> String {
     match value {
         KeyValue::Integer(number) => number.to_string(),
         KeyValue::Text(text) | KeyValue::Other(text) => text.clone(),

@@ -1,0 +1,224 @@
+//! The ledger's table of shadows: which copy stands for which table, what everything attached to them is called, and how
+//! far each has come.
+
+use rotation::RotationId;
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{Connection as _, Row as _};
+
+use crate::EngineError;
+use crate::error::Doing;
+use crate::shadow::{Shadow, ShadowState};
+
+/// The table. It belongs to the ledger's schema.
+pub(crate) const CREATE: &str = "
+    CREATE TABLE IF NOT EXISTS keyturn.shadow (
+        rotation text NOT NULL REFERENCES keyturn.rotation ON DELETE CASCADE,
+        label text NOT NULL,
+        schema_name text NOT NULL,
+        relation_name text NOT NULL,
+        shadow_name text NOT NULL,
+        retained_name text NOT NULL,
+        state text NOT NULL CHECK (state IN ('building', 'built', 'swapped', 'dropping', 'kept', 'retired')),
+        attached text NOT NULL,
+        PRIMARY KEY (rotation, label)
+    );";
+
+const COLUMNS: &str = "label, schema_name, relation_name, shadow_name, retained_name, state, attached";
+
+/// The version of [`Attached`].
+const ATTACHED_VERSION: u32 = 1;
+
+/// One row of the table.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) shadow: Shadow,
+    /// Unquoted.
+    pub(super) schema: String,
+    /// The table's own name, unquoted.
+    pub(super) relation: String,
+    pub(super) attached: Attached,
+}
+
+/// Which relations the entry speaks of, and the names of everything that has one of its own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Attached {
+    version: u32,
+    /// By these the relations are known whatever they are called meanwhile; a name alone is never dropped.
+    pub(super) original_oid: i64,
+    pub(super) shadow_oid: i64,
+    pub(super) objects: Vec<Named>,
+}
+
+impl Attached {
+    pub(super) const fn new(original_oid: i64, shadow_oid: i64, objects: Vec<Named>) -> Self {
+        Self { version: ATTACHED_VERSION, original_oid, shadow_oid, objects }
+    }
+}
+
+/// What kind of thing has a name of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Kind {
+    /// An index, and the constraint that it stands for.
+    Index,
+    /// The sequence of an identity column.
+    Sequence,
+    /// An object of extended statistics.
+    Statistics,
+}
+
+/// One thing with its three names, unquoted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Named {
+    pub(super) kind: Kind,
+    pub(super) schema: String,
+    /// What the application knows it by.
+    pub(super) name: String,
+    /// That of the copy before it is swapped in.
+    pub(super) shadow: String,
+    /// That of the original while it is retained.
+    pub(super) retained: String,
+}
+
+pub(super) const fn state_text(state: ShadowState) -> &'static str {
+    match state {
+        ShadowState::Building => "building",
+        ShadowState::Built => "built",
+        ShadowState::Swapped => "swapped",
+        ShadowState::Dropping => "dropping",
+        ShadowState::Kept => "kept",
+        ShadowState::Retired => "retired",
+    }
+}
+
+fn state_of(text: &str) -> Result<ShadowState, EngineError> {
+    Ok(match text {
+        "building" => ShadowState::Building,
+        "built" => ShadowState::Built,
+        "swapped" => ShadowState::Swapped,
+        "dropping" => ShadowState::Dropping,
+        "kept" => ShadowState::Kept,
+        "retired" => ShadowState::Retired,
+        other => return Err(EngineError::LedgerUnreadable(format!("a shadow has the state {other:?}"))),
+    })
+}
+
+/// Whether the ledger has the table of shadows; one of an earlier release has not.
+pub(super) async fn exists(connection: &mut PgConnection) -> Result<bool, EngineError> {
+    sqlx::query("SELECT to_regclass('keyturn.shadow') IS NOT NULL")
+        .fetch_one(connection)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(|| "looking for the ledger's shadows".to_owned())
+}
+
+/// Makes the table where it is missing.
+pub(super) async fn create(connection: &mut PgConnection) -> Result<(), EngineError> {
+    if exists(connection).await? {
+        return Ok(());
+    }
+    let doing = || "making the ledger's table of shadows".to_owned();
+    let mut transaction = connection.begin().await.doing(doing)?;
+    super::super::ledger::lock_for_creation(&mut transaction).await?;
+    sqlx::raw_sql(CREATE).execute(&mut *transaction).await.doing(doing)?;
+    transaction.commit().await.doing(doing)
+}
+
+/// All of a rotation, in the order of their labels. None if the ledger has no such table.
+pub(super) async fn all(connection: &mut PgConnection, rotation: &RotationId) -> Result<Vec<Entry>, EngineError> {
+    if !exists(connection).await? {
+        return Ok(Vec::new());
+    }
+    // Reviewed: constants only.
+    let sql = format!("SELECT {COLUMNS} FROM keyturn.shadow WHERE rotation = $1 ORDER BY label");
+    let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(rotation.to_string())
+        .fetch_all(connection)
+        .await
+        .doing(|| "reading the ledger's shadows".to_owned())?;
+    rows.iter().map(read).collect()
+}
+
+/// That of one table.
+pub(super) async fn one(
+    connection: &mut PgConnection,
+    rotation: &RotationId,
+    label: &str,
+) -> Result<Option<Entry>, EngineError> {
+    // Reviewed: constants only.
+    let sql = format!("SELECT {COLUMNS} FROM keyturn.shadow WHERE rotation = $1 AND label = $2");
+    let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(rotation.to_string())
+        .bind(label)
+        .fetch_optional(connection)
+        .await
+        .doing(|| "reading the ledger's shadows".to_owned())?;
+    row.as_ref().map(read).transpose()
+}
+
+fn read(row: &PgRow) -> Result<Entry, EngineError> {
+    let text = |at: usize| row.try_get::<String, _>(at).doing(|| "reading the ledger's shadows".to_owned());
+    let attached: Attached = serde_json::from_str(&text(6)?)
+        .map_err(|_| EngineError::LedgerUnreadable("what is attached to a shadow has another form".to_owned()))?;
+    if attached.version != ATTACHED_VERSION {
+        let problem = format!("what is attached to a shadow has version {}", attached.version);
+        return Err(EngineError::LedgerUnreadable(problem));
+    }
+    let shadow = Shadow { label: text(0)?, name: text(3)?, retained_name: text(4)?, state: state_of(&text(5)?)? };
+    Ok(Entry { shadow, schema: text(1)?, relation: text(2)?, attached })
+}
+
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    rotation: &RotationId,
+    entry: &Entry,
+) -> Result<(), EngineError> {
+    let attached = serde_json::to_string(&entry.attached).expect("plain strings and numbers always have a JSON form");
+    // Reviewed: constants only.
+    let sql = format!("INSERT INTO keyturn.shadow (rotation, {COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)");
+    sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(rotation.to_string())
+        .bind(&entry.shadow.label)
+        .bind(&entry.schema)
+        .bind(&entry.relation)
+        .bind(&entry.shadow.name)
+        .bind(&entry.shadow.retained_name)
+        .bind(state_text(entry.shadow.state))
+        .bind(attached)
+        .execute(connection)
+        .await
+        .doing(|| "writing the ledger's shadows".to_owned())?;
+    Ok(())
+}
+
+pub(super) async fn set_state(
+    connection: &mut PgConnection,
+    rotation: &RotationId,
+    label: &str,
+    state: ShadowState,
+) -> Result<(), EngineError> {
+    sqlx::query("UPDATE keyturn.shadow SET state = $3 WHERE rotation = $1 AND label = $2")
+        .bind(rotation.to_string())
+        .bind(label)
+        .bind(state_text(state))
+        .execute(connection)
+        .await
+        .doing(|| "writing the ledger's shadows".to_owned())?;
+    Ok(())
+}
+
+/// Forgets a shadow that is dropped.
+pub(super) async fn forget(
+    connection: &mut PgConnection,
+    rotation: &RotationId,
+    label: &str,
+) -> Result<(), EngineError> {
+    sqlx::query("DELETE FROM keyturn.shadow WHERE rotation = $1 AND label = $2")
+        .bind(rotation.to_string())
+        .bind(label)
+        .execute(connection)
+        .await
+        .doing(|| "writing the ledger's shadows".to_owned())?;
+    Ok(())
+}
