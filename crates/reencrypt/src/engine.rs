@@ -1,11 +1,12 @@
 //! The engine's door: one call for each piece of work that an agent is given on the database.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use keys::{KeySet, SecretKey};
 use rotation::{
     DatabaseIdentity, DatabaseKind, DatabasePosition, Direction, LeaseNumber, RotationId, Shard, ShardId, ShardTally,
-    Survey, UndecryptableValue,
+    Strategy, StrategyChoice, Survey, UndecryptableValue,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -14,6 +15,7 @@ use crate::dialect::{self, Dialect, Session};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::pass::{self, Scope, with_rows};
+use crate::shadow::ShadowState;
 use crate::survey::Surveyor;
 use crate::table::{KeyRange, Table};
 use crate::transform::{Accepted, Transformer};
@@ -37,6 +39,38 @@ pub struct ShardJob {
     pub new: SecretKey,
     /// Values that may stay undecryptable.
     pub accepted: Vec<UndecryptableValue>,
+    /// How the signed plan has the shard's table re-encrypted.
+    pub strategy: Strategy,
+    /// At most so many rows a second are written; no limit without.
+    pub rows_per_second: Option<NonZeroU32>,
+}
+
+/// What a survey is to find out.
+#[derive(Debug, Clone, Copy)]
+pub struct SurveyRequest<'a> {
+    /// The keys of the farm; every value should open with the active one.
+    pub ring: &'a KeySet,
+    /// Values that may stay undecryptable.
+    pub accepted: &'a [UndecryptableValue],
+    /// Into how many shards the work is to be split, about.
+    pub shards_wanted: u32,
+    /// How tables are to be re-encrypted.
+    pub strategy: StrategyChoice,
+    /// How many agents will share the work; for the forecast.
+    pub agents: u32,
+}
+
+/// The swap of a rotation's shadows, or of their originals back.
+#[derive(Debug, Clone)]
+pub struct SwapJob {
+    /// With what right.
+    pub mark: LedgerMark,
+    /// The key of the farm before the rotation.
+    pub old: SecretKey,
+    /// The key of the farm after it.
+    pub new: SecretKey,
+    /// Every shard of every table that goes by shadow in the signed plan.
+    pub shards: Vec<Shard>,
 }
 
 /// Works on one database. Holds no connection between calls, so that an idle agent is nobody's foreign session.
@@ -94,22 +128,16 @@ impl Engine {
     }
 
     /// Reads every registered value with the current key while the farm serves. Counts, names what does not open,
-    /// sets the bounds of the shards and forecasts the time offline. Changes nothing.
-    pub async fn survey(
-        &self,
-        ring: &KeySet,
-        accepted: &[UndecryptableValue],
-        shards_wanted: u32,
-        progress: Progress<'_>,
-    ) -> Result<Survey, EngineError> {
+    /// sets the bounds of the shards, chooses each table's strategy and forecasts the time offline. Changes nothing.
+    pub async fn survey(&self, request: &SurveyRequest<'_>, progress: Progress<'_>) -> Result<Survey, EngineError> {
         let mut session = self.open().await?;
         let tables = session.session.tables(&self.targets).await?;
         session.session.check_rights().await?;
         let surveyor = Surveyor {
             tables: &tables,
-            ring,
-            accepted: Accepted::new(accepted),
-            shards_wanted,
+            ring: request.ring,
+            accepted: Accepted::new(request.accepted),
+            shards_wanted: request.shards_wanted,
             writers_max: self.dialect.writers_max(),
             kind: self.dialect.kind(),
             page_rows_max: &|table| self.dialect.page_rows_max(table),
@@ -245,9 +273,63 @@ impl Engine {
         Ok(found)
     }
 
-    /// Closes the ledger of a rotation that has ended. Nothing enters under it any more.
+    /// Builds keys, indexes and constraints of every shadow of the rotation, several at once. What is built already is
+    /// not built again; without shadows there is nothing to do. Progress is told in steps that are built, and while one
+    /// takes long.
+    pub async fn finish_shadows(&self, mark: &LedgerMark, progress: Progress<'_>) -> Result<(), EngineError> {
+        let _ = (mark, progress);
+        Err(EngineError::Internal("shadows are not swapped by this release".to_owned()))
+    }
+
+    /// Puts the shadows into the places of their tables, all in one transaction, after it was seen under its lock that
+    /// no original has changed since it was copied; else [`EngineError::RowsChanged`], and nothing is changed. Asked
+    /// again, it finds that it is done.
+    pub async fn swap(&self, job: &SwapJob, progress: Progress<'_>) -> Result<(), EngineError> {
+        let _ = (job, progress);
+        Err(EngineError::Internal("shadows are not swapped by this release".to_owned()))
+    }
+
+    /// Puts the originals back that were swapped out. A table that the application has written to since it was verified
+    /// stays, and the restore of its shards turns its rows back in place.
+    pub async fn swap_back(&self, job: &SwapJob, progress: Progress<'_>) -> Result<(), EngineError> {
+        let _ = (job, progress);
+        Err(EngineError::Internal("shadows are not swapped by this release".to_owned()))
+    }
+
+    /// Drops the original tables that a completed rotation retained. Dropped already is as good.
+    pub async fn retire(&self, rotation: &RotationId) -> Result<(), EngineError> {
+        let mut session = self.open().await?;
+        session.session.retire(rotation).await?;
+        session.end().await;
+        Ok(())
+    }
+
+    /// The first of these tables (those that go by shadow in the signed plan) whose shadow does not stand in its place,
+    /// as far as the ledger knows. For who is about to let the application in with the new key.
+    pub async fn unswapped(
+        &self,
+        rotation: &RotationId,
+        tables: impl IntoIterator<Item = String> + Send,
+    ) -> Result<Option<String>, EngineError> {
+        let tables: Vec<String> = tables.into_iter().collect();
+        let mut session = self.open().await?;
+        let shadows = session.session.shadows(rotation).await?;
+        session.end().await;
+        let is_swapped = |label: &String| {
+            shadows.iter().any(|shadow| {
+                shadow.label == *label && matches!(shadow.state, ShadowState::Swapped | ShadowState::Retired)
+            })
+        };
+        Ok(tables.into_iter().find(|label| !is_swapped(label)))
+    }
+
+    /// Closes the ledger of a rotation that has ended. Nothing enters under it any more. Going back, the shadows that are
+    /// left are dropped; going forward, the retained originals stay until [`retire`](Self::retire).
     pub async fn close(&self, mark: &LedgerMark) -> Result<(), EngineError> {
         let mut session = self.open().await?;
+        if mark.direction == Direction::Back {
+            session.session.drop_shadows(mark).await?;
+        }
         session.session.close(mark).await?;
         session.end().await;
         Ok(())

@@ -114,6 +114,30 @@ pub enum EngineError {
     /// The database's history is not the one that was verified.
     #[error("the database is not the one that was verified: {0}")]
     Position(String),
+    /// The ledger has the form of an earlier release, and a rotation in it is not closed.
+    #[error("the ledger in the database has the form of an earlier release, in which rotation {0} is still open")]
+    LedgerOld(String),
+    /// Tables that were to be re-encrypted by shadow and cannot be; every one is named with its obstacle.
+    #[error("strategy shadow was asked for, and it is impossible: {}", .0.join("; "))]
+    Shadows(Vec<String>),
+    /// The copies would not fit.
+    #[error(
+        "the copies of the tables need {needed_bytes} bytes, and {free_bytes} are free where the database keeps them"
+    )]
+    Space {
+        /// Copies with their indexes.
+        needed_bytes: u64,
+        /// What is free.
+        free_bytes: u64,
+    },
+    /// A shadow is not where the work needs it to be.
+    #[error("the shadow of table {table} {problem}")]
+    ShadowState {
+        /// The table.
+        table: String,
+        /// Where it is, as the end of the sentence.
+        problem: String,
+    },
     /// A shard of a table that is not registered here.
     #[error("the shard is of table {0:?}, which this node's targets.toml does not register")]
     UnknownTable(String),
@@ -176,10 +200,14 @@ impl EngineError {
             Self::Url(_) | Self::Configuration(_) | Self::Database { .. } | Self::TimedOut { .. } => {
                 FaultCode::Database
             }
-            Self::Rights(_) | Self::Role { .. } | Self::LedgerOpen(_) | Self::LedgerUnreadable(_) => {
-                FaultCode::Database
-            }
-            Self::Targets(_) | Self::UnknownTable(_) | Self::Trial { .. } => FaultCode::Targets,
+            Self::Rights(_)
+            | Self::Role { .. }
+            | Self::LedgerOpen(_)
+            | Self::LedgerUnreadable(_)
+            | Self::LedgerOld(_)
+            | Self::Space { .. }
+            | Self::ShadowState { .. } => FaultCode::Database,
+            Self::Targets(_) | Self::UnknownTable(_) | Self::Trial { .. } | Self::Shadows(_) => FaultCode::Targets,
             Self::SessionsRemain(_) | Self::SessionsUnknown(_) => FaultCode::SessionsRemain,
             Self::Undecryptable { .. } => FaultCode::Undecryptable,
             Self::UnexpectedKey { .. } => FaultCode::UnexpectedKey,
@@ -212,6 +240,10 @@ impl EngineError {
             | Self::LedgerMissing(_)
             | Self::LedgerOpen(_)
             | Self::LedgerUnreadable(_)
+            | Self::LedgerOld(_)
+            | Self::Shadows(_)
+            | Self::Space { .. }
+            | Self::ShadowState { .. }
             | Self::Position(_)
             | Self::UnknownTable(_)
             | Self::ShardBounds(_)
@@ -252,6 +284,10 @@ impl EngineError {
             }
             Self::LedgerOpen(_) => "end that rotation first: `keyturn rotation status`, or `keyturn recover`",
             Self::LedgerUnreadable(_) => "use the release that wrote the ledger on every node",
+            Self::LedgerOld(_) => "end that rotation with the release that began it, then go on with this one",
+            Self::Shadows(_) => "leave --strategy at auto: such tables are re-encrypted in place",
+            Self::Space { .. } => "make room on the database's disk, or plan with --strategy in-place",
+            Self::ShadowState { .. } => "see `keyturn rotation status`, and retry; abort if it stays so",
             Self::UnknownTable(_) | Self::ShardBounds(_) => "make targets.toml the same on every node and plan again",
             Self::Internal(_) => "see the agent's log",
         }

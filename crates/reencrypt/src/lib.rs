@@ -23,7 +23,7 @@ mod targets;
 mod transform;
 
 pub use config::{DatabaseConfig, DatabaseUrlError};
-pub use engine::{Engine, Progress, ShardJob};
+pub use engine::{Engine, Progress, ShardJob, SurveyRequest, SwapJob};
 pub use error::EngineError;
 pub use ledger::LedgerMark;
 pub use targets::{Aad, ColumnTarget, TableTarget, Targets, TargetsError};

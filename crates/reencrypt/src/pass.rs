@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rotation::ShardTally;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::EngineError;
-use crate::dialect::{Chunk, PageLimit, Session, Written};
+use crate::dialect::{Chunk, PageLimit, Scan, Session, Written};
 use crate::engine::Progress;
-use crate::key::Key;
 use crate::ledger::{Claim, ShardRecord};
-use crate::table::{Change, KeyRange, Row, Table};
+use crate::sink::{PAGES_WAITING_MAX, Page, PageSink, PageSize};
+use crate::table::{Change, KeyRange, Table};
 use crate::transform::{Batch, Transformer};
 
 /// Rows of a page. More gain nothing: at this size the round trips of a transaction are a tenth of its time.
@@ -21,9 +21,6 @@ pub(crate) const PAGE_ROWS_MAX: usize = 1000;
 /// Stored bytes of a page. Five pages are in memory for each shard, a written one three times over (old, new, and
 /// the driver's copy), so that a shard stays below 64 MiB unless a single value is larger than this.
 pub(crate) const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-/// Pages that wait between two stages. One keeps all stages busy; more only hold memory.
-const PAGES_WAITING_MAX: usize = 1;
 
 /// How long the database may take for one page before the work is given up and tried again elsewhere.
 const PAGE_TIME_MAX: Duration = Duration::from_secs(60);
@@ -53,37 +50,32 @@ pub(crate) async fn run(
     if record.done {
         return Ok(record);
     }
-    let (pages_in, mut pages) = mpsc::channel::<Vec<Row>>(PAGES_WAITING_MAX);
-    let (batches_in, mut batches) = mpsc::channel::<Batch>(PAGES_WAITING_MAX);
+    let page_size = PageLimit { rows_max: scope.page_rows_max.min(PAGE_ROWS_MAX), bytes_max: PAGE_BYTES_MAX };
+    let (mut sink, mut pages) = PageSink::new(Arc::new(PageSize::new(page_size)));
+    let (batches_in, mut batches) = mpsc::channel::<(Batch, OwnedSemaphorePermit)>(PAGES_WAITING_MAX);
     let start = record.cursor.clone().or_else(|| scope.range.after.clone());
 
     let read = async move {
-        let limit = PageLimit { rows_max: scope.page_rows_max.min(PAGE_ROWS_MAX), bytes_max: PAGE_BYTES_MAX };
-        let mut range = KeyRange { after: start, through: scope.range.through.clone() };
-        loop {
-            let rows = in_time(scope.table, "reading", reader.page(scope.table, &range, limit)).await?;
-            let Some(last) = rows.last() else { return Ok(()) };
-            range.after = Some(advance(scope.table, range.after.as_ref(), &last.key)?);
-            if pages_in.send(rows).await.is_err() {
-                // The next stage has failed, and its error is the one to report.
-                return Ok(());
-            }
-        }
+        let range = KeyRange { after: start, through: scope.range.through.clone() };
+        reader.scan(&Scan { table: scope.table, range: &range, whole: false }, &mut sink).await?;
+        // Closed: the next stage has failed, and its error is the one to report.
+        let _ = sink.end().await;
+        Ok(())
     };
     let transform = async move {
-        while let Some(rows) = pages.recv().await {
+        while let Some(Page { rows, room }) = pages.recv().await {
             let transformer = Arc::clone(&transformer);
             let batch = tokio::task::spawn_blocking(move || transformer.batch(rows))
                 .await
                 .map_err(|error| EngineError::Internal(format!("turning a page ended early: {error}")))??;
-            if batches_in.send(batch).await.is_err() {
+            if batches_in.send((batch, room)).await.is_err() {
                 return Ok(());
             }
         }
         Ok(())
     };
     let write = async {
-        while let Some(batch) = batches.recv().await {
+        while let Some((batch, room)) = batches.recv().await {
             let after = record.after(batch.last, &batch.tally);
             let chunk = Chunk {
                 claim: scope.claim,
@@ -99,6 +91,7 @@ pub(crate) async fn run(
             }
             progress(after.tally.rows);
             record = after;
+            drop((batch.changes, room));
         }
         Ok(())
     };
@@ -120,22 +113,13 @@ pub(crate) async fn run(
     Ok(done)
 }
 
-/// The key to go on from; refuses to go on from the same one, which would read for ever.
-fn advance(table: &Table, from: Option<&Key>, last: &Key) -> Result<Key, EngineError> {
-    if from == Some(last) {
-        let problem = format!("the database answered row {last} again after it; its key's index may be damaged");
-        return Err(EngineError::RowsChanged { table: table.label.clone(), what: problem });
-    }
-    Ok(last.clone())
-}
-
 /// Says which rows no longer hold what was read. The transaction is rolled back, so they can be looked at.
 async fn rows_changed(scope: &Scope<'_>, session: &mut dyn Session, changes: &[Change]) -> EngineError {
     let mut named = Vec::new();
     let mut count = 0_usize;
     for change in changes {
         match session.row(scope.table, &change.row.key).await {
-            Ok(Some(row)) if row == change.row => {}
+            Ok(Some(row)) if row.values == change.row.values => {}
             Ok(found) => {
                 count += 1;
                 if named.len() < KEYS_NAMED_MAX {

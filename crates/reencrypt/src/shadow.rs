@@ -19,6 +19,34 @@ pub(crate) enum ShadowState {
     Retired,
 }
 
+impl ShadowState {
+    /// As the ledger writes it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Building => "building",
+            Self::Built => "built",
+            Self::Swapped => "swapped",
+            Self::Dropping => "dropping",
+            Self::Kept => "kept",
+            Self::Retired => "retired",
+        }
+    }
+
+    /// Reads what [`as_str`](Self::as_str) wrote.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let all = [Self::Building, Self::Built, Self::Swapped, Self::Dropping, Self::Kept, Self::Retired];
+        all.into_iter().find(|state| state.as_str() == text)
+    }
+
+    /// Whether the original stands under the table's name, untouched.
+    pub(crate) const fn is_original_live(self) -> bool {
+        match self {
+            Self::Building | Self::Built | Self::Dropping => true,
+            Self::Swapped | Self::Kept | Self::Retired => false,
+        }
+    }
+}
+
 /// A shadow and the table it stands for.
 #[derive(Debug, Clone)]
 pub(crate) struct Shadow {
@@ -26,6 +54,8 @@ pub(crate) struct Shadow {
     pub(crate) label: String,
     /// The copy's own name, unquoted, in the schema of its table.
     pub(crate) name: String,
+    /// The copy under its own name as SQL names it, quoted, with its schema (and `ONLY` where that matters).
+    pub(crate) from: String,
     /// The name under which the original is kept after the swap, unquoted.
     pub(crate) retained_name: String,
     pub(crate) state: ShadowState,
@@ -64,4 +94,11 @@ pub(crate) struct Space {
 pub(crate) struct Pair {
     pub(crate) original: Table,
     pub(crate) shadow: Shadow,
+}
+
+impl Pair {
+    /// The copy as a table that can be read and written while it stands under its own name.
+    pub(crate) fn copy(&self) -> Table {
+        Table { from: self.shadow.from.clone(), triggers: Vec::new(), ..self.original.clone() }
+    }
 }

@@ -25,7 +25,7 @@ pub(crate) struct PageLimit {
 }
 
 /// What a scan reads.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Scan<'a> {
     pub(crate) table: &'a Table,
     pub(crate) range: &'a KeyRange,
@@ -42,8 +42,10 @@ pub(crate) struct Chunk<'a> {
     pub(crate) before: &'a ShardRecord,
     /// What it is to hold.
     pub(crate) after: &'a ShardRecord,
+    /// Rows to be updated where they are; with `into`, every row of the page, whole.
     pub(crate) changes: &'a [Change],
-    /// Rows are inserted here with their new values, every row of the page; else they are updated where they are.
+    /// The shadow into which rows are inserted with their new values (`Change::new`, and what `Row::values` has where
+    /// that is `None`) and the other columns as `Row::rest` has them; else they are updated where they are.
     pub(crate) into: Option<&'a Table>,
 }
 
@@ -71,6 +73,9 @@ pub(crate) trait Dialect: Send + Sync {
     /// How many rows a page may have, so that a batch of this table stays below the driver's limits.
     fn page_rows_max(&self, table: &Table) -> usize;
 
+    /// Whether `auto` takes the shadow for a table that can have one; else the reason why updating is better here.
+    fn auto_shadow(&self) -> Result<(), &'static str>;
+
     /// Opens a connection with the settings that the work needs.
     async fn open(&self) -> Result<Box<dyn Session>, EngineError>;
 }
@@ -91,13 +96,15 @@ pub(crate) trait Session: Send {
     async fn check_rights(&mut self) -> Result<(), EngineError>;
 
     /// The next rows of the range in the order of their keys. An empty page, and nothing else, is the end.
-    async fn page(&mut self, table: &Table, range: &KeyRange, limit: PageLimit) -> Result<Vec<Row>, EngineError>;
+    async fn page(&mut self, scan: &Scan<'_>, limit: PageLimit) -> Result<Vec<Row>, EngineError>;
 
     /// Puts the rows of the range, in the order of their keys, into the sink until the range ends or nobody takes them any
-    /// more. A connection that is lost is an error, never the end of the range.
-    async fn scan(&mut self, _scan: &Scan<'_>, _sink: &mut PageSink) -> Result<(), EngineError> {
-        Err(EngineError::Internal("scans are not supported on this database".to_owned()))
-    }
+    /// more ([`sink::Closed`](crate::sink::Closed): then answer `Ok`, the stage behind has the error to report). A
+    /// connection that is lost is an error, never the end of the range. Works inside a hold too.
+    ///
+    /// A dialect whose open readers would keep writers out answers with
+    /// [`scan_by_pages`](crate::sink::scan_by_pages) over its [`page`](Session::page).
+    async fn scan(&mut self, scan: &Scan<'_>, sink: &mut PageSink) -> Result<(), EngineError>;
 
     /// The row with exactly this key.
     async fn row(&mut self, table: &Table, key: &Key) -> Result<Option<Row>, EngineError>;
@@ -135,8 +142,14 @@ pub(crate) trait Session: Send {
     /// Closes the header, so that no work enters under this rotation any more.
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError>;
 
-    /// Why this table cannot be re-encrypted by shadow; `None` if it can. Makes the copy's definition in a transaction
-    /// that is taken back, and compares everything that is attached to it with the original's.
+    /// How many bytes of the database's history the slowest standby has still to replay; `None` where there is none, or
+    /// where it cannot be known. Asked about once a second while rows are written.
+    async fn replication_lag(&mut self) -> Result<Option<u64>, EngineError> {
+        Ok(None)
+    }
+
+    /// Why this table cannot be re-encrypted by shadow; `None` if it can. May make the copy's definition in a transaction
+    /// that is taken back, and compare everything that is attached to it with the original's. Changes nothing.
     async fn shadow_obstacle(&mut self, _table: &Table) -> Result<Option<String>, EngineError> {
         Ok(Some("shadows are not supported on this database".to_owned()))
     }
@@ -146,44 +159,50 @@ pub(crate) trait Session: Send {
         Ok(Space::default())
     }
 
-    /// The shadow of a table under this mark: made, empty and without indexes, if it is not there yet. Described as a
-    /// table whose `from` is the copy.
-    async fn shadow(&mut self, _mark: &LedgerMark, _table: &Table) -> Result<Table, EngineError> {
+    /// The shadow of a table for this mark's rotation, as the ledger has it: made, empty and without indexes, and noted
+    /// in the ledger as [`Building`](crate::shadow::ShadowState::Building), if there is none yet. Several agents may
+    /// ask at once. An existing one is answered as it is, whatever its state.
+    async fn shadow(&mut self, _mark: &LedgerMark, _table: &Table) -> Result<Shadow, EngineError> {
         Err(no_shadows())
     }
 
-    /// All shadows of a rotation, by the ledger.
+    /// All shadows of a rotation, by the ledger, in the order of their labels. None where there is no ledger.
     async fn shadows(&mut self, _rotation: &RotationId) -> Result<Vec<Shadow>, EngineError> {
         Ok(Vec::new())
     }
 
-    /// What is still to be built on a filled shadow; nothing when it is built. The last step's success makes it so.
-    async fn build_steps(&mut self, _mark: &LedgerMark, _table: &Table) -> Result<Vec<BuildStep>, EngineError> {
+    /// What is still to be built on a filled shadow, in the order of stages; nothing when all is there.
+    async fn build_steps(&mut self, _mark: &LedgerMark, _pair: &Pair) -> Result<Vec<BuildStep>, EngineError> {
         Err(no_shadows())
     }
 
-    /// Builds one. Built already is as good.
-    async fn build(&mut self, _mark: &LedgerMark, _table: &Table, _step: &BuildStep) -> Result<(), EngineError> {
+    /// Builds one, in a transaction that holds the header shared. Built already is as good.
+    async fn build(&mut self, _mark: &LedgerMark, _pair: &Pair, _step: &BuildStep) -> Result<(), EngineError> {
         Err(no_shadows())
     }
 
-    /// Records that everything of a shadow is built.
-    async fn built(&mut self, _mark: &LedgerMark, _table: &Table) -> Result<(), EngineError> {
+    /// After the last step: sees that the shadow has everything that its table has, and records it as
+    /// [`Built`](crate::shadow::ShadowState::Built). Built or swapped already is as good.
+    async fn built(&mut self, _mark: &LedgerMark, _pair: &Pair) -> Result<(), EngineError> {
         Err(no_shadows())
     }
 
-    /// Begins a transaction that holds originals and copies against every writer, header and all, until `swap`,
-    /// `swap_back` or `release`. Ends the sessions of other workers first.
+    /// Begins a transaction that holds the header alone (and checks and raises it), and originals and copies against
+    /// every writer, until `swap`, `swap_back`, `release` or the end of the session. Ends the sessions of other workers
+    /// first where it can. [`scan`](Session::scan) and [`shadows`](Session::shadows) of this session then see what is held.
     async fn hold_for_swap(&mut self, _mark: &LedgerMark, _pairs: &[Pair]) -> Result<HeldReaders, EngineError> {
         Err(no_shadows())
     }
 
-    /// Swaps all of them in, under the hold, and commits.
+    /// Swaps all of them in, records them as [`Swapped`](crate::shadow::ShadowState::Swapped), and commits the hold.
+    /// Where data definition is not transactional, a crash in between must be told by `shadows` from the catalogue.
     async fn swap(&mut self, _mark: &LedgerMark, _pairs: &[Pair]) -> Result<(), EngineError> {
         Err(no_shadows())
     }
 
-    /// Puts the originals of these back and records that the copies of `kept` stay, under the hold, and commits.
+    /// Puts the originals of `back` under their names again (the copies are then
+    /// [`Dropping`](crate::shadow::ShadowState::Dropping)), records those of `kept` as
+    /// [`Kept`](crate::shadow::ShadowState::Kept), and commits the hold.
     async fn swap_back(&mut self, _mark: &LedgerMark, _back: &[Pair], _kept: &[Pair]) -> Result<(), EngineError> {
         Err(no_shadows())
     }
@@ -193,12 +212,16 @@ pub(crate) trait Session: Send {
         Err(no_shadows())
     }
 
-    /// Drops the copies of a rotation that was undone; never a table that stands under its own name.
+    /// Drops what an undone rotation leaves: copies that were never swapped in or were swapped back, and, of those that
+    /// were kept, the retained originals. Never a table that stands under its own name. The header is held alone. Dropped
+    /// already is as good, also when the ledger is closed.
     async fn drop_shadows(&mut self, _mark: &LedgerMark) -> Result<(), EngineError> {
         Ok(())
     }
 
-    /// Drops the originals that a completed rotation retained. Dropped already is as good.
+    /// Drops the originals that a rotation retained that is closed and went forward, and records them as
+    /// [`Retired`](crate::shadow::ShadowState::Retired). Dropped already is as good; a rotation that is open, or went
+    /// back, is refused.
     async fn retire(&mut self, _rotation: &RotationId) -> Result<(), EngineError> {
         Ok(())
     }

@@ -139,6 +139,10 @@ impl Dialect for Postgres {
         usize::MAX
     }
 
+    fn auto_shadow(&self) -> Result<(), &'static str> {
+        Ok(())
+    }
+
     async fn open(&self) -> Result<Box<dyn Session>, EngineError> {
         let connecting = PgConnection::connect_with(&self.options);
         let mut connection = match tokio::time::timeout(CONNECT_TIME_MAX, connecting).await {
@@ -210,8 +214,11 @@ impl Session for PostgresSession {
         role::check_rights(&mut self.connection, &self.shared).await
     }
 
-    async fn page(&mut self, table: &Table, range: &KeyRange, limit: PageLimit) -> Result<Vec<Row>, EngineError> {
-        rows::page(&mut self.connection, table, range, limit).await
+    async fn page(&mut self, scan: &Scan<'_>, limit: PageLimit) -> Result<Vec<Row>, EngineError> {
+        if scan.whole {
+            return Err(EngineError::Internal("whole rows of PostgreSQL come from scans".to_owned()));
+        }
+        rows::page(&mut self.connection, scan.table, scan.range, limit).await
     }
 
     async fn scan(&mut self, scan: &Scan<'_>, sink: &mut PageSink) -> Result<(), EngineError> {
@@ -276,7 +283,7 @@ impl Session for PostgresSession {
         shadow::space(&mut self.connection, tables).await
     }
 
-    async fn shadow(&mut self, mark: &LedgerMark, table: &Table) -> Result<Table, EngineError> {
+    async fn shadow(&mut self, mark: &LedgerMark, table: &Table) -> Result<Shadow, EngineError> {
         shadow::shadow(&mut self.connection, mark, table).await
     }
 
@@ -284,16 +291,16 @@ impl Session for PostgresSession {
         shadow::shadows(&mut self.connection, rotation).await
     }
 
-    async fn build_steps(&mut self, mark: &LedgerMark, table: &Table) -> Result<Vec<BuildStep>, EngineError> {
-        shadow::build_steps(&mut self.connection, mark, table).await
+    async fn build_steps(&mut self, mark: &LedgerMark, pair: &Pair) -> Result<Vec<BuildStep>, EngineError> {
+        shadow::build_steps(&mut self.connection, mark, &pair.original).await
     }
 
-    async fn build(&mut self, mark: &LedgerMark, table: &Table, step: &BuildStep) -> Result<(), EngineError> {
-        shadow::build(&mut self.connection, mark, table, step).await
+    async fn build(&mut self, mark: &LedgerMark, pair: &Pair, step: &BuildStep) -> Result<(), EngineError> {
+        shadow::build(&mut self.connection, mark, &pair.original, step).await
     }
 
-    async fn built(&mut self, mark: &LedgerMark, table: &Table) -> Result<(), EngineError> {
-        shadow::built(&mut self.connection, mark, table).await
+    async fn built(&mut self, mark: &LedgerMark, pair: &Pair) -> Result<(), EngineError> {
+        shadow::built(&mut self.connection, mark, &pair.original).await
     }
 
     async fn hold_for_swap(&mut self, mark: &LedgerMark, pairs: &[Pair]) -> Result<HeldReaders, EngineError> {

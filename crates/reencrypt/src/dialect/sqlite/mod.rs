@@ -18,10 +18,11 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 use sqlx::{Connection, Row as _};
 use tokio::sync::Mutex;
 
-use super::{Chunk, Dialect, PageLimit, Session, Turn, Written};
+use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
+use crate::sink::{PageSink, scan_by_pages};
 use crate::table::{KeyRange, Row, Table};
 use crate::{EngineError, Targets};
 
@@ -88,6 +89,10 @@ impl Dialect for Sqlite {
         PLACEHOLDERS_MAX / (table.key.len() + 2 * table.columns.len())
     }
 
+    fn auto_shadow(&self) -> Result<(), &'static str> {
+        Err("updating in place is faster on SQLite")
+    }
+
     async fn open(&self) -> Result<Box<dyn Session>, EngineError> {
         let file = self.options.get_filename().to_owned();
         let connection =
@@ -141,8 +146,12 @@ impl Session for SqliteSession {
         if problems.is_empty() { Ok(()) } else { Err(EngineError::Rights(problems)) }
     }
 
-    async fn page(&mut self, table: &Table, range: &KeyRange, limit: PageLimit) -> Result<Vec<Row>, EngineError> {
-        rows::page(&mut self.connection, table, range, limit).await
+    async fn page(&mut self, scan: &Scan<'_>, limit: PageLimit) -> Result<Vec<Row>, EngineError> {
+        rows::page(&mut self.connection, scan, limit).await
+    }
+
+    async fn scan(&mut self, scan: &Scan<'_>, sink: &mut PageSink) -> Result<(), EngineError> {
+        scan_by_pages(self, scan, sink).await
     }
 
     async fn row(&mut self, table: &Table, key: &Key) -> Result<Option<Row>, EngineError> {

@@ -7,7 +7,7 @@ use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow, SqliteValueRef};
 use sqlx::{AssertSqlSafe, Decode, Row as _, Sqlite, TypeInfo as _, ValueRef as _};
 
-use super::super::PageLimit;
+use super::super::{PageLimit, Scan};
 use crate::EngineError;
 use crate::error::Doing;
 use crate::key::{Key, KeyValue};
@@ -18,10 +18,10 @@ type SqliteQuery<'q> = Query<'q, Sqlite, SqliteArguments>;
 /// The next rows of the range. SQLite hands them over one by one, so reading simply stops at the byte limit.
 pub(super) async fn page(
     connection: &mut SqliteConnection,
-    table: &Table,
-    range: &KeyRange,
+    scan: &Scan<'_>,
     limit: PageLimit,
 ) -> Result<Vec<Row>, EngineError> {
+    let Scan { table, range, .. } = *scan;
     let order = list(&table.key, collated);
     let sql = format!("{} {} ORDER BY {order} LIMIT ?", select(table), condition(table, range));
     // Reviewed: every dynamic part is a quoted identifier, a known collation, or a placeholder.

@@ -20,7 +20,7 @@ use super::layout::{Layout, relation};
 use super::ledger::{self, Hold};
 use crate::EngineError;
 use crate::error::Doing;
-use crate::ledger::LedgerMark;
+use crate::ledger::{LedgerMark, direction_text};
 use crate::shadow::{BuildStep, Shadow, ShadowState};
 use crate::table::{Table, quote};
 
@@ -108,12 +108,12 @@ async fn difference(
     Ok(of_original.difference(&of_copy.named_as_original(named)))
 }
 
-/// The copy of a table under this mark, made empty if it is not there.
+/// The copy of a table for this rotation, made empty if there is none yet.
 pub(super) async fn shadow(
     connection: &mut PgConnection,
     mark: &LedgerMark,
     table: &Table,
-) -> Result<Table, EngineError> {
+) -> Result<Shadow, EngineError> {
     state::create(connection).await?;
     let doing = || format!("making the copy of {}", table.label);
     let mut transaction = connection.begin().await.doing(doing)?;
@@ -130,13 +130,7 @@ pub(super) async fn shadow(
         None => make(&mut transaction, mark, table, oid).await?,
     };
     transaction.commit().await.doing(doing)?;
-    match entry.shadow.state {
-        ShadowState::Building | ShadowState::Built => Ok(into(table, &entry)),
-        ShadowState::Swapped | ShadowState::Kept | ShadowState::Retired | ShadowState::Dropping => {
-            let problem = format!("the copy of {} is {}", table.label, state::state_text(entry.shadow.state));
-            Err(EngineError::Superseded(problem))
-        }
-    }
+    Ok(entry.shadow)
 }
 
 async fn make(connection: &mut PgConnection, mark: &LedgerMark, table: &Table, oid: i64) -> Result<Entry, EngineError> {
@@ -151,19 +145,19 @@ async fn make(connection: &mut PgConnection, mark: &LedgerMark, table: &Table, o
     objects.extend(clone::names(connection, &original, &name, &retained_name).await?);
     act_as_agent(connection).await?;
     let entry = Entry {
-        shadow: Shadow { label: table.label.clone(), name, retained_name, state: ShadowState::Building },
+        shadow: Shadow {
+            label: table.label.clone(),
+            from: state::from(&original.schema, &name),
+            name,
+            retained_name,
+            state: ShadowState::Building,
+        },
         schema: original.schema,
         relation: original.name,
         attached: Attached::new(oid, shadow_oid, objects),
     };
     state::insert(connection, &mark.rotation, &entry).await?;
     Ok(entry)
-}
-
-/// The table as it is to be filled. It keeps its label, which digests hold.
-fn into(table: &Table, entry: &Entry) -> Table {
-    let from = format!("ONLY {}.{}", quote(&entry.schema), quote(&entry.shadow.name));
-    Table { from, ..table.clone() }
 }
 
 /// Acts as the owner of a copy, in the transaction of a chunk, after the ledger's rows are written.
@@ -300,7 +294,8 @@ fn differs(label: &str, difference: &str) -> EngineError {
 async fn entry(connection: &mut PgConnection, mark: &LedgerMark, label: &str) -> Result<Entry, EngineError> {
     let entry =
         if state::exists(connection).await? { state::one(connection, &mark.rotation, label).await? } else { None };
-    entry.ok_or_else(|| EngineError::Internal(format!("the ledger knows no copy of {label}")))
+    let problem = "is not known to the ledger".to_owned();
+    entry.ok_or_else(|| EngineError::ShadowState { table: label.to_owned(), problem })
 }
 
 /// Holds the header, and lets nobody in who comes too late.
@@ -319,16 +314,19 @@ pub(super) async fn drop_shadows(connection: &mut PgConnection, mark: &LedgerMar
     let mut transaction = connection.begin().await.doing(doing)?;
     let header = ledger::header(&mut transaction, &mark.rotation, Hold::Alone).await?;
     let header = header.ok_or(EngineError::LedgerMissing(mark.rotation))?;
-    let entries = state::all(&mut transaction, &mark.rotation).await?;
-    let entries = entries.into_iter().filter(|entry| match entry.shadow.state {
-        ShadowState::Building | ShadowState::Built | ShadowState::Dropping => true,
-        ShadowState::Swapped | ShadowState::Kept | ShadowState::Retired => false,
-    });
-    for entry in entries {
-        // Closed already, and dropped before: nothing is left to ask for.
+    for entry in state::all(&mut transaction, &mark.rotation).await? {
+        // Asked again after everything was dropped and the ledger closed, there is no entry to be let in for.
         header.admit(mark)?;
         let label = &entry.shadow.label;
-        drop_if_named(&mut transaction, entry.attached.shadow_oid, &entry.shadow.name, label).await?;
+        let (oid, name) = match entry.shadow.state {
+            ShadowState::Building | ShadowState::Built | ShadowState::Dropping => {
+                (entry.attached.shadow_oid, &entry.shadow.name)
+            }
+            // The application has gone on with the copy; what it left behind is of no use to anybody.
+            ShadowState::Kept => (entry.attached.original_oid, &entry.shadow.retained_name),
+            ShadowState::Swapped | ShadowState::Retired => continue,
+        };
+        drop_if_named(&mut transaction, oid, name, label).await?;
         state::forget(&mut transaction, &mark.rotation, label).await?;
     }
     transaction.commit().await.doing(doing)
@@ -346,12 +344,11 @@ pub(super) async fn retire(connection: &mut PgConnection, rotation: &RotationId)
     if !header.closed {
         return Err(EngineError::LedgerOpen(rotation.to_string()));
     }
+    if header.direction != direction_text(Direction::Forward) {
+        return Err(EngineError::Superseded(format!("rotation {rotation} was undone and retains no tables")));
+    }
     for entry in state::all(&mut transaction, rotation).await? {
-        let stands = match entry.shadow.state {
-            ShadowState::Swapped | ShadowState::Kept => true,
-            ShadowState::Building | ShadowState::Built | ShadowState::Dropping | ShadowState::Retired => false,
-        };
-        if stands {
+        if entry.shadow.state == ShadowState::Swapped {
             let label = &entry.shadow.label;
             drop_if_named(&mut transaction, entry.attached.original_oid, &entry.shadow.retained_name, label).await?;
             state::set_state(&mut transaction, rotation, label, ShadowState::Retired).await?;

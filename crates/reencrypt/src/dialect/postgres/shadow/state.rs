@@ -9,6 +9,7 @@ use sqlx::{Connection as _, Row as _};
 use crate::EngineError;
 use crate::error::Doing;
 use crate::shadow::{Shadow, ShadowState};
+use crate::table::quote;
 
 /// The table. It belongs to the ledger's schema.
 pub(crate) const CREATE: &str = "
@@ -81,29 +82,6 @@ pub(super) struct Named {
     pub(super) retained: String,
 }
 
-pub(super) const fn state_text(state: ShadowState) -> &'static str {
-    match state {
-        ShadowState::Building => "building",
-        ShadowState::Built => "built",
-        ShadowState::Swapped => "swapped",
-        ShadowState::Dropping => "dropping",
-        ShadowState::Kept => "kept",
-        ShadowState::Retired => "retired",
-    }
-}
-
-fn state_of(text: &str) -> Result<ShadowState, EngineError> {
-    Ok(match text {
-        "building" => ShadowState::Building,
-        "built" => ShadowState::Built,
-        "swapped" => ShadowState::Swapped,
-        "dropping" => ShadowState::Dropping,
-        "kept" => ShadowState::Kept,
-        "retired" => ShadowState::Retired,
-        other => return Err(EngineError::LedgerUnreadable(format!("a shadow has the state {other:?}"))),
-    })
-}
-
 /// Whether the ledger has the table of shadows; one of an earlier release has not.
 pub(super) async fn exists(connection: &mut PgConnection) -> Result<bool, EngineError> {
     sqlx::query("SELECT to_regclass('keyturn.shadow') IS NOT NULL")
@@ -165,8 +143,18 @@ fn read(row: &PgRow) -> Result<Entry, EngineError> {
         let problem = format!("what is attached to a shadow has version {}", attached.version);
         return Err(EngineError::LedgerUnreadable(problem));
     }
-    let shadow = Shadow { label: text(0)?, name: text(3)?, retained_name: text(4)?, state: state_of(&text(5)?)? };
-    Ok(Entry { shadow, schema: text(1)?, relation: text(2)?, attached })
+    let state = text(5)?;
+    let state = ShadowState::parse(&state)
+        .ok_or_else(|| EngineError::LedgerUnreadable(format!("a shadow has the state {state:?}")))?;
+    let (schema, name) = (text(1)?, text(3)?);
+    let from = from(&schema, &name);
+    let shadow = Shadow { label: text(0)?, name, from, retained_name: text(4)?, state };
+    Ok(Entry { shadow, schema, relation: text(2)?, attached })
+}
+
+/// As SQL reads and fills a copy. Tables that inherit from it there are none.
+pub(super) fn from(schema: &str, name: &str) -> String {
+    format!("ONLY {}.{}", quote(schema), quote(name))
 }
 
 pub(super) async fn insert(
@@ -184,7 +172,7 @@ pub(super) async fn insert(
         .bind(&entry.relation)
         .bind(&entry.shadow.name)
         .bind(&entry.shadow.retained_name)
-        .bind(state_text(entry.shadow.state))
+        .bind(entry.shadow.state.as_str())
         .bind(attached)
         .execute(connection)
         .await
@@ -201,7 +189,7 @@ pub(super) async fn set_state(
     sqlx::query("UPDATE keyturn.shadow SET state = $3 WHERE rotation = $1 AND label = $2")
         .bind(rotation.to_string())
         .bind(label)
-        .bind(state_text(state))
+        .bind(state.as_str())
         .execute(connection)
         .await
         .doing(|| "writing the ledger's shadows".to_owned())?;

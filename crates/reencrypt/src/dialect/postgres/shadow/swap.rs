@@ -108,9 +108,8 @@ pub(in super::super) async fn swap(
             ShadowState::Swapped => continue,
             ShadowState::Built => {}
             ShadowState::Building | ShadowState::Dropping | ShadowState::Kept | ShadowState::Retired => {
-                let label = &entry.shadow.label;
-                let problem = format!("the copy of {label} is {}", state::state_text(entry.shadow.state));
-                return Err(EngineError::Internal(problem));
+                let problem = format!("is {}", entry.shadow.state.as_str());
+                return Err(EngineError::ShadowState { table: entry.shadow.label, problem });
             }
         }
         swap_in(connection, &entry).await?;
@@ -152,9 +151,8 @@ pub(in super::super) async fn swap_back(
             ShadowState::Swapped => swap_out(connection, &entry).await?,
             ShadowState::Building | ShadowState::Built | ShadowState::Dropping => {}
             ShadowState::Kept | ShadowState::Retired => {
-                let label = &entry.shadow.label;
-                let problem = format!("the copy of {label} is {}", state::state_text(entry.shadow.state));
-                return Err(EngineError::Internal(problem));
+                let problem = format!("is {}", entry.shadow.state.as_str());
+                return Err(EngineError::ShadowState { table: entry.shadow.label, problem });
             }
         }
         state::set_state(connection, &mark.rotation, &entry.shadow.label, ShadowState::Dropping).await?;
