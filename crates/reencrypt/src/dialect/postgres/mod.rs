@@ -8,6 +8,8 @@ mod role;
 mod rows;
 mod scan;
 mod shadow;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;

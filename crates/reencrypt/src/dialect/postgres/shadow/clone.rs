@@ -91,8 +91,11 @@ const IDENTITIES: &str = "
         JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
         WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'i'
           AND d.refobjid IN ($1::oid, $2::oid))
-    SELECT o.oid::int8, c.oid::int8, o.nspname::text, o.relname::text, c.relname::text, obj_description(o.oid, 'pg_class')
-    FROM s o JOIN s c ON c.attname = o.attname AND c.relation = $2::oid WHERE o.relation = $1::oid ORDER BY o.attname";
+    SELECT o.oid::int8, c.oid::int8, o.nspname::text, o.relname::text, c.relname::text, obj_description(o.oid, 'pg_class'),
+           format('AS %s INCREMENT BY %s MINVALUE %s MAXVALUE %s START WITH %s CACHE %s %s', q.seqtypid::regtype,
+                  q.seqincrement, q.seqmin, q.seqmax, q.seqstart, q.seqcache, CASE WHEN q.seqcycle THEN 'CYCLE' ELSE 'NO CYCLE' END)
+    FROM s o JOIN s c ON c.attname = o.attname AND c.relation = $2::oid JOIN pg_sequence q ON q.seqrelid = o.oid
+    WHERE o.relation = $1::oid ORDER BY o.attname";
 
 /// Indexes with the constraint that each stands for, in the order in which they were made.
 const INDEXES: &str = "
@@ -161,6 +164,8 @@ pub(super) async fn bare(
         let text = |at: usize| row.try_get::<String, _>(at).doing(doing);
         let (schema, sequence) = (text(2)?, text(4)?);
         let sql = format!("{}.{}", quote(&schema), quote(&sequence));
+        // `LIKE` makes every one a bigint.
+        execute(connection, &format!("ALTER SEQUENCE {sql} {}", text(6)?), doing).await?;
         if let Some(comment) = row.try_get::<Option<String>, _>(5).doing(doing)? {
             execute(connection, &format!("COMMENT ON SEQUENCE {sql} IS {}", literal(&comment)), doing).await?;
         }

@@ -36,7 +36,7 @@ const DESCRIBE: &str = "
                 || 'INDEX ' || quote_ident(x.relname) || ' ON ' || $1::oid::regclass) + 1),
             i.indisvalid, i.indimmediate, i.indisclustered, i.indisreplident, x.relowner::regrole,
             COALESCE((SELECT spcname FROM pg_tablespace WHERE oid = x.reltablespace), ''),
-            COALESCE((SELECT string_agg(a.attnum || '=' || a.attstattarget, ',' ORDER BY a.attnum) FROM pg_attribute a
+            COALESCE((SELECT string_agg(concat(a.attnum, '=', a.attstattarget), ',' ORDER BY a.attnum) FROM pg_attribute a
                       WHERE a.attrelid = x.oid AND a.attstattarget >= 0), ''),
             COALESCE(obj_description(x.oid, 'pg_class'), ''))
     FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = $1::oid
@@ -46,7 +46,7 @@ const DESCRIBE: &str = "
             COALESCE(obj_description(k.oid, 'pg_constraint'), ''))
     FROM pg_constraint k WHERE k.conrelid = $1::oid AND k.conparentid = 0 AND k.contype <> 't' AND ($2 OR k.contype <> 'f')
     UNION ALL
-    SELECT 'trigger', g.tgname::text, pg_get_triggerdef(g.oid) || ' | ' || g.tgenabled
+    SELECT 'trigger', g.tgname::text, concat_ws(' | ', pg_get_triggerdef(g.oid), g.tgenabled)
     FROM pg_trigger g WHERE g.tgrelid = $1::oid AND (NOT g.tgisinternal OR g.tgenabled <> 'O')
     UNION ALL
     SELECT 'rule', w.rulename::text, '' FROM pg_rewrite w WHERE w.ev_class = $1::oid
