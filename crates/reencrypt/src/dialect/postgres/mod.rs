@@ -270,6 +270,7 @@ impl Session for PostgresSession {
     }
 
     async fn lift_fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
+        shadow::let_go(&mut self.connection, mark).await?;
         role::lift_fence(&mut self.connection, mark).await
     }
 

@@ -336,8 +336,8 @@ async fn what_cannot_be_kept_exactly_is_named() {
             "column \"known\" is of a type without a binary form",
         ),
         (
-            "CREATE FUNCTION whole(\"My Vault\".secrets) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true';
-             ALTER TABLE \"My Vault\".secrets ADD CONSTRAINT whole CHECK (\"My Vault\".whole(secrets.*))",
+            "CREATE FUNCTION \"My Vault\".whole(\"My Vault\".secrets) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true';
+             ALTER TABLE \"My Vault\".secrets ADD CONSTRAINT whole CHECK (\"My Vault\".whole(secrets))",
             "ALTER TABLE \"My Vault\".secrets DROP CONSTRAINT whole; DROP FUNCTION \"My Vault\".whole",
             "function \"My Vault\".whole(\"My Vault\".secrets) depends on it",
         ),

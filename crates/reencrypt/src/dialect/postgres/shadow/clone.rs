@@ -223,19 +223,9 @@ pub(super) async fn steps(
         let own = name_of(Kind::Index, &index.schema, &index.name)?;
         index.steps(copy, &own, helpers, &mut steps);
     }
-    let rows = sqlx::query(FOREIGN_KEYS).bind(original.oid).fetch_all(&mut *connection).await.doing(doing)?;
-    for row in &rows {
-        let read = || Ok((row.try_get::<String, _>(0)?, row.try_get::<String, _>(1)?, row.try_get(2)?));
-        let (name, definition, comment): (_, _, Option<String>) = read().doing(doing)?;
-        // The planner's settings of our sessions are for pages; the check of all rows is a join.
-        let mut sql = format!(
-            "SET LOCAL enable_seqscan = on; SET LOCAL enable_sort = on; SET LOCAL enable_hashjoin = on; \
-             SET LOCAL enable_mergejoin = on; ALTER TABLE {copy} ADD CONSTRAINT {} {definition};",
-            quote(&name)
-        );
-        push_comment(&mut sql, &format!("CONSTRAINT {} ON {copy}", quote(&name)), comment.as_deref());
-        let done = Done::ForeignKey(name.clone());
-        steps.push(Step::new(STAGE_CONSTRAINTS, format!("foreign key {name}"), sql, done));
+    for key in foreign_keys(connection, original).await? {
+        let done = Done::ForeignKey(key.name.clone());
+        steps.push(Step::new(STAGE_CONSTRAINTS, format!("foreign key {}", key.name), key.add_sql(copy), done));
     }
     if let Some(identity) = original.replica_identity() {
         let sql = format!("ALTER TABLE {copy} REPLICA IDENTITY {identity};");
@@ -268,6 +258,49 @@ pub(super) async fn steps(
         step.build.stage = stage;
     }
     Ok(steps)
+}
+
+/// A foreign key of a table to another.
+pub(super) struct ForeignKey {
+    pub(super) name: String,
+    definition: String,
+    comment: Option<String>,
+}
+
+impl ForeignKey {
+    /// The statement that gives it to another table. The rows are checked, unless it is NOT VALID: that is what valid means,
+    /// and the check is one join. The planner's settings of our sessions are for pages, so they are put aside for it.
+    pub(super) fn add_sql(&self, table: &str) -> String {
+        let name = quote(&self.name);
+        let mut sql = format!(
+            "SET LOCAL enable_seqscan = on; SET LOCAL enable_sort = on; SET LOCAL enable_hashjoin = on; \
+             SET LOCAL enable_mergejoin = on; ALTER TABLE {table} ADD CONSTRAINT {name} {};",
+            self.definition
+        );
+        push_comment(&mut sql, &format!("CONSTRAINT {name} ON {table}"), self.comment.as_deref());
+        sql
+    }
+}
+
+/// Those of a table, in the order in which they were made.
+pub(super) async fn foreign_keys(
+    connection: &mut PgConnection,
+    table: &Relation,
+) -> Result<Vec<ForeignKey>, EngineError> {
+    let doing = || format!("reading the foreign keys of {}", table.label);
+    let rows = sqlx::query(FOREIGN_KEYS).bind(table.oid).fetch_all(connection).await.doing(doing)?;
+    let key =
+        |row: &PgRow| Ok(ForeignKey { name: row.try_get(0)?, definition: row.try_get(1)?, comment: row.try_get(2)? });
+    rows.iter().map(key).collect::<Result<_, sqlx::Error>>().doing(doing)
+}
+
+/// Takes a table's foreign keys away, as its owner. A table that is not in use must not hold fast the rows of others.
+pub(super) async fn drop_foreign_keys(connection: &mut PgConnection, table: &Relation) -> Result<(), EngineError> {
+    for key in foreign_keys(connection, table).await? {
+        let sql = format!("ALTER TABLE {} DROP CONSTRAINT {}", table.sql(), quote(&key.name));
+        execute(connection, &sql, || format!("dropping the foreign key {} of {}", key.name, table.label)).await?;
+    }
+    Ok(())
 }
 
 /// A step, and how it is seen that it is done.

@@ -332,6 +332,28 @@ pub(super) async fn drop_shadows(connection: &mut PgConnection, mark: &LedgerMar
     transaction.commit().await.doing(doing)
 }
 
+/// Before the application is let in again after an undo: copies that are not in use yet still there let go of the rows of
+/// other tables.
+pub(super) async fn let_go(connection: &mut PgConnection, mark: &LedgerMark) -> Result<(), EngineError> {
+    if mark.direction == Direction::Forward || !state::exists(connection).await? {
+        return Ok(());
+    }
+    let doing = || "letting other tables go".to_owned();
+    let mut transaction = connection.begin().await.doing(doing)?;
+    admit(&mut transaction, mark, Hold::Alone).await?;
+    for entry in state::all(&mut transaction, &mark.rotation).await? {
+        if entry.shadow.state.is_original_live() {
+            let (oid, label) = (entry.attached.shadow_oid, &entry.shadow.label);
+            if let Some(copy) = Relation::find(&mut transaction, oid, label).await? {
+                copy.act_as_owner(&mut transaction).await?;
+                clone::drop_foreign_keys(&mut transaction, &copy).await?;
+                act_as_agent(&mut transaction).await?;
+            }
+        }
+    }
+    transaction.commit().await.doing(doing)
+}
+
 /// Drops the originals that a rotation retained which has ended.
 pub(super) async fn retire(connection: &mut PgConnection, rotation: &RotationId) -> Result<(), EngineError> {
     if !state::exists(connection).await? {

@@ -7,6 +7,7 @@ use sqlx::postgres::PgConnection;
 
 use super::super::ledger::{self, Hold};
 use super::super::role;
+use super::clone;
 use super::describe::{Description, Extent};
 use super::relation::{self, Relation, act_as_agent, execute};
 use super::state::{self, Entry, Kind, Named};
@@ -126,6 +127,8 @@ async fn swap_in(connection: &mut PgConnection, entry: &Entry) -> Result<(), Eng
     expect_name(&copy, &entry.shadow.name)?;
     let before = Description::of(connection, original.oid, ALL, label).await?;
     original.act_as_owner(connection).await?;
+    // Retained, it would keep the application from deleting what its old rows refer to.
+    clone::drop_foreign_keys(connection, &original).await?;
     let leaving = Side { relation: &original, name: &entry.shadow.retained_name, rename: to_retained };
     let coming = Side { relation: &copy, name: &entry.relation, rename: from_shadow };
     exchange(connection, &leaving, &coming, &entry.attached.objects).await?;
@@ -172,9 +175,17 @@ async fn swap_out(connection: &mut PgConnection, entry: &Entry) -> Result<(), En
     expect_name(&original, &entry.shadow.retained_name)?;
     expect_name(&copy, &entry.relation)?;
     original.act_as_owner(connection).await?;
+    // The copy has those that the original had.
+    let foreign_keys = clone::foreign_keys(connection, &copy).await?;
+    clone::drop_foreign_keys(connection, &copy).await?;
     let leaving = Side { relation: &copy, name: &entry.shadow.name, rename: to_shadow };
     let coming = Side { relation: &original, name: &entry.relation, rename: from_retained };
     exchange(connection, &leaving, &coming, &entry.attached.objects).await?;
+    let restored = format!("{}.{}", quote(&original.schema), quote(&entry.relation));
+    for key in foreign_keys {
+        let doing = || format!("giving {label} its foreign key {} back", key.name);
+        execute(connection, &key.add_sql(&restored), doing).await?;
+    }
     act_as_agent(connection).await
 }
 
@@ -265,7 +276,7 @@ async fn go_on(connection: &mut PgConnection, named: &Named, left: &str, label: 
     let sql = format!(
         "SELECT setval({}::regclass, o.last_value, o.is_called) FROM {other} o, {live} l
          WHERE (o.last_value, o.is_called) IS DISTINCT FROM (l.last_value, l.is_called)",
-        super::clone::literal(&live)
+        clone::literal(&live)
     );
     execute(connection, &sql, doing).await
 }
