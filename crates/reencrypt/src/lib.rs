@@ -13,6 +13,7 @@ mod engine;
 mod error;
 mod key;
 mod ledger;
+mod pace;
 mod pass;
 mod shadow;
 mod sink;

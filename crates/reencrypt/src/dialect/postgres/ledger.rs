@@ -30,7 +30,8 @@ const CREATE: &str = "
         role_saved text,
         role_fenced boolean NOT NULL DEFAULT false,
         opened_at timestamptz NOT NULL DEFAULT now(),
-        closed_at timestamptz
+        closed_at timestamptz,
+        let_in boolean NOT NULL DEFAULT false
     );
     CREATE TABLE IF NOT EXISTS keyturn.shard (
         rotation text NOT NULL REFERENCES keyturn.rotation ON DELETE CASCADE,
@@ -46,57 +47,81 @@ const CREATE: &str = "
         done boolean NOT NULL DEFAULT false,
         holder_pid integer NOT NULL,
         holder_start timestamptz NOT NULL,
+        rest_digest text NOT NULL DEFAULT '00000000000000000000000000000000',
+        raw_digest text NOT NULL DEFAULT '00000000000000000000000000000000',
         PRIMARY KEY (rotation, shard, pass)
     );";
 
+/// What format 2 has beyond format 1, besides the shadows.
+const UPGRADE: &str = "
+    ALTER TABLE keyturn.rotation ADD COLUMN let_in boolean NOT NULL DEFAULT false;
+    ALTER TABLE keyturn.shard
+        ADD COLUMN rest_digest text NOT NULL DEFAULT '00000000000000000000000000000000',
+        ADD COLUMN raw_digest text NOT NULL DEFAULT '00000000000000000000000000000000';
+    UPDATE keyturn.rotation SET format = 2;";
+
 const HEADER: &str = "
-    SELECT format, direction, epoch, closed, role_saved, role_fenced FROM keyturn.rotation WHERE rotation = $1";
+    SELECT format, direction, epoch, closed, role_saved, role_fenced, let_in FROM keyturn.rotation WHERE rotation = $1";
 
 const SHARD: &str = "
-    SELECT epoch, lease, cursor_key, rows_done, values_opened, values_undecryptable, content_digest, done
+    SELECT epoch, lease, cursor_key, rows_done, values_opened, values_undecryptable, content_digest, done,
+           rest_digest, raw_digest
     FROM keyturn.shard WHERE rotation = $1 AND shard = $2 AND pass = $3";
 
-/// Whether the ledger's tables are there.
+/// Whether the ledger is there in this release's form. One of an earlier form in which all is closed knows nothing of
+/// any rotation that could be asked about; one in which a rotation is open is that release's.
 pub(super) async fn exists(connection: &mut PgConnection) -> Result<bool, EngineError> {
-    sqlx::query(
-        "SELECT count(*) = 2 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-         WHERE n.nspname = 'keyturn' AND c.relname IN ('rotation', 'shard') AND c.relkind = 'r'",
+    let doing = || "looking for the ledger".to_owned();
+    let tables: i64 = sqlx::query(
+        "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname = 'keyturn' AND c.relname IN ('rotation', 'shard', 'shadow') AND c.relkind = 'r'",
     )
-    .fetch_one(connection)
+    .fetch_one(&mut *connection)
     .await
     .and_then(|row| row.try_get(0))
-    .doing(|| "looking for the ledger".to_owned())
+    .doing(doing)?;
+    if tables != 2 {
+        return Ok(tables == 3);
+    }
+    let open: Option<String> = sqlx::query("SELECT rotation FROM keyturn.rotation WHERE NOT closed LIMIT 1")
+        .fetch_optional(connection)
+        .await
+        .and_then(|row| row.map(|row| row.try_get(0)).transpose())
+        .doing(doing)?;
+    match open {
+        Some(open) => Err(EngineError::LedgerOld(open)),
+        None => Ok(false),
+    }
 }
 
 /// Makes the ledger's schema and tables where they are missing. An administrator may make the schema beforehand, so
-/// that the agent's role needs no right to make schemas.
+/// that the agent's role needs no right to make schemas. Tables of an earlier form are brought to this one.
 pub(super) async fn create(connection: &mut PgConnection) -> Result<(), EngineError> {
     if exists(connection).await? {
         return Ok(());
     }
     let doing = || "making the ledger's tables".to_owned();
     let mut transaction = connection.begin().await.doing(doing)?;
-    lock_for_creation(&mut transaction).await?;
-    let schema: bool = sqlx::query("SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = 'keyturn')")
-        .fetch_one(&mut *transaction)
-        .await
-        .and_then(|row| row.try_get(0))
-        .doing(doing)?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LEDGER_LOCK).execute(&mut *transaction).await.doing(doing)?;
+    // Somebody else may have made them while we waited.
+    if exists(&mut transaction).await? {
+        return Ok(());
+    }
+    let row = sqlx::query(
+        "SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = 'keyturn'),
+                EXISTS (SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                        WHERE n.nspname = 'keyturn' AND c.relname = 'rotation')",
+    )
+    .fetch_one(&mut *transaction)
+    .await
+    .doing(doing)?;
+    let (schema, old): (bool, bool) = (row.try_get(0).doing(doing)?, row.try_get(1).doing(doing)?);
     if !schema {
         sqlx::raw_sql("CREATE SCHEMA keyturn").execute(&mut *transaction).await.doing(doing)?;
     }
-    sqlx::raw_sql(CREATE).execute(&mut *transaction).await.doing(doing)?;
+    sqlx::raw_sql(if old { UPGRADE } else { CREATE }).execute(&mut *transaction).await.doing(doing)?;
+    sqlx::raw_sql(super::shadow::CREATE).execute(&mut *transaction).await.doing(doing)?;
     transaction.commit().await.doing(doing)
-}
-
-/// Whoever makes tables of the ledger waits here for whoever else does.
-pub(super) async fn lock_for_creation(connection: &mut PgConnection) -> Result<(), EngineError> {
-    sqlx::query("SELECT pg_advisory_xact_lock($1)")
-        .bind(LEDGER_LOCK)
-        .execute(connection)
-        .await
-        .doing(|| "making the ledger's tables".to_owned())?;
-    Ok(())
 }
 
 /// How the header is to be held by the transaction that reads it.
@@ -138,7 +163,16 @@ fn read_header(row: &PgRow) -> Result<Header, sqlx::Error> {
         closed: row.try_get(3)?,
         role_saved: row.try_get(4)?,
         role_fenced: row.try_get(5)?,
+        let_in: row.try_get(6)?,
     })
+}
+
+/// Whether the application was let in going forward.
+pub(super) async fn was_let_in(connection: &mut PgConnection, rotation: &RotationId) -> Result<bool, EngineError> {
+    if !exists(connection).await? {
+        return Ok(false);
+    }
+    Ok(header(connection, rotation, Hold::Glance).await?.is_some_and(|header| header.let_in))
 }
 
 /// Inserts the header if there is none.
@@ -165,7 +199,7 @@ pub(super) async fn update_header(
 ) -> Result<(), EngineError> {
     sqlx::query(
         "UPDATE keyturn.rotation
-         SET direction = $2, epoch = $3, closed = $4, role_saved = $5, role_fenced = $6,
+         SET direction = $2, epoch = $3, closed = $4, role_saved = $5, role_fenced = $6, let_in = $7,
              closed_at = CASE WHEN $4 THEN COALESCE(closed_at, now()) END
          WHERE rotation = $1",
     )
@@ -175,6 +209,7 @@ pub(super) async fn update_header(
     .bind(header.closed)
     .bind(&header.role_saved)
     .bind(header.role_fenced)
+    .bind(header.let_in)
     .execute(connection)
     .await
     .doing(|| "writing the ledger's header".to_owned())?;
@@ -262,6 +297,9 @@ pub(super) async fn record(
     shard: ShardId,
     pass: Pass,
 ) -> Result<Option<ShardRecord>, EngineError> {
+    if !exists(connection).await? {
+        return Err(EngineError::LedgerMissing(*rotation));
+    }
     let doing = || format!("reading shard {shard} in the ledger");
     let row = sqlx::query(SHARD)
         .bind(rotation.to_string())
@@ -327,7 +365,7 @@ async fn write_shard(
     let done = sqlx::query(
         "UPDATE keyturn.shard s
          SET epoch = $4, lease = $5, cursor_key = $6, rows_done = $7, values_opened = $8, values_undecryptable = $9,
-             content_digest = $10, done = $11, holder_pid = a.pid, holder_start = a.backend_start
+             content_digest = $10, done = $11, rest_digest = $15, raw_digest = $16, holder_pid = a.pid, holder_start = a.backend_start
          FROM pg_stat_activity a
          WHERE s.rotation = $1 AND s.shard = $2 AND s.pass = $3 AND a.pid = pg_backend_pid()
            AND (NOT $12 OR (s.epoch = $4 AND s.lease = $5 AND NOT s.done
@@ -347,6 +385,8 @@ async fn write_shard(
     .bind(before.is_some())
     .bind(before.and_then(|before| before.cursor.as_ref()).map(ToString::to_string))
     .bind(before.map_or(0, |before| number(before.tally.rows)))
+    .bind(record.tally.rest.to_string())
+    .bind(record.raw.to_string())
     .execute(connection)
     .await
     .doing(|| format!("writing shard {} in the ledger", claim.shard))?;
@@ -363,5 +403,7 @@ fn read_shard(row: &PgRow) -> Result<StoredRecord, sqlx::Error> {
         undecryptable: row.try_get(5)?,
         digest: row.try_get(6)?,
         done: row.try_get(7)?,
+        rest: row.try_get(8)?,
+        raw: row.try_get(9)?,
     })
 }

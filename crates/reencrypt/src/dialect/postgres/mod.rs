@@ -274,6 +274,10 @@ impl Session for PostgresSession {
         role::lift_fence(&mut self.connection, mark).await
     }
 
+    async fn was_let_in(&mut self, rotation: &RotationId) -> Result<bool, EngineError> {
+        ledger::was_let_in(&mut self.connection, rotation).await
+    }
+
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         role::close(&mut self.connection, mark).await
     }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rotation::Direction;
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row as _};
@@ -360,6 +361,7 @@ pub(super) async fn lift_fence(connection: &mut PgConnection, mark: &LedgerMark)
     let mut header = header.ok_or(EngineError::LedgerMissing(mark.rotation))?;
     header.admit(mark)?;
     header.epoch = epoch_number(mark);
+    header.let_in |= mark.direction == Direction::Forward;
     give_back(&mut transaction, &mut header).await?;
     ledger::update_header(&mut transaction, mark, &header).await?;
     transaction.commit().await.doing(doing)

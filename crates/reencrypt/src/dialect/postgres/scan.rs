@@ -274,6 +274,7 @@ mod tests {
             from: "ONLY \"s\".\"t\"".to_owned(),
             key: vec![key],
             columns: vec![column],
+            others: Vec::new(),
             triggers: Vec::new(),
         }
     }

@@ -9,13 +9,12 @@ mod cluster;
 use std::process::Command;
 use std::sync::Arc;
 
-use rotation::{Direction, Epoch, LeaseNumber, RotationId, ShardId, ShardTally};
+use rotation::{ContentDigest, Direction, Epoch, LeaseNumber, RotationId, ShardId, ShardTally};
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 
 use self::cluster::Cluster;
 use crate::dialect::{self, Chunk, Dialect, PageLimit, Scan, Session, Written};
-use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::shadow::{Pair, ShadowState};
 use crate::sink::{PageSink, PageSize};
@@ -173,8 +172,11 @@ async fn fill(session: &mut dyn Session, reader: &mut dyn Session, mark: LedgerM
     let claim = Claim { mark, shard: ShardId::new(0), pass: Pass::Reencrypt, lease: LeaseNumber::new(1) };
     let mut before = session.enter(&claim).await.unwrap();
     for rows in read(reader, table, true).await.chunks(123) {
-        let after = before
-            .after(rows[rows.len() - 1].key.clone(), &ShardTally { rows: rows.len() as u64, ..Default::default() });
+        let after = before.after(
+            rows[rows.len() - 1].key.clone(),
+            &ShardTally { rows: rows.len() as u64, ..Default::default() },
+            ContentDigest::default(),
+        );
         let change = |row: &Row| Change {
             row: row.clone(),
             new: row.values.iter().map(|value| value.bytes().map(turned)).collect(),

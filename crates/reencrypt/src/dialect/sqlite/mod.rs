@@ -203,9 +203,12 @@ impl Session for SqliteSession {
     }
 
     async fn lift_fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
-        // There is no role; the mark alone is checked, so that a late worker learns that it is late.
         let _turn = self.writing.lock().await;
-        ledger::touch(&mut self.connection, mark).await
+        ledger::lift_fence(&mut self.connection, mark).await
+    }
+
+    async fn was_let_in(&mut self, rotation: &RotationId) -> Result<bool, EngineError> {
+        ledger::was_let_in(&mut self.connection, rotation).await
     }
 
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {

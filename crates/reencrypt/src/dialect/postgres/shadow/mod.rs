@@ -25,6 +25,7 @@ use crate::shadow::{BuildStep, Shadow, ShadowState};
 use crate::table::{Table, quote};
 
 pub(super) use self::space::space;
+pub(super) use self::state::CREATE;
 pub(super) use self::swap::{hold, release, swap, swap_back};
 
 /// How long a trial may wait for a lock: the farm serves meanwhile.
@@ -114,7 +115,6 @@ pub(super) async fn shadow(
     mark: &LedgerMark,
     table: &Table,
 ) -> Result<Shadow, EngineError> {
-    state::create(connection).await?;
     let doing = || format!("making the copy of {}", table.label);
     let mut transaction = connection.begin().await.doing(doing)?;
     admit(&mut transaction, mark, Hold::Shared).await?;
@@ -156,7 +156,7 @@ async fn make(connection: &mut PgConnection, mark: &LedgerMark, table: &Table, o
         relation: original.name,
         attached: Attached::new(oid, shadow_oid, objects),
     };
-    state::insert(connection, &mark.rotation, &entry).await?;
+    state::insert(connection, mark, &entry).await?;
     Ok(entry)
 }
 
@@ -293,7 +293,7 @@ fn differs(label: &str, difference: &str) -> EngineError {
 /// The entry of a table that must have one.
 async fn entry(connection: &mut PgConnection, mark: &LedgerMark, label: &str) -> Result<Entry, EngineError> {
     let entry =
-        if state::exists(connection).await? { state::one(connection, &mark.rotation, label).await? } else { None };
+        if ledger::exists(connection).await? { state::one(connection, &mark.rotation, label).await? } else { None };
     let problem = "is not known to the ledger".to_owned();
     entry.ok_or_else(|| EngineError::ShadowState { table: label.to_owned(), problem })
 }
@@ -307,7 +307,7 @@ async fn admit(connection: &mut PgConnection, mark: &LedgerMark, hold: Hold) -> 
 /// Drops the copies of a rotation that was undone.
 pub(super) async fn drop_shadows(connection: &mut PgConnection, mark: &LedgerMark) -> Result<(), EngineError> {
     must_go(mark, Direction::Back)?;
-    if !state::exists(connection).await? {
+    if !ledger::exists(connection).await? {
         return Ok(());
     }
     let doing = || "dropping the copies".to_owned();
@@ -335,7 +335,7 @@ pub(super) async fn drop_shadows(connection: &mut PgConnection, mark: &LedgerMar
 /// Before the application is let in again after an undo: copies that are not in use yet still there let go of the rows of
 /// other tables.
 pub(super) async fn let_go(connection: &mut PgConnection, mark: &LedgerMark) -> Result<(), EngineError> {
-    if mark.direction == Direction::Forward || !state::exists(connection).await? {
+    if mark.direction == Direction::Forward || !ledger::exists(connection).await? {
         return Ok(());
     }
     let doing = || "letting other tables go".to_owned();
@@ -356,7 +356,7 @@ pub(super) async fn let_go(connection: &mut PgConnection, mark: &LedgerMark) -> 
 
 /// Drops the originals that a rotation retained which has ended.
 pub(super) async fn retire(connection: &mut PgConnection, rotation: &RotationId) -> Result<(), EngineError> {
-    if !state::exists(connection).await? {
+    if !ledger::exists(connection).await? {
         return Ok(());
     }
     let doing = || "dropping the retained tables".to_owned();

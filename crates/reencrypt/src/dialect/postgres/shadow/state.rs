@@ -3,29 +3,32 @@
 
 use rotation::RotationId;
 use serde::{Deserialize, Serialize};
+use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{Connection as _, Row as _};
 
+use super::super::ledger;
 use crate::EngineError;
 use crate::error::Doing;
+use crate::ledger::{LedgerMark, epoch_number};
 use crate::shadow::{Shadow, ShadowState};
 use crate::table::quote;
 
-/// The table. It belongs to the ledger's schema.
-pub(crate) const CREATE: &str = "
-    CREATE TABLE IF NOT EXISTS keyturn.shadow (
+/// The table, which belongs to the ledger.
+pub(in super::super) const CREATE: &str = "
+    CREATE TABLE keyturn.shadow (
         rotation text NOT NULL REFERENCES keyturn.rotation ON DELETE CASCADE,
         label text NOT NULL,
         schema_name text NOT NULL,
-        relation_name text NOT NULL,
+        table_name text NOT NULL,
         shadow_name text NOT NULL,
         retained_name text NOT NULL,
-        state text NOT NULL CHECK (state IN ('building', 'built', 'swapped', 'dropping', 'kept', 'retired')),
+        state text NOT NULL,
         attached text NOT NULL,
+        epoch bigint NOT NULL,
         PRIMARY KEY (rotation, label)
     );";
 
-const COLUMNS: &str = "label, schema_name, relation_name, shadow_name, retained_name, state, attached";
+const COLUMNS: &str = "label, schema_name, table_name, shadow_name, retained_name, state, attached";
 
 /// The version of [`Attached`].
 const ATTACHED_VERSION: u32 = 1;
@@ -82,34 +85,13 @@ pub(super) struct Named {
     pub(super) retained: String,
 }
 
-/// Whether the ledger has the table of shadows; one of an earlier release has not.
-pub(super) async fn exists(connection: &mut PgConnection) -> Result<bool, EngineError> {
-    sqlx::query("SELECT to_regclass('keyturn.shadow') IS NOT NULL")
-        .fetch_one(connection)
-        .await
-        .and_then(|row| row.try_get(0))
-        .doing(|| "looking for the ledger's shadows".to_owned())
-}
-
-/// Makes the table where it is missing.
-pub(super) async fn create(connection: &mut PgConnection) -> Result<(), EngineError> {
-    if exists(connection).await? {
-        return Ok(());
-    }
-    let doing = || "making the ledger's table of shadows".to_owned();
-    let mut transaction = connection.begin().await.doing(doing)?;
-    super::super::ledger::lock_for_creation(&mut transaction).await?;
-    sqlx::raw_sql(CREATE).execute(&mut *transaction).await.doing(doing)?;
-    transaction.commit().await.doing(doing)
-}
-
 /// All of a rotation, in the order of their labels. None if the ledger has no such table.
 pub(super) async fn all(connection: &mut PgConnection, rotation: &RotationId) -> Result<Vec<Entry>, EngineError> {
-    if !exists(connection).await? {
+    if !ledger::exists(connection).await? {
         return Ok(Vec::new());
     }
     // Reviewed: constants only.
-    let sql = format!("SELECT {COLUMNS} FROM keyturn.shadow WHERE rotation = $1 ORDER BY label");
+    let sql = format!("SELECT {COLUMNS} FROM keyturn.shadow WHERE rotation = $1 ORDER BY label COLLATE \"C\"");
     let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
         .bind(rotation.to_string())
         .fetch_all(connection)
@@ -157,16 +139,13 @@ pub(super) fn from(schema: &str, name: &str) -> String {
     format!("ONLY {}.{}", quote(schema), quote(name))
 }
 
-pub(super) async fn insert(
-    connection: &mut PgConnection,
-    rotation: &RotationId,
-    entry: &Entry,
-) -> Result<(), EngineError> {
+pub(super) async fn insert(connection: &mut PgConnection, mark: &LedgerMark, entry: &Entry) -> Result<(), EngineError> {
     let attached = serde_json::to_string(&entry.attached).expect("plain strings and numbers always have a JSON form");
     // Reviewed: constants only.
-    let sql = format!("INSERT INTO keyturn.shadow (rotation, {COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)");
+    let sql =
+        format!("INSERT INTO keyturn.shadow (rotation, {COLUMNS}, epoch) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)");
     sqlx::query(sqlx::AssertSqlSafe(sql))
-        .bind(rotation.to_string())
+        .bind(mark.rotation.to_string())
         .bind(&entry.shadow.label)
         .bind(&entry.schema)
         .bind(&entry.relation)
@@ -174,6 +153,7 @@ pub(super) async fn insert(
         .bind(&entry.shadow.retained_name)
         .bind(entry.shadow.state.as_str())
         .bind(attached)
+        .bind(epoch_number(mark))
         .execute(connection)
         .await
         .doing(|| "writing the ledger's shadows".to_owned())?;
