@@ -15,6 +15,7 @@ use crate::dialect::{self, Dialect, Session};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::pass::{self, Scope, with_rows};
+use crate::scan::{self, ScanReport};
 use crate::shadow::ShadowState;
 use crate::survey::Surveyor;
 use crate::table::{KeyRange, Table};
@@ -132,12 +133,23 @@ impl Engine {
         Ok(())
     }
 
+    /// Looks through the whole database, as far as the role may read it, for values of devolutions-crypto, registered or
+    /// not. Reads everything once, and lets the database count; changes nothing.
+    pub async fn scan(&self, progress: Progress<'_>) -> Result<ScanReport, EngineError> {
+        let _permit = self.permits(1).await?;
+        scan::scan(self.dialect.as_ref(), &self.targets, progress).await
+    }
+
     /// Reads every registered value with the current key while the farm serves. Counts, names what does not open,
     /// sets the bounds of the shards, chooses each table's strategy and forecasts the time offline. Changes nothing.
+    ///
+    /// Refuses ([`EngineError::Unregistered`]) while any column that the role may read holds ciphertexts and is neither
+    /// registered nor excluded.
     pub async fn survey(&self, request: &SurveyRequest<'_>, progress: Progress<'_>) -> Result<Survey, EngineError> {
         let mut session = self.open().await?;
         let tables = session.session.tables(&self.targets).await?;
         session.session.check_rights().await?;
+        scan::check(self.dialect.as_ref(), &self.targets, progress).await?;
         let surveyor = Surveyor {
             tables: &tables,
             ring: request.ring,

@@ -28,6 +28,8 @@ pub enum FaultCode {
     Canary,
     /// A table or column of targets.toml does not exist, has no primary key, or is of no usable type.
     Targets,
+    /// Columns hold ciphertexts that targets.toml neither registers nor excludes.
+    UnregisteredColumns,
     /// The database refused, or the connection to it was lost.
     Database,
     /// Sessions of somebody else remain in the database.
@@ -63,6 +65,7 @@ impl FaultCode {
             Self::Instance => "instance",
             Self::Canary => "canary",
             Self::Targets => "targets",
+            Self::UnregisteredColumns => "unregistered-columns",
             Self::Database => "database",
             Self::SessionsRemain => "sessions-remain",
             Self::Undecryptable => "undecryptable",
@@ -77,7 +80,7 @@ impl FaultCode {
     }
 
     /// Every code, for documentation and conversions.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::NodeUnreachable,
         Self::AssignmentRefused,
         Self::NodesDisagree,
@@ -87,6 +90,7 @@ impl FaultCode {
         Self::Instance,
         Self::Canary,
         Self::Targets,
+        Self::UnregisteredColumns,
         Self::Database,
         Self::SessionsRemain,
         Self::Undecryptable,
