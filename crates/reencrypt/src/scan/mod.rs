@@ -3,7 +3,7 @@
 
 mod targets;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use keys::value::{Encoding, ValueHeader, ValueKind};
@@ -21,6 +21,9 @@ pub use targets::targets_file;
 /// How often a survey says that it is still alive while the database counts: several times within the time after which
 /// it would be given up.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// What every problem with a table says that is one of rights.
+const OF_RIGHTS: &str = "the agent's role may not";
 
 /// The schema that targets.toml leaves out, by system.
 const DEFAULT_SCHEMAS: [(DatabaseKind, &str); 2] = [(DatabaseKind::Postgres, "public"), (DatabaseKind::Sqlite, "main")];
@@ -63,6 +66,8 @@ pub struct ScannedColumn {
     pub encoding: Option<Encoding>,
     /// Why it cannot be registered.
     pub obstacle: Option<String>,
+    /// Rights that the role lacks to turn it; a reason to grant them, and none not to register it.
+    pub missing_rights: Option<String>,
     /// What it holds.
     pub values: Vec<ValueGroup>,
 }
@@ -137,7 +142,7 @@ pub(crate) async fn scan(
     for (table, column, values) in holders(&seen) {
         let mut scanned = scanned(dialect.kind(), registered, table, column, values);
         if scanned.state != ColumnState::Unaffected && scanned.state != ColumnState::Registered {
-            scanned.obstacle = obstacle(session.as_mut(), &scanned).await?;
+            (scanned.obstacle, scanned.missing_rights) = obstacle(session.as_mut(), &scanned).await?;
         }
         report.found.push(scanned);
     }
@@ -289,6 +294,7 @@ fn scanned(
         state,
         encoding,
         obstacle: None,
+        missing_rights: None,
         values,
     }
 }
@@ -306,14 +312,18 @@ fn commonest(values: &[ValueGroup]) -> Option<Encoding> {
     }
 }
 
-/// Why the column cannot be registered, as the engine itself would say it.
-async fn obstacle(session: &mut dyn Session, scanned: &ScannedColumn) -> Result<Option<String>, EngineError> {
+/// Why the column cannot be registered, as the engine itself would say it; and the rights that the role lacks.
+async fn obstacle(
+    session: &mut dyn Session,
+    scanned: &ScannedColumn,
+) -> Result<(Option<String>, Option<String>), EngineError> {
     let Some(encoding) = scanned.encoding else {
-        let forms: Vec<&str> = scanned.values.iter().map(|group| group.encoding).collect();
-        return Ok(Some(format!("its values stand as {}, which is not supported", forms.join(" and "))));
+        let forms: BTreeSet<&str> = scanned.values.iter().map(|group| group.encoding).collect();
+        let forms: Vec<&str> = forms.into_iter().collect();
+        return Ok((Some(format!("its values stand as {}, which is not supported", forms.join(" and "))), None));
     };
     if scanned.key.is_empty() {
-        return Ok(Some("its table has no primary key".to_owned()));
+        return Ok((Some("its table has no primary key".to_owned()), None));
     }
     let column = ColumnTarget { encoding, ..ColumnTarget::raw(&scanned.column) };
     let target = TableTarget {
@@ -322,19 +332,19 @@ async fn obstacle(session: &mut dyn Session, scanned: &ScannedColumn) -> Result<
         key: scanned.key.clone(),
         columns: vec![column],
     };
-    match session.tables(&Targets::only(target)).await {
-        Ok(_) => {}
-        Err(EngineError::Targets(problems)) => return Ok(Some(problems.join("; "))),
+    let problems = match session.tables(&Targets::only(target)).await {
+        Ok(_) => Vec::new(),
+        Err(EngineError::Targets(problems)) => problems,
         Err(error) => return Err(error),
-    }
-    let other = scanned
-        .values
-        .iter()
-        .filter(|group| group.kind.concerns_farm_key() && registrable(group.encoding) != Some(encoding))
-        .map(|group| group.values)
-        .sum::<u64>();
+    };
+    let (rights, mut obstacles): (Vec<String>, Vec<String>) =
+        problems.into_iter().partition(|problem| problem.contains(OF_RIGHTS));
+    let is_other =
+        |group: &&ValueGroup| group.kind.concerns_farm_key() && registrable(group.encoding) != Some(encoding);
+    let other: u64 = scanned.values.iter().filter(is_other).map(|group| group.values).sum();
     if other > 0 {
-        return Ok(Some(format!("{other} of its values stand in another encoding than the rest")));
+        obstacles.push(format!("{other} of its values stand in another encoding than the rest"));
     }
-    Ok(None)
+    let told = |problems: Vec<String>| (!problems.is_empty()).then(|| problems.join("; "));
+    Ok((told(obstacles), told(rights)))
 }

@@ -31,6 +31,9 @@ pub fn targets_file(report: &ScanReport, before: &Targets) -> String {
                     columns: Vec::new(),
                 });
                 table.columns.push(ColumnTarget { encoding, ..ColumnTarget::raw(&found.column) });
+                if let Some(rights) = &found.missing_rights {
+                    left.push(format!("{}.{} is registered, but {rights}.", found.table, found.column));
+                }
             }
             (ColumnState::Unregistered, obstacle, _) => {
                 let why = obstacle.as_deref().unwrap_or("its encoding is not known");
@@ -127,6 +130,7 @@ mod tests {
             state,
             encoding: Some(Encoding::Base64),
             obstacle: obstacle.map(str::to_owned),
+            missing_rights: None,
             values: vec![ValueGroup { kind, version: 2, encoding: "base64", values: 7 }],
         }
     }
