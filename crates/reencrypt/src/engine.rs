@@ -10,7 +10,7 @@ use rotation::{
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::config::CONNECTIONS_MIN;
+use crate::config::{CONNECTIONS_MAX_DEFAULT, CONNECTIONS_MIN};
 use crate::dialect::{self, Dialect, Session};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
@@ -98,6 +98,11 @@ impl Engine {
         }
         let connections = Semaphore::new(config.connections_max as usize);
         Ok(Self { dialect: dialect::of(config)?.into(), targets, connections })
+    }
+
+    /// Another engine on the same database.
+    pub(crate) fn on(dialect: Arc<dyn Dialect>, targets: Targets) -> Self {
+        Self { dialect, targets, connections: Semaphore::new(CONNECTIONS_MAX_DEFAULT as usize) }
     }
 
     /// Which system it is.

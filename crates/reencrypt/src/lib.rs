@@ -12,6 +12,7 @@ mod config;
 mod dialect;
 mod engine;
 mod error;
+mod forecast;
 mod key;
 mod ledger;
 mod pass;
