@@ -98,12 +98,8 @@ impl Peers {
         }
         let expect = ExpectedPeer { role: Role::Coordinator, name: Some(replica.to_string()) };
         let channel = self.tls.channel(address, expect)?;
-        let link = Link {
-            address: address.to_owned(),
-            channel: channel.clone(),
-            unanswered_since: Some(now),
-            heard: None,
-        };
+        let link =
+            Link { address: address.to_owned(), channel: channel.clone(), unanswered_since: Some(now), heard: None };
         links.insert(replica, link);
         Ok(wire::rpc::raft_client(channel))
     }

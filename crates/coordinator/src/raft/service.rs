@@ -84,7 +84,8 @@ fn check_sender(caller: Option<u64>, vote: &Vote) -> Result<u64, Status> {
                 number(caller),
                 number(named)
             );
-            let next_step = "give every coordinator the certificate of its own number, by `keyturn pki issue coordinator NUMBER`";
+            let next_step =
+                "give every coordinator the certificate of its own number, by `keyturn pki issue coordinator NUMBER`";
             tracing::error!("{message}");
             Err(status::error(Code::PermissionDenied, "REPLICA_CERTIFICATE", message, next_step))
         }

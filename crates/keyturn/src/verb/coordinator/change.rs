@@ -108,7 +108,9 @@ mod tests {
     fn number_and_address_are_read() {
         let new: NewReplica = "4=https://host:7001".parse().expect("valid");
         assert_eq!((new.id, new.address.as_str()), (4, "https://host:7001"));
-        for wrong in ["4", "https://host:7001", "four=https://host:7001", "4=host:7001", "=https://host:1", "-4=https://a:1"] {
+        for wrong in
+            ["4", "https://host:7001", "four=https://host:7001", "4=host:7001", "=https://host:1", "-4=https://a:1"]
+        {
             wrong.parse::<NewReplica>().expect_err(wrong);
         }
     }
