@@ -14,6 +14,7 @@ mod late_workers;
 mod planner;
 mod proxy;
 mod rotate;
+mod scan;
 mod schema;
 mod shadow_faults;
 mod survey;

@@ -5,6 +5,7 @@ mod catalog;
 mod layout;
 mod ledger;
 mod load;
+mod look;
 mod role;
 mod rows;
 mod scan;
@@ -22,6 +23,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Row as _};
 
 use self::layout::Layout;
+use super::found::Seen;
 use super::scratch::{Scratch, ScratchNames};
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
@@ -30,6 +32,7 @@ use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
 use crate::sink::PageSink;
 use crate::table::{KeyRange, Row, Table};
+use crate::targets::Exclude;
 use crate::{DatabaseConfig, EngineError, Targets};
 
 /// Agents that may write at once. Beyond this, on the hardware of a vault, they wait for the same log and disk.
@@ -148,14 +151,7 @@ impl Dialect for Postgres {
     }
 
     async fn open(&self) -> Result<Box<dyn Session>, EngineError> {
-        let connecting = PgConnection::connect_with(&self.options);
-        let mut connection = match tokio::time::timeout(CONNECT_TIME_MAX, connecting).await {
-            Ok(connected) => connected.doing(|| "connecting to PostgreSQL".to_owned())?,
-            Err(_) => {
-                let doing = "connecting to PostgreSQL".to_owned();
-                return Err(EngineError::TimedOut { doing, seconds: CONNECT_TIME_MAX.as_secs() });
-            }
-        };
+        let mut connection = connect(&self.options).await?;
         sqlx::raw_sql(SETTINGS)
             .execute(&mut connection)
             .await
@@ -167,6 +163,24 @@ impl Dialect for Postgres {
 
     async fn scratch(&self, names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
         Ok(Box::new(bench::PostgresScratch::open(&self.options, names).await?))
+    }
+
+    async fn see(&self) -> Result<Seen, EngineError> {
+        look::see(&self.options).await
+    }
+
+    async fn missing(&self, excludes: &[Exclude]) -> Result<Vec<String>, EngineError> {
+        look::missing(&self.options, excludes).await
+    }
+}
+
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, EngineError> {
+    match tokio::time::timeout(CONNECT_TIME_MAX, PgConnection::connect_with(options)).await {
+        Ok(connected) => connected.doing(|| "connecting to PostgreSQL".to_owned()),
+        Err(_) => {
+            let doing = "connecting to PostgreSQL".to_owned();
+            Err(EngineError::TimedOut { doing, seconds: CONNECT_TIME_MAX.as_secs() })
+        }
     }
 }
 
