@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod cluster;
+mod doctor;
 mod farm;
 mod faults;
 mod fence;

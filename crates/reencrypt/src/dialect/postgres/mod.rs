@@ -3,6 +3,7 @@
 mod bench;
 mod catalog;
 mod ledger;
+mod mend;
 mod role;
 mod rows;
 mod scan;
@@ -22,7 +23,7 @@ use crate::error::Doing;
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::sink::{PageSink, scan_by_pages};
-use crate::table::{KeyRange, Row, Table};
+use crate::table::{Change, KeyRange, Row, Table};
 use crate::targets::Exclude;
 use crate::{DatabaseConfig, EngineError, Targets};
 
@@ -264,6 +265,14 @@ impl Session for PostgresSession {
 
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         role::close(&mut self.connection, mark).await
+    }
+
+    async fn hold_repairs(&mut self) -> Result<(), EngineError> {
+        mend::hold(&mut self.connection).await
+    }
+
+    async fn mend(&mut self, table: &Table, changes: &[Change]) -> Result<Written, EngineError> {
+        mend::mend(&mut self.connection, table, changes).await
     }
 
     async fn end(self: Box<Self>) {
