@@ -16,6 +16,7 @@ mod error;
 mod forecast;
 mod key;
 mod ledger;
+mod pace;
 mod pass;
 pub mod scan;
 mod shadow;

@@ -157,8 +157,11 @@ pub(crate) trait Session: Send {
     /// Turns the header back, ends the sessions of other workers, and fences the application again if it was.
     async fn turn_back(&mut self, mark: &LedgerMark) -> Result<(), EngineError>;
 
-    /// Gives the application's role its attributes back.
+    /// Gives the application's role its attributes back. Going forward, the header notes that it was let in.
     async fn lift_fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError>;
+
+    /// Whether the application was let in going forward, so that it may have written under the new key.
+    async fn was_let_in(&mut self, rotation: &RotationId) -> Result<bool, EngineError>;
 
     /// Closes the header, so that no work enters under this rotation any more.
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError>;

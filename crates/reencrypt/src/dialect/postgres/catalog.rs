@@ -179,7 +179,10 @@ async fn describe(
     // ONLY: tables that inherit from it are tables of their own. Partitions are not.
     let only = if kind == "r" { "ONLY " } else { "" };
     let from = format!("{only}{}.{}", quote(schema), quote(&target.name));
-    Ok(Some((oid, Table { label: target.label(), from, key, columns: values, triggers: Vec::new() })))
+    Ok(Some((
+        oid,
+        Table { label: target.label(), from, key, columns: values, others: Vec::new(), triggers: Vec::new() },
+    )))
 }
 
 /// Whether it is a table at all.

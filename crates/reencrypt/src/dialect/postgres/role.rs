@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rotation::Direction;
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row as _};
@@ -312,7 +313,7 @@ pub(super) async fn turn_back(
 
 /// Ends the sessions of all other workers, wherever they are. One that is stopped inside a transaction would
 /// otherwise hold the header for as long as it likes.
-async fn end_other_workers(connection: &mut PgConnection) -> Result<(), EngineError> {
+pub(super) async fn end_other_workers(connection: &mut PgConnection) -> Result<(), EngineError> {
     sqlx::query(
         "SELECT pg_terminate_backend(pid, $2) FROM pg_stat_activity
          WHERE datname = current_database() AND usename = session_user AND pid <> pg_backend_pid()
@@ -362,6 +363,7 @@ pub(super) async fn lift_fence(connection: &mut PgConnection, mark: &LedgerMark)
     let mut header = header.ok_or(EngineError::LedgerMissing(mark.rotation))?;
     header.admit(mark)?;
     header.epoch = epoch_number(mark);
+    header.let_in |= mark.direction == Direction::Forward;
     give_back(&mut transaction, &mut header).await?;
     ledger::update_header(&mut transaction, mark, &header).await?;
     transaction.commit().await.doing(doing)

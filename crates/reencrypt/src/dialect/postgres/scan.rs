@@ -1,323 +1,353 @@
-//! Looks through a whole PostgreSQL database for values of devolutions-crypto. The database filters and counts; only
-//! headers travel.
+//! Reads a range of rows as one stream: a binary `COPY … TO STDOUT` along the key's index. The server stops sending when
+//! nobody takes rows, so no more than a page and the socket's buffers are in memory.
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use std::time::Duration;
 
-use super::super::found::{Seen, SeenColumn, SeenTable, Tagged, Unseen};
-use super::catalog::SCHEMA_DEFAULT;
-use super::connect;
+use futures::{FutureExt as _, StreamExt as _};
+use sqlx::postgres::PgConnection;
+
+use super::layout::{Layout, needs_text};
+use super::rows::text;
 use crate::EngineError;
+use crate::dialect::Scan;
 use crate::error::Doing;
-use crate::table::quote;
-use crate::targets::Exclude;
+use crate::key::{Key, KeyValue};
+use crate::sink::PageSink;
+use crate::table::{KeyKind, KeyRange, Row, Stored, Table};
 
-/// Whole tables are read in the order of the disk, by several workers where the server has them; nobody's lock is
-/// waited for, and no policy hides rows.
-const SETTINGS: &str = "
-    SET quote_all_identifiers = off;
-    SET search_path = pg_catalog, pg_temp;
-    SET row_security = off;
-    SET default_transaction_read_only = on;
-    SET default_transaction_isolation = 'read committed';
-    SET lock_timeout = '5s';
-    SET statement_timeout = 0;
-    SET idle_session_timeout = 0;
-    SET bytea_output = 'hex';
-";
+/// How long the server may be silent while rows are wanted.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// Everything that holds rows of its own or of another server; partitions are read with their table.
-const RELATIONS: &str = "
-    SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, has_schema_privilege(n.oid, 'USAGE'),
-           row_security_active(c.oid),
-           n.nspname = 'keyturn' OR starts_with(c.relname::text, 'keyturn_'),
-           COALESCE(c.relispopulated, true)
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p', 'm', 'f') AND NOT c.relispartition AND c.relpersistence <> 't'
-      AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
-    ORDER BY 2, 3";
+/// What a binary copy begins with; eleven bytes of signature, flags, and the length of an extension that we skip.
+const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 
-/// Columns with the type under all domains; `e` for enumerations and the like, whose values are not free.
-const COLUMNS: &str = "
-    WITH RECURSIVE base AS (
-        SELECT a.attnum, a.atttypid AS oid FROM pg_attribute a
-        WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped
-        UNION ALL
-        SELECT b.attnum, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.oid WHERE t.typtype = 'd')
-    SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), t.typname::text, t.typtype::text, e.typname::text,
-           has_column_privilege(a.attrelid, a.attnum, 'SELECT')
-    FROM base b JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
-    JOIN pg_attribute a ON a.attrelid = $1::oid AND a.attnum = b.attnum
-    LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
-    ORDER BY a.attnum";
+/// The field count that ends a binary copy.
+const TRAILER: i16 = -1;
 
-const PRIMARY_KEY: &str = "
-    SELECT a.attname::text
-    FROM pg_constraint c
-    CROSS JOIN LATERAL unnest(c.conkey) WITH ORDINALITY AS k(attnum, position)
-    JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum
-    WHERE c.conrelid = $1::oid AND c.contype = 'p'
-    ORDER BY k.position";
-
-const MISSING: &str = "
-    SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = $1 AND c.relname = $2 AND a.attname = $3 AND a.attnum > 0 AND NOT a.attisdropped";
-
-/// How the values of a type are looked into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Look {
-    Bytes,
-    Text,
-    /// Its text form, for what stands within it.
-    Within,
-    /// Nothing of ours can stand in it.
-    Never,
-    /// It could, and is not looked into.
-    Unknown,
-}
-
-pub(super) async fn see(options: &PgConnectOptions) -> Result<Seen, EngineError> {
-    let mut connection = open(options).await?;
-    let doing = || "listing the tables of the database".to_owned();
-    let relations = sqlx::query(RELATIONS).fetch_all(&mut connection).await.doing(doing)?;
-    let mut seen = Seen::default();
-    for relation in &relations {
-        see_relation(&mut connection, relation, &mut seen).await?;
-    }
-    let _ = connection.close().await;
-    Ok(seen)
-}
-
-/// Excluded columns that there are not.
-pub(super) async fn missing(options: &PgConnectOptions, excludes: &[Exclude]) -> Result<Vec<String>, EngineError> {
-    let mut connection = open(options).await?;
-    let mut missing = Vec::new();
-    for exclude in excludes {
-        for column in &exclude.columns {
-            let found: i64 = sqlx::query(MISSING)
-                .bind(exclude.schema.as_deref().unwrap_or(SCHEMA_DEFAULT))
-                .bind(&exclude.table)
-                .bind(column)
-                .fetch_one(&mut connection)
-                .await
-                .and_then(|row| row.try_get(0))
-                .doing(|| "looking for the excluded columns".to_owned())?;
-            if found == 0 {
-                missing.push(exclude.place(column));
+/// Puts the rows of the range into the sink.
+pub(super) async fn scan(
+    connection: &mut PgConnection,
+    scan: &Scan<'_>,
+    layout: &Layout,
+    sink: &mut PageSink,
+) -> Result<(), EngineError> {
+    let table = scan.table;
+    let doing = || format!("reading {}", table.label);
+    let sql = sql(table, scan.range, layout);
+    let starting = connection.copy_out_raw(&sql);
+    let mut stream = match tokio::time::timeout(SILENCE_MAX, starting).await {
+        Ok(stream) => stream.doing(doing)?,
+        Err(_) => return Err(silent(table)),
+    };
+    let mut decoder = Decoder { table, layout, whole: scan.whole, begun: false, ended: false, pending: Vec::new() };
+    loop {
+        // Timers cost more than a row, so they are set only where there is something to wait for.
+        let next = match stream.next().now_or_never() {
+            Some(next) => next,
+            None => tokio::time::timeout(SILENCE_MAX, stream.next()).await.map_err(|_| silent(table))?,
+        };
+        let Some(message) = next else { break };
+        let message = message.doing(doing)?;
+        for row in decoder.rows(&message)? {
+            if sink.row(row).await.is_err() {
+                // The stage behind has failed, and its error is the one to report.
+                return Ok(());
             }
         }
     }
-    let _ = connection.close().await;
-    Ok(missing)
+    // The driver ends the stream only after the server said that the copy is complete; the trailer says it again.
+    if decoder.ended && decoder.pending.is_empty() { Ok(()) } else { Err(malformed(table)) }
 }
 
-async fn open(options: &PgConnectOptions) -> Result<PgConnection, EngineError> {
-    let mut connection = connect(options).await?;
-    sqlx::raw_sql(SETTINGS).execute(&mut connection).await.doing(|| "setting up a PostgreSQL session".to_owned())?;
-    Ok(connection)
+fn silent(table: &Table) -> EngineError {
+    EngineError::TimedOut { doing: format!("reading {}", table.label), seconds: SILENCE_MAX.as_secs() }
 }
 
-async fn see_relation(connection: &mut PgConnection, relation: &PgRow, seen: &mut Seen) -> Result<(), EngineError> {
-    let doing = || "listing the tables of the database".to_owned();
-    let text = |at: usize| relation.try_get::<String, _>(at).doing(doing);
-    let flag = |at: usize| relation.try_get::<bool, _>(at).doing(doing);
-    let oid: i64 = relation.try_get(0).doing(doing)?;
-    let (schema, name, kind) = (text(1)?, text(2)?, text(3)?);
-    let from = format!("{}{}.{}", if kind == "r" { "ONLY " } else { "" }, quote(&schema), quote(&name));
-    if flag(6)? {
-        seen.own.push(format!("{schema}.{name}"));
-        return Ok(());
+fn malformed(table: &Table) -> EngineError {
+    EngineError::Internal(format!("the copy of {} has an unexpected form", table.label))
+}
+
+/// The statement. A copy takes no parameters, so the bounds stand in it as literals, cast as everywhere else.
+fn sql(table: &Table, range: &KeyRange, layout: &Layout) -> String {
+    let rest = layout
+        .rest
+        .iter()
+        .map(|column| if column.binary { format!("t.{}", column.sql) } else { format!("t.{}::text", column.sql) });
+    let values = table.columns.iter().map(|column| format!("t.{}", column.sql));
+    let texts = table.key.iter().filter(|key| needs_text(key.kind)).map(|key| format!("t.{}::text", key.sql));
+    let columns: Vec<String> = rest.chain(values).chain(texts).collect();
+    let keys: Vec<String> = table.key.iter().map(|key| format!("t.{}", key.sql)).collect();
+    let keys = keys.join(", ");
+    let mut conditions = Vec::new();
+    for (bound, operator) in [(&range.after, ">"), (&range.through, "<=")] {
+        if let Some(bound) = bound {
+            let literal = |(value, key): (&KeyValue, &crate::table::KeyColumn)| {
+                format!("'{}'::text::{}", text(value).replace('\'', "''"), key.cast)
+            };
+            let literals: Vec<String> = bound.0.iter().zip(&table.key).map(literal).collect();
+            conditions.push(format!("({keys}) {operator} ({})", literals.join(", ")));
+        }
     }
-    let schema = (schema != SCHEMA_DEFAULT).then_some(schema);
-    let whole =
-        |reason: &str| Unseen { schema: schema.clone(), table: name.clone(), column: None, reason: reason.to_owned() };
-    let obstacle = match () {
-        () if kind == "f" => Some("it is a foreign table; its rows are another server's"),
-        () if !flag(4)? => Some("the role has no USAGE on the schema"),
-        () if flag(5)? => Some("row level security would hide rows; a role with BYPASSRLS sees all"),
-        () if !flag(7)? => Some("it is a materialized view that was never filled"),
-        () => None,
-    };
-    if let Some(obstacle) = obstacle {
-        seen.unseen.push(whole(obstacle));
-        return Ok(());
+    let condition = if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) };
+    format!(
+        "COPY (SELECT {} FROM {} AS t {condition} ORDER BY {keys}) TO STDOUT (FORMAT binary)",
+        columns.join(", "),
+        table.from
+    )
+}
+
+/// Takes the copy's bytes apart. The server sends a row in each message; nothing here depends on that.
+struct Decoder<'a> {
+    table: &'a Table,
+    layout: &'a Layout,
+    whole: bool,
+    begun: bool,
+    ended: bool,
+    pending: Vec<u8>,
+}
+
+impl Decoder<'_> {
+    fn rows(&mut self, message: &[u8]) -> Result<Vec<Row>, EngineError> {
+        let mut rows = Vec::with_capacity(1);
+        if self.pending.is_empty() {
+            let used = self.take(message, &mut rows)?;
+            self.pending.extend_from_slice(&message[used..]);
+        } else {
+            let mut pending = std::mem::take(&mut self.pending);
+            pending.extend_from_slice(message);
+            let used = self.take(&pending, &mut rows)?;
+            pending.drain(..used);
+            self.pending = pending;
+        }
+        Ok(rows)
     }
-    let doing = || format!("looking into {from}");
-    let mut columns = Vec::new();
-    let mut looks = Vec::new();
-    for row in sqlx::query(COLUMNS).bind(oid).fetch_all(&mut *connection).await.doing(doing)? {
-        let read = || {
-            let text = |at: usize| row.try_get::<String, _>(at);
-            Ok((
-                text(0)?,
-                text(1)?,
-                text(2)?,
-                text(3)?,
-                row.try_get::<Option<String>, _>(4)?,
-                row.try_get::<bool, _>(5)?,
-            ))
-        };
-        let (column, data_type, base, base_kind, element, may_select) = read().doing(doing)?;
-        let reason = match look(&base, &base_kind, element.as_deref()) {
-            Look::Never => continue,
-            Look::Unknown => format!("the type {data_type} is not looked into"),
-            _ if !may_select => "the role may not SELECT it".to_owned(),
-            look => {
-                looks.push((column.clone(), look));
-                columns.push(SeenColumn { name: column, data_type, tagged: Vec::new() });
-                continue;
+
+    /// Takes whole rows from the front, and says how many bytes they were.
+    fn take(&mut self, bytes: &[u8], rows: &mut Vec<Row>) -> Result<usize, EngineError> {
+        let mut reader = Reader { bytes, at: 0 };
+        if !self.begun {
+            match reader.header() {
+                Ok(true) => self.begun = true,
+                Ok(false) => return Ok(0),
+                Err(Malformed) => return Err(malformed(self.table)),
             }
+        }
+        let mut used = reader.at;
+        while !self.ended {
+            match self.row(&mut reader) {
+                Ok(Some(Taken::Row(row))) => rows.push(row),
+                Ok(Some(Taken::Trailer)) => self.ended = true,
+                Ok(None) => break,
+                Err(Malformed) => return Err(malformed(self.table)),
+            }
+            used = reader.at;
+        }
+        Ok(used)
+    }
+
+    fn row(&self, reader: &mut Reader<'_>) -> Result<Option<Taken>, Malformed> {
+        let Some(count) = reader.take(2) else { return Ok(None) };
+        let count = i16::from_be_bytes([count[0], count[1]]);
+        if count == TRAILER {
+            return Ok(Some(Taken::Trailer));
+        }
+        let texts = self.table.key.iter().filter(|key| needs_text(key.kind)).count();
+        if usize::try_from(count) != Ok(self.layout.rest.len() + self.table.columns.len() + texts) {
+            return Err(Malformed);
+        }
+        let rest_begins = reader.at;
+        let mut keys = Vec::with_capacity(self.table.key.len());
+        for at in 0..self.layout.rest.len() {
+            let Some(field) = reader.field()? else { return Ok(None) };
+            if at < self.table.key.len() {
+                keys.push(field.bytes.ok_or(Malformed)?);
+            }
+        }
+        let rest = &reader.bytes[rest_begins..reader.at];
+        let mut values = Vec::with_capacity(self.table.columns.len());
+        for _ in &self.table.columns {
+            let Some(field) = reader.field()? else { return Ok(None) };
+            values.push(field.bytes.map_or(Stored::Null, |bytes| Stored::Bytes(bytes.to_vec())));
+        }
+        let mut key = Vec::with_capacity(keys.len());
+        for (column, native) in self.table.key.iter().zip(keys) {
+            let bytes = if needs_text(column.kind) {
+                let Some(field) = reader.field()? else { return Ok(None) };
+                field.bytes.ok_or(Malformed)?
+            } else {
+                native
+            };
+            key.push(key_value(column.kind, bytes)?);
+        }
+        let rest = if self.whole { rest.to_vec() } else { Vec::new() };
+        Ok(Some(Taken::Row(Row { key: Key(key), values, rest })))
+    }
+}
+
+enum Taken {
+    Row(Row),
+    Trailer,
+}
+
+/// The bytes are not what a binary copy is made of.
+#[derive(Debug)]
+struct Malformed;
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+struct Field<'a> {
+    bytes: Option<&'a [u8]>,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let taken = self.bytes.get(self.at..self.at.checked_add(count)?)?;
+        self.at += count;
+        Some(taken)
+    }
+
+    fn length(&mut self) -> Option<i32> {
+        let bytes = self.take(4)?;
+        Some(i32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    }
+
+    /// Whether it is there whole.
+    fn header(&mut self) -> Result<bool, Malformed> {
+        let (Some(signature), Some(_flags), Some(extension)) =
+            (self.take(SIGNATURE.len()), self.length(), self.length())
+        else {
+            return Ok(false);
         };
-        seen.unseen.push(Unseen { schema: schema.clone(), table: name.clone(), column: Some(column), reason });
-    }
-    if looks.is_empty() {
-        return Ok(());
-    }
-    // Reviewed: quoted identifiers and constants only.
-    let rows = match sqlx::query(AssertSqlSafe(tags(&from, &looks))).fetch_all(&mut *connection).await {
-        Ok(rows) => rows,
-        // A lock that does not go, a table that is dropped meanwhile, a page that is damaged: the others are looked into.
-        Err(sqlx::Error::Database(error)) if !error.code().is_some_and(|code| code.starts_with("57P")) => {
-            seen.unseen.push(whole(error.message()));
-            return Ok(());
+        if signature != SIGNATURE {
+            return Err(Malformed);
         }
-        Err(error) => return Err(error).doing(doing),
-    };
-    for row in &rows {
-        let read = || Ok((row.try_get::<i32, _>(0)?, row.try_get::<String, _>(1)?, row.try_get::<i64, _>(2)?));
-        let (at, tag, values) = read().doing(doing)?;
-        if let Some(column) = usize::try_from(at).ok().and_then(|at| columns.get_mut(at)) {
-            column.tagged.push(Tagged { tag, values: u64::try_from(values).unwrap_or_default() });
+        let extension = usize::try_from(extension).map_err(|_| Malformed)?;
+        Ok(self.take(extension).is_some())
+    }
+
+    /// The next field, if it is there whole.
+    fn field(&mut self) -> Result<Option<Field<'a>>, Malformed> {
+        let Some(length) = self.length() else { return Ok(None) };
+        if length == -1 {
+            return Ok(Some(Field { bytes: None }));
         }
-    }
-    let names = |rows: Vec<PgRow>| rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>();
-    let key = sqlx::query(PRIMARY_KEY).bind(oid).fetch_all(connection).await.and_then(names).doing(doing)?;
-    seen.tables.push(SeenTable { schema, name, key, columns });
-    Ok(())
-}
-
-fn look(base: &str, base_kind: &str, element: Option<&str>) -> Look {
-    const NEVER: [&str; 34] = [
-        "bool",
-        "int2",
-        "int4",
-        "int8",
-        "float4",
-        "float8",
-        "numeric",
-        "money",
-        "date",
-        "time",
-        "timetz",
-        "timestamp",
-        "timestamptz",
-        "interval",
-        "uuid",
-        "inet",
-        "cidr",
-        "macaddr",
-        "macaddr8",
-        "bit",
-        "varbit",
-        "oid",
-        "xid",
-        "tid",
-        "pg_lsn",
-        "point",
-        "line",
-        "lseg",
-        "box",
-        "path",
-        "polygon",
-        "circle",
-        "tsquery",
-        "char",
-    ];
-    match element.unwrap_or(base) {
-        "bytea" if element.is_none() => Look::Bytes,
-        "text" | "varchar" | "bpchar" | "name" | "citext" if element.is_none() => Look::Text,
-        "text" | "varchar" | "bpchar" | "citext" | "json" | "jsonb" | "xml" | "hstore" => Look::Within,
-        base if NEVER.contains(&base) || matches!(base_kind, "e" | "r" | "m") => Look::Never,
-        _ => Look::Unknown,
+        let length = usize::try_from(length).map_err(|_| Malformed)?;
+        Ok(self.take(length).map(|bytes| Field { bytes: Some(bytes) }))
     }
 }
 
-/// One reading of the table, whatever the number of columns.
-fn tags(from: &str, looks: &[(String, Look)]) -> String {
-    let entry =
-        |(at, (name, look)): (usize, &(String, Look))| format!("({at}, {})", tag(&format!("t.{}", quote(name)), *look));
-    let entries: Vec<String> = looks.iter().enumerate().map(entry).collect();
-    format!(
-        "SELECT v.n, v.tag, count(*) FROM {from} AS t CROSS JOIN LATERAL (VALUES {}) AS v(n, tag)
-         WHERE v.tag IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2",
-        entries.join(", ")
-    )
-}
-
-/// The tag of one value, NULL for all that is none of ours. A value that is stored out of line is fetched only as far
-/// as its header, unless it is one of ours in base64.
-fn tag(column: &str, look: Look) -> String {
-    match look {
-        Look::Bytes => format!(
-            "CASE WHEN substring({column} FROM 1 FOR 2) = '\\x0d0c'::bytea
-                  THEN 'r' || encode(substring({column} FROM 1 FOR 8), 'hex')
-                  WHEN substring({column} FROM 1 FOR 3) = '\\x445177'::bytea
-                  THEN {form} || encode(substring({column} FROM 1 FOR 10), 'escape') END",
-            form = form(
-                &format!("position('-'::bytea IN {column}) > 0 OR position('_'::bytea IN {column}) > 0"),
-                &format!(
-                    "rtrim(encode(substring({column} FROM greatest(octet_length({column}) - 15, 1)), 'escape'), E' \\t\\r\\n')"
-                ),
-                &format!("octet_length({column})"),
-            ),
-        ),
-        Look::Text => {
-            let text = format!("({column}::text COLLATE \"C\")");
-            format!(
-                "CASE WHEN left({text}, 3) = 'DQw' THEN {form} || left({text}, 10)
-                      WHEN strpos(lower(left({text}, 6)), '0d0c') IN (1, 3)
-                      THEN 'h' || substring({text} FROM '^(?:0[xX]|\\\\x)?(0[dD]0[cC][0-9a-fA-F]{{4,12}})')
-                      ELSE {within} END",
-                form = form(
-                    &format!("strpos({text}, '-') > 0 OR strpos({text}, '_') > 0"),
-                    &format!("rtrim({text}, E' \\t\\r\\n')"),
-                    &format!("length(rtrim({text}, E' \\t\\r\\n'))"),
-                ),
-                within = within(&text),
-            )
-        }
-        Look::Within => within(&format!("({column}::text COLLATE \"C\")")),
-        Look::Never | Look::Unknown => "NULL".to_owned(),
-    }
-}
-
-fn within(text: &str) -> String {
-    format!(
-        "CASE WHEN strpos({text}, 'DQw') > 0
-              THEN 'e' || substring({text} FROM '(?:^|[^A-Za-z0-9+/_-])(DQw[A-Za-z0-9+/_-]{{7}})') END"
-    )
-}
-
-fn form(url_safe: &str, end: &str, length: &str) -> String {
-    format!(
-        "CASE WHEN {url_safe} THEN CASE WHEN right({end}, 1) = '=' OR {length} % 4 = 0 THEN 's' ELSE 'v' END
-              WHEN right({end}, 1) = '=' OR {length} % 4 = 0 THEN 'b' ELSE 'u' END"
-    )
+fn key_value(kind: KeyKind, bytes: &[u8]) -> Result<KeyValue, Malformed> {
+    let text = || str::from_utf8(bytes).map(str::to_owned).map_err(|_| Malformed);
+    Ok(match kind {
+        KeyKind::Integer => KeyValue::Integer(match bytes.len() {
+            2 => i64::from(i16::from_be_bytes(bytes.try_into().map_err(|_| Malformed)?)),
+            4 => i64::from(i32::from_be_bytes(bytes.try_into().map_err(|_| Malformed)?)),
+            _ => i64::from_be_bytes(bytes.try_into().map_err(|_| Malformed)?),
+        }),
+        KeyKind::Text => KeyValue::Text(text()?),
+        KeyKind::Bytes => KeyValue::Bytes(bytes.to_vec()),
+        KeyKind::Other => KeyValue::Other(text()?),
+        KeyKind::Any => return Err(Malformed),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::{KeyColumn, ValueColumn};
+
+    fn table() -> Table {
+        let key =
+            KeyColumn { sql: "\"id\"".to_owned(), kind: KeyKind::Integer, cast: "bigint".to_owned(), collation: None };
+        let column = ValueColumn {
+            name: "secret".to_owned(),
+            sql: "\"secret\"".to_owned(),
+            encoding: keys::value::Encoding::Raw,
+            aad: crate::targets::Aad::default(),
+            text: false,
+        };
+        Table {
+            label: "t".to_owned(),
+            from: "ONLY \"s\".\"t\"".to_owned(),
+            key: vec![key],
+            columns: vec![column],
+            others: Vec::new(),
+            triggers: Vec::new(),
+        }
+    }
+
+    fn copy(rows: &[(i64, Option<&[u8]>)]) -> Vec<u8> {
+        let mut bytes = [SIGNATURE, &[0; 8]].concat();
+        for (key, value) in rows {
+            bytes.extend(2_i16.to_be_bytes());
+            bytes.extend(8_i32.to_be_bytes());
+            bytes.extend(key.to_be_bytes());
+            match value {
+                None => bytes.extend((-1_i32).to_be_bytes()),
+                Some(value) => {
+                    bytes.extend(i32::try_from(value.len()).unwrap_or_default().to_be_bytes());
+                    bytes.extend(*value);
+                }
+            }
+        }
+        bytes.extend(TRAILER.to_be_bytes());
+        bytes
+    }
 
     #[test]
-    fn every_type_that_may_hold_text_or_bytes_is_looked_into_or_told() {
-        assert_eq!(look("bytea", "b", None), Look::Bytes);
-        assert_eq!(look("varchar", "b", None), Look::Text);
-        assert_eq!(look("_text", "b", Some("text")), Look::Within);
-        assert_eq!(look("jsonb", "b", None), Look::Within);
-        assert_eq!(look("_bytea", "b", Some("bytea")), Look::Unknown);
-        assert_eq!(look("address", "c", None), Look::Unknown);
-        assert_eq!(look("_int4", "b", Some("int4")), Look::Never);
-        assert_eq!(look("mood", "e", None), Look::Never);
+    fn rows_are_the_same_however_the_bytes_are_cut() {
+        let table = table();
+        let layout = Layout::of_key(&table);
+        let bytes = copy(&[(-3, Some(b"abc")), (4, None), (5, Some(b""))]);
+        for cut in 1..bytes.len() {
+            let mut decoder = Decoder {
+                table: &table,
+                layout: &layout,
+                whole: true,
+                begun: false,
+                ended: false,
+                pending: Vec::new(),
+            };
+            let mut rows = Vec::new();
+            for part in bytes.chunks(cut) {
+                rows.extend(decoder.rows(part).expect("it is a copy"));
+            }
+            assert!(decoder.ended && decoder.pending.is_empty());
+            let keys: Vec<String> = rows.iter().map(|row| row.key.to_string()).collect();
+            assert_eq!(keys, [r#"["i:-3"]"#, r#"["i:4"]"#, r#"["i:5"]"#]);
+            assert_eq!(rows[0].values, [Stored::Bytes(b"abc".to_vec())]);
+            assert_eq!(rows[1].values, [Stored::Null]);
+            assert_eq!(rows[1].rest, [0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 4]);
+        }
+    }
+
+    #[test]
+    fn a_copy_that_breaks_off_has_not_ended() {
+        let table = table();
+        let layout = Layout::of_key(&table);
+        let bytes = copy(&[(1, Some(b"abc")), (2, None)]);
+        for length in 0..bytes.len() {
+            let mut decoder = Decoder {
+                table: &table,
+                layout: &layout,
+                whole: false,
+                begun: false,
+                ended: false,
+                pending: Vec::new(),
+            };
+            decoder.rows(&bytes[..length]).expect("it is the beginning of a copy");
+            assert!(!decoder.ended);
+        }
+    }
+
+    #[test]
+    fn bounds_are_literals_that_cannot_end_their_quotes() {
+        let table = table();
+        let range = KeyRange { after: Some(Key(vec![KeyValue::Text("1' OR 'a'='a".to_owned())])), through: None };
+        let sql = sql(&table, &range, &Layout::of_key(&table));
+        assert!(sql.contains("(t.\"id\") > ('1'' OR ''a''=''a'::text::bigint)"), "{sql}");
     }
 }

@@ -3,10 +3,10 @@
 mod bench;
 mod catalog;
 mod ledger;
+mod look;
 mod mend;
 mod others;
 mod rows;
-mod scan;
 #[cfg(test)]
 mod tests;
 
@@ -115,11 +115,11 @@ impl Dialect for Sqlite {
     }
 
     async fn see(&self) -> Result<Seen, EngineError> {
-        scan::see(&self.options).await
+        look::see(&self.options).await
     }
 
     async fn missing(&self, excludes: &[Exclude]) -> Result<Vec<String>, EngineError> {
-        scan::missing(&self.options, excludes).await
+        look::missing(&self.options, excludes).await
     }
 }
 
@@ -224,9 +224,12 @@ impl Session for SqliteSession {
     }
 
     async fn lift_fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
-        // There is no role; the mark alone is checked, so that a late worker learns that it is late.
         let _turn = self.writing.lock().await;
-        ledger::touch(&mut self.connection, mark).await
+        ledger::lift_fence(&mut self.connection, mark).await
+    }
+
+    async fn was_let_in(&mut self, rotation: &RotationId) -> Result<bool, EngineError> {
+        ledger::was_let_in(&mut self.connection, rotation).await
     }
 
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
