@@ -209,7 +209,15 @@ fn bench(database: &str) -> Value {
     let ran = run(["db", "bench", "--database", database, "--rows", "300", "--repeat", "1", "-o", "json"]);
     assert!(ran.stderr.contains("round 1 of 1: update floor"), "{}", ran.stderr);
     let report = ran.json();
-    for field in ["update_floor_ms", "copy_floor_ms", "in_place_ms", "verify_ms", "naive_ms", "in_place_over_update"] {
+    for field in [
+        "update_floor_ms",
+        "copy_floor_ms",
+        "in_place_ms",
+        "verify_ms",
+        "naive_ms",
+        "in_place_over_update",
+        "rewrap_over_library",
+    ] {
         assert!(report[field].as_f64().is_some_and(|figure| figure > 0.0), "{field}: {report}");
     }
     assert_eq!((&report["rows"], &report["row_bytes"]), (&300.into(), &512.into()));
