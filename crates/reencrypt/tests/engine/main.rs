@@ -6,6 +6,7 @@
 mod attached;
 mod bad_input;
 mod cluster;
+mod doctor;
 mod farm;
 mod faults;
 mod fence;
