@@ -13,6 +13,7 @@ mod farm;
 mod leases;
 mod preflight;
 mod quiesce;
+mod recovered;
 mod retire;
 mod rows;
 mod shadows;

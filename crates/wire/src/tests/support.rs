@@ -216,6 +216,8 @@ impl v1::operator_server::Operator for Everything {
         throttle_rotation: ThrottleRotationRequest -> Rotation,
         retire_rotation: RetireRotationRequest -> Rotation,
         list_rotations: ListRotationsRequest -> ListRotationsResponse,
+        list_replicas: ListReplicasRequest -> ListReplicasResponse,
+        change_replicas: ChangeReplicasRequest -> ChangeReplicasResponse,
     }
 }
 
