@@ -74,7 +74,9 @@ fn the_tree_is_the_contract() {
         "rotation pause",
         "rotation resume",
         "rotation retry",
+        "rotation throttle",
         "rotation report",
+        "rotation retire",
         "rotation list",
         "completions",
     ];
