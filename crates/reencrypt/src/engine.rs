@@ -4,6 +4,7 @@ mod shadows;
 mod shard;
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use keys::{KeySet, SecretKey};
 use rotation::{
@@ -78,7 +79,7 @@ pub struct SwapJob {
 /// Works on one database. Holds no connection between calls, so that an idle agent is nobody's foreign session.
 /// Every call may be dropped at any time: what was not committed is not done.
 pub struct Engine {
-    dialect: Box<dyn Dialect>,
+    dialect: Arc<dyn Dialect>,
     targets: Targets,
     connections: Semaphore,
     limits: Limits,
@@ -104,12 +105,17 @@ impl Engine {
             lag_bytes_max: config.replication_lag_bytes_max,
             lagging_rows_per_second_min: config.lagging_rows_per_second_min,
         };
-        Ok(Self { dialect: dialect::of(config)?, targets, connections, limits })
+        Ok(Self { dialect: dialect::of(config)?.into(), targets, connections, limits })
     }
 
     /// Which system it is.
     pub fn kind(&self) -> DatabaseKind {
         self.dialect.kind()
+    }
+
+    /// How many agents may write at once.
+    pub(crate) fn writers_max(&self) -> u32 {
+        self.dialect.writers_max()
     }
 
     /// What is registered.
@@ -331,6 +337,28 @@ impl Engine {
             })
         };
         Ok(tables.into_iter().find(|label| !is_swapped(label)))
+    }
+
+    /// Why the first table that has a reason cannot go by shadow.
+    pub(crate) async fn shadow_obstacle(&self) -> Result<Option<String>, EngineError> {
+        let mut session = self.open().await?;
+        let mut obstacle = None;
+        for table in &session.session.tables(&self.targets).await? {
+            obstacle = session.session.shadow_obstacle(table).await?;
+            if obstacle.is_some() {
+                break;
+            }
+        }
+        session.end().await;
+        Ok(obstacle)
+    }
+
+    /// Drops what was copied and never swapped in, without closing the ledger.
+    pub(crate) async fn drop_shadows(&self, mark: &LedgerMark) -> Result<(), EngineError> {
+        let mut session = self.open().await?;
+        session.session.drop_shadows(mark).await?;
+        session.end().await;
+        Ok(())
     }
 
     /// Closes the ledger of a rotation that has ended. Nothing enters under it any more. Going back, the shadows that are

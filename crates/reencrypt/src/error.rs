@@ -144,6 +144,12 @@ pub enum EngineError {
     /// A shard whose bounds are no keys of its table.
     #[error("the bounds of shard {0} are no keys of its table")]
     ShardBounds(String),
+    /// A scratch table's name is taken, perhaps by a measurement that was killed.
+    #[error("the scratch table {0} exists already")]
+    ScratchTaken(String),
+    /// This release cannot do it on this database.
+    #[error("{0}")]
+    Unsupported(String),
     /// The engine itself failed.
     #[error("the engine failed: {0}")]
     Internal(String),
@@ -200,6 +206,7 @@ impl EngineError {
             Self::Url(_) | Self::Configuration(_) | Self::Database { .. } | Self::TimedOut { .. } => {
                 FaultCode::Database
             }
+            Self::ScratchTaken(_) | Self::Unsupported(_) => FaultCode::Database,
             Self::Rights(_)
             | Self::Role { .. }
             | Self::LedgerOpen(_)
@@ -216,6 +223,21 @@ impl EngineError {
             Self::Superseded(_) => FaultCode::Superseded,
             Self::LedgerMissing(_) | Self::Position(_) => FaultCode::DatabasePosition,
             Self::ShardBounds(_) | Self::Internal(_) => FaultCode::Internal,
+        }
+    }
+
+    /// Whether the database could not be reached at all, or no longer.
+    pub fn is_connection(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => match source {
+                sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut => true,
+                sqlx::Error::Database(error) => error
+                    .code()
+                    .is_some_and(|code| code.starts_with("08") || code.starts_with("57P") || code.starts_with("28")),
+                _ => false,
+            },
+            Self::TimedOut { .. } => true,
+            _ => false,
         }
     }
 
@@ -247,6 +269,8 @@ impl EngineError {
             | Self::Position(_)
             | Self::UnknownTable(_)
             | Self::ShardBounds(_)
+            | Self::ScratchTaken(_)
+            | Self::Unsupported(_)
             | Self::Internal(_) => false,
         }
     }
@@ -289,6 +313,10 @@ impl EngineError {
             Self::Space { .. } => "make room on the database's disk, or plan with --strategy in-place",
             Self::ShadowState { .. } => "see `keyturn rotation status`, and retry; abort if it stays so",
             Self::UnknownTable(_) | Self::ShardBounds(_) => "make targets.toml the same on every node and plan again",
+            Self::ScratchTaken(_) => {
+                "see whether another measurement runs; if none does, drop the tables that it names and its kin"
+            }
+            Self::Unsupported(_) => "use another database system, or leave it out",
             Self::Internal(_) => "see the agent's log",
         }
     }

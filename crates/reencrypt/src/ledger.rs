@@ -20,6 +20,16 @@ pub struct LedgerMark {
 /// The version of the ledger's tables, in every header row.
 pub(crate) const LEDGER_FORMAT: i64 = 2;
 
+/// Rotations that are none: the ids under which a measurement works on scratch tables, as a pattern of SQL. One that was
+/// left open by a crash keeps no rotation from beginning.
+pub(crate) const SCRATCH_ROTATIONS: &str = "6b657974-7572-8e62-8%";
+
+/// An id among [`SCRATCH_ROTATIONS`].
+pub(crate) fn scratch_rotation(number: u64) -> RotationId {
+    let id = format!("6b657974-7572-8e62-8{:03x}-{:012x}", number >> 48 & 0xfff, number & 0xffff_ffff_ffff);
+    id.parse().expect("these are the digits of a UUID")
+}
+
 /// One reading of a shard from its beginning to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pass {

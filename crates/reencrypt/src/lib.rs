@@ -7,6 +7,7 @@
 //!
 //! SQL stands in `dialect/` only. Ciphertexts are opened by the `keys` crate only.
 
+pub mod bench;
 mod config;
 mod dialect;
 mod engine;

@@ -54,6 +54,13 @@ pub struct ColumnTarget {
     pub aad: Aad,
 }
 
+impl ColumnTarget {
+    /// A column of raw ciphertexts without additional data.
+    pub(crate) fn raw(name: &str) -> Self {
+        Self { name: name.to_owned(), encoding: raw(), aad: Aad::default() }
+    }
+}
+
 /// Additional authenticated data: plain text, or `hex:` and hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -44,6 +44,8 @@ pub enum FaultCode {
     Superseded,
     /// The database lost or gained history since it was verified.
     DatabasePosition,
+    /// `keyturn recover` has put this node back by hand, and with it the rotation is over: rolled back.
+    Recovered,
     /// An operator asked for the rotation to end.
     Aborted,
     /// The agent failed in a way that has no name of its own; its message says how.
@@ -71,13 +73,14 @@ impl FaultCode {
             Self::DigestDiffers => "digest-differs",
             Self::Superseded => "superseded",
             Self::DatabasePosition => "database-position",
+            Self::Recovered => "recovered",
             Self::Aborted => "aborted",
             Self::Internal => "internal",
         }
     }
 
     /// Every code, for documentation and conversions.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::NodeUnreachable,
         Self::AssignmentRefused,
         Self::NodesDisagree,
@@ -95,6 +98,7 @@ impl FaultCode {
         Self::DigestDiffers,
         Self::Superseded,
         Self::DatabasePosition,
+        Self::Recovered,
         Self::Aborted,
         Self::Internal,
     ];

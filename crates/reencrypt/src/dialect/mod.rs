@@ -1,6 +1,7 @@
 //! What the engine asks of a database system. One folder per system holds all SQL of it; nothing else does.
 
 mod postgres;
+pub(crate) mod scratch;
 mod sqlite;
 
 use async_trait::async_trait;
@@ -12,6 +13,7 @@ use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
 use crate::sink::PageSink;
 use crate::table::{Change, KeyRange, Row, Table};
 use crate::{DatabaseConfig, EngineError, Targets};
+use scratch::{Scratch, ScratchNames};
 
 pub(crate) use postgres::Postgres;
 pub(crate) use sqlite::Sqlite;
@@ -78,6 +80,11 @@ pub(crate) trait Dialect: Send + Sync {
 
     /// Opens a connection with the settings that the work needs.
     async fn open(&self) -> Result<Box<dyn Session>, EngineError>;
+
+    /// Opens a connection for measurements on scratch tables of these names.
+    async fn scratch(&self, _names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
+        Err(EngineError::Unsupported("this release measures nothing on this database".to_owned()))
+    }
 }
 
 /// One connection. Every method either does all of what it says or nothing.

@@ -11,8 +11,8 @@ use super::rows;
 use crate::EngineError;
 use crate::error::Doing;
 use crate::ledger::{
-    Claim, Header, LEDGER_FORMAT, LedgerMark, Pass, ShardRecord, StoredRecord, chunk_superseded, direction_text,
-    epoch_number, number,
+    Claim, Header, LEDGER_FORMAT, LedgerMark, Pass, SCRATCH_ROTATIONS, ShardRecord, StoredRecord, chunk_superseded,
+    direction_text, epoch_number, number,
 };
 
 /// One lock for all that make the ledger's tables, so that two agents do not make them at once. Any number will do.
@@ -136,6 +136,51 @@ pub(super) async fn create(connection: &mut PgConnection) -> Result<(), EngineEr
     sqlx::raw_sql(if old { UPGRADE } else { CREATE }).execute(&mut *transaction).await.doing(doing)?;
     sqlx::raw_sql(CREATE_SHADOW).execute(&mut *transaction).await.doing(doing)?;
     transaction.commit().await.doing(doing)
+}
+
+/// A rotation whose header is open, if there is one; measurements do not count.
+pub(super) async fn open_rotation(connection: &mut PgConnection) -> Result<Option<String>, EngineError> {
+    sqlx::query("SELECT rotation FROM keyturn.rotation WHERE NOT closed AND rotation NOT LIKE $1 LIMIT 1")
+        .bind(SCRATCH_ROTATIONS)
+        .fetch_optional(connection)
+        .await
+        .and_then(|row| row.map(|row| row.try_get(0)).transpose())
+        .doing(|| "looking for a rotation under way".to_owned())
+}
+
+/// Takes the ledger away again in which no rotation stands.
+pub(super) async fn drop_unused(connection: &mut PgConnection) -> Result<(), EngineError> {
+    let doing = || "removing the ledger that only measurements used".to_owned();
+    let mut transaction = connection.begin().await.doing(doing)?;
+    sqlx::raw_sql("LOCK TABLE keyturn.rotation IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *transaction)
+        .await
+        .doing(doing)?;
+    let used: bool = sqlx::query("SELECT EXISTS (SELECT 1 FROM keyturn.rotation)")
+        .fetch_one(&mut *transaction)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(doing)?;
+    if used {
+        return Ok(());
+    }
+    let tables: Vec<String> = sqlx::query(
+        "SELECT quote_ident(c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname = 'keyturn' AND c.relkind = 'r' AND c.relname NOT LIKE 'keyturn\\_%' ORDER BY 1",
+    )
+    .fetch_all(&mut *transaction)
+    .await
+    .and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect())
+    .doing(doing)?;
+    for table in tables {
+        // Reviewed: a quoted identifier.
+        let sql = format!("DROP TABLE keyturn.{table} CASCADE");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut *transaction).await.doing(doing)?;
+    }
+    transaction.commit().await.doing(doing)?;
+    // An administrator may have made the schema for the role, which then may not drop it, or something else stands in it.
+    let _ = sqlx::raw_sql("DROP SCHEMA keyturn").execute(connection).await;
+    Ok(())
 }
 
 /// How the header is to be held by the transaction that reads it.

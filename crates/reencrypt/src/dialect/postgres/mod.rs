@@ -1,5 +1,6 @@
 //! PostgreSQL 14 and later: connecting with the settings that the work needs, and what the session answers.
 
+mod bench;
 mod catalog;
 mod ledger;
 mod role;
@@ -13,6 +14,7 @@ use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, Sha
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Row as _};
 
+use super::scratch::{Scratch, ScratchNames};
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
 use crate::key::Key;
@@ -138,6 +140,10 @@ impl Dialect for Postgres {
             .doing(|| "setting up a PostgreSQL session".to_owned())?;
         let triggers_off = turn_triggers_off(&mut connection).await?;
         Ok(Box::new(PostgresSession { connection, shared: Arc::clone(&self.shared), triggers_off }))
+    }
+
+    async fn scratch(&self, names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
+        Ok(Box::new(bench::PostgresScratch::open(&self.options, names).await?))
     }
 }
 

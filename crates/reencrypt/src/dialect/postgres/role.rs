@@ -11,7 +11,7 @@ use super::ledger::{self, Hold};
 use super::{APPLICATION_PREFIX, Shared};
 use crate::EngineError;
 use crate::error::Doing;
-use crate::ledger::{LedgerMark, direction_text, epoch_number};
+use crate::ledger::{LedgerMark, SCRATCH_ROTATIONS, direction_text, epoch_number};
 use crate::table::quote;
 
 /// How often it is looked whether they have gone.
@@ -147,13 +147,15 @@ pub(super) async fn fence(
     let mut transaction = connection.begin().await.doing(doing)?;
     // The role changes in the transaction that holds the header, so a fence that comes late cannot shut the
     // application out after the rotation has gone on.
-    let open: Option<String> =
-        sqlx::query("SELECT rotation FROM keyturn.rotation WHERE NOT closed AND rotation <> $1 LIMIT 1")
-            .bind(mark.rotation.to_string())
-            .fetch_optional(&mut *transaction)
-            .await
-            .and_then(|row| row.map(|row| row.try_get(0)).transpose())
-            .doing(doing)?;
+    let open: Option<String> = sqlx::query(
+        "SELECT rotation FROM keyturn.rotation WHERE NOT closed AND rotation <> $1 AND rotation NOT LIKE $2 LIMIT 1",
+    )
+    .bind(mark.rotation.to_string())
+    .bind(SCRATCH_ROTATIONS)
+    .fetch_optional(&mut *transaction)
+    .await
+    .and_then(|row| row.map(|row| row.try_get(0)).transpose())
+    .doing(doing)?;
     if let Some(open) = open {
         return Err(EngineError::LedgerOpen(open));
     }

@@ -11,10 +11,10 @@ use crate::EngineError;
 use crate::error::Doing;
 use crate::key::Key;
 use crate::ledger::{
-    Claim, Header, LEDGER_FORMAT, LedgerMark, Pass, ShardRecord, StoredRecord, chunk_superseded, direction_text,
-    epoch_number, number,
+    Claim, Header, LEDGER_FORMAT, LedgerMark, Pass, SCRATCH_ROTATIONS, ShardRecord, StoredRecord, chunk_superseded,
+    direction_text, epoch_number, number,
 };
-use crate::table::{Change, Table};
+use crate::table::{Change, Table, quote};
 
 const CREATE: &str = "
     CREATE TABLE IF NOT EXISTS main.keyturn_rotation (
@@ -104,7 +104,7 @@ pub(super) async fn exists(connection: &mut SqliteConnection) -> Result<bool, En
 }
 
 /// Makes the ledger's tables, or brings those of an earlier form to this one.
-async fn create(connection: &mut SqliteConnection) -> Result<(), EngineError> {
+async fn make_tables(connection: &mut SqliteConnection) -> Result<(), EngineError> {
     if exists(connection).await? {
         return Ok(());
     }
@@ -176,14 +176,16 @@ pub(super) async fn write_header(
 pub(super) async fn fence(connection: &mut SqliteConnection, mark: &LedgerMark) -> Result<(), EngineError> {
     let doing = || "opening the ledger".to_owned();
     let mut transaction = begin(connection, doing).await?;
-    create(&mut transaction).await?;
-    let open: Option<String> =
-        sqlx::query("SELECT rotation FROM main.keyturn_rotation WHERE NOT closed AND rotation <> ? LIMIT 1")
-            .bind(mark.rotation.to_string())
-            .fetch_optional(&mut *transaction)
-            .await
-            .and_then(|row| row.map(|row| row.try_get(0)).transpose())
-            .doing(doing)?;
+    make_tables(&mut transaction).await?;
+    let open: Option<String> = sqlx::query(
+        "SELECT rotation FROM main.keyturn_rotation WHERE NOT closed AND rotation <> ? AND rotation NOT LIKE ? LIMIT 1",
+    )
+    .bind(mark.rotation.to_string())
+    .bind(SCRATCH_ROTATIONS)
+    .fetch_optional(&mut *transaction)
+    .await
+    .and_then(|row| row.map(|row| row.try_get(0)).transpose())
+    .doing(doing)?;
     if let Some(open) = open {
         return Err(EngineError::LedgerOpen(open));
     }
@@ -194,10 +196,76 @@ pub(super) async fn fence(connection: &mut SqliteConnection, mark: &LedgerMark) 
     transaction.commit().await.doing(doing)
 }
 
+/// Makes the ledger's tables where they are missing.
+pub(super) async fn create(connection: &mut SqliteConnection) -> Result<(), EngineError> {
+    let doing = || "making the ledger's tables".to_owned();
+    let mut transaction = begin(connection, doing).await?;
+    make_tables(&mut transaction).await?;
+    transaction.commit().await.doing(doing)
+}
+
+/// A rotation whose header is open, if there is one; measurements do not count.
+pub(super) async fn open_rotation(connection: &mut SqliteConnection) -> Result<Option<String>, EngineError> {
+    sqlx::query("SELECT rotation FROM main.keyturn_rotation WHERE NOT closed AND rotation NOT LIKE ? LIMIT 1")
+        .bind(SCRATCH_ROTATIONS)
+        .fetch_optional(connection)
+        .await
+        .and_then(|row| row.map(|row| row.try_get(0)).transpose())
+        .doing(|| "looking for a rotation under way".to_owned())
+}
+
+/// Writes the header of a measurement, which looks for nobody else.
+pub(super) async fn open(connection: &mut SqliteConnection, mark: &LedgerMark) -> Result<(), EngineError> {
+    let doing = || "opening the ledger".to_owned();
+    let mut transaction = begin(connection, doing).await?;
+    write_header(&mut transaction, mark, false).await?;
+    transaction.commit().await.doing(doing)
+}
+
+/// Removes headers whose ids are like this, and their shards.
+pub(super) async fn forget(connection: &mut SqliteConnection, rotations: &str) -> Result<(), EngineError> {
+    let doing = || "removing a measurement from the ledger".to_owned();
+    let mut transaction = begin(connection, doing).await?;
+    for sql in [
+        "DELETE FROM main.keyturn_shadow WHERE rotation LIKE ?",
+        "DELETE FROM main.keyturn_shard WHERE rotation LIKE ?",
+        "DELETE FROM main.keyturn_rotation WHERE rotation LIKE ?",
+    ] {
+        sqlx::query(sql).bind(rotations).execute(&mut *transaction).await.doing(doing)?;
+    }
+    transaction.commit().await.doing(doing)
+}
+
+/// Takes the ledger away again in which no rotation stands.
+pub(super) async fn drop_unused(connection: &mut SqliteConnection) -> Result<(), EngineError> {
+    let doing = || "removing the ledger that only measurements used".to_owned();
+    let mut transaction = begin(connection, doing).await?;
+    let used: bool = sqlx::query("SELECT EXISTS (SELECT 1 FROM main.keyturn_rotation)")
+        .fetch_one(&mut *transaction)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(doing)?;
+    if used {
+        return Ok(());
+    }
+    let tables: Vec<String> = sqlx::query(
+        "SELECT name FROM main.sqlite_schema
+         WHERE type = 'table' AND name IN ('keyturn_shard', 'keyturn_shadow', 'keyturn_rotation')",
+    )
+    .fetch_all(&mut *transaction)
+    .await
+    .and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect())
+    .doing(doing)?;
+    for table in tables {
+        run(&mut transaction, format!("DROP TABLE main.{}", quote(&table))).await.doing(doing)?;
+    }
+    transaction.commit().await.doing(doing)
+}
+
 pub(super) async fn turn_back(connection: &mut SqliteConnection, mark: &LedgerMark) -> Result<(), EngineError> {
     let doing = || "turning the ledger back".to_owned();
     let mut transaction = begin(connection, doing).await?;
-    create(&mut transaction).await?;
+    make_tables(&mut transaction).await?;
     if let Some(header) = header(&mut transaction, &mark.rotation).await? {
         header.admit_epoch(mark)?;
     }

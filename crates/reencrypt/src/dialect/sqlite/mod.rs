@@ -1,5 +1,6 @@
 //! SQLite: one file on one host. Opening it with the settings that the work needs, and what the session answers.
 
+mod bench;
 mod catalog;
 mod ledger;
 mod others;
@@ -18,6 +19,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 use sqlx::{Connection, Row as _};
 use tokio::sync::Mutex;
 
+use super::scratch::{Scratch, ScratchNames};
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
 use crate::key::Key;
@@ -99,6 +101,10 @@ impl Dialect for Sqlite {
             SqliteConnection::connect_with(&self.options).await.doing(|| format!("opening {}", file.display()))?;
         let writing = Arc::clone(&self.writing);
         Ok(Box::new(SqliteSession { connection, file, sessions_wait: self.sessions_wait, writing }))
+    }
+
+    async fn scratch(&self, names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
+        Ok(Box::new(bench::SqliteScratch::open(&self.options, names).await?))
     }
 }
 
