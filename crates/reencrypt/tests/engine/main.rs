@@ -13,6 +13,8 @@ mod late_workers;
 mod planner;
 mod rotate;
 mod schema;
+mod shadow;
+mod shadow_schemas;
 mod survey;
 mod trial;
 mod values;

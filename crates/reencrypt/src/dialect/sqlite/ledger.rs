@@ -1,6 +1,8 @@
 //! The ledger in SQLite: its tables, entering a shard, and the transaction of a chunk. Every transaction that may
 //! write takes the database's one lock at its beginning, so what it reads stays true until it ends.
 
+pub(super) mod shadows;
+
 use rotation::{Direction, RotationId, ShardId};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection, Row as _, Sqlite, Transaction};
@@ -14,6 +16,7 @@ use crate::ledger::{
     Claim, Header, LEDGER_FORMAT, LedgerMark, Pass, SCRATCH_ROTATIONS, ShardRecord, StoredRecord, chunk_superseded,
     direction_text, epoch_number, number,
 };
+use crate::shadow::{Shadow, ShadowState};
 use crate::table::{Change, Table, quote};
 
 const CREATE: &str = "
@@ -374,7 +377,13 @@ pub(super) async fn commit(connection: &mut SqliteConnection, chunk: &Chunk<'_>)
     }
     write_shard(&mut transaction, claim, chunk.after).await?;
     if !chunk.changes.is_empty() {
-        let written = write(&mut transaction, chunk.table, chunk.changes).await?;
+        let written = match chunk.into {
+            Some(into) => {
+                may_be_filled(&mut transaction, chunk, into).await?;
+                rows::insert(&mut transaction, chunk.table, into, chunk.changes).await?
+            }
+            None => write(&mut transaction, chunk.table, chunk.changes).await?,
+        };
         if written != chunk.changes.len() as u64 {
             transaction.rollback().await.doing(doing)?;
             return Ok(Written::RowsDiffer);
@@ -382,6 +391,15 @@ pub(super) async fn commit(connection: &mut SqliteConnection, chunk: &Chunk<'_>)
     }
     transaction.commit().await.doing(doing)?;
     Ok(Written::Committed)
+}
+
+/// The copy must still be one: once it is swapped in, its name is that of the retained original.
+async fn may_be_filled(connection: &mut SqliteConnection, chunk: &Chunk<'_>, into: &Table) -> Result<(), EngineError> {
+    let shadows = shadows::all(connection, &chunk.claim.mark.rotation).await?;
+    let fits = |shadow: &Shadow| {
+        shadow.from == into.from && matches!(shadow.state, ShadowState::Building | ShadowState::Built)
+    };
+    if shadows.iter().any(fits) { Ok(()) } else { Err(chunk_superseded(chunk.claim)) }
 }
 
 /// Writes one row in a transaction that is always rolled back.
