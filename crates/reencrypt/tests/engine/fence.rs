@@ -153,7 +153,7 @@ on_both! {
             assert!(error.fault().message.contains("format 99") && !error.is_retryable(), "{error:?}");
         }
         assert_eq!(vault.census().await, before);
-        vault.run(&format!("UPDATE {header} SET format = 1")).await;
+        vault.run(&format!("UPDATE {header} SET format = 2")).await;
         vault.reencrypt_all(&survey, 1, vault.mark(2, Direction::Forward)).await.unwrap();
     }
 
