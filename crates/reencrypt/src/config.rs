@@ -10,7 +10,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 
 /// Connections that an engine holds at once unless configured: two shards with a reader and a writer each, and one
 /// for everything else.
-const CONNECTIONS_MAX_DEFAULT: u32 = 5;
+pub(crate) const CONNECTIONS_MAX_DEFAULT: u32 = 5;
 
 /// A shard needs a reader and a writer, so fewer connections could never do any work.
 pub(crate) const CONNECTIONS_MIN: u32 = 2;

@@ -13,11 +13,12 @@ use rotation::{
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::config::CONNECTIONS_MIN;
+use crate::config::{CONNECTIONS_MAX_DEFAULT, CONNECTIONS_MIN};
 use crate::dialect::{self, Dialect, Session};
 use crate::key::Key;
 use crate::ledger::{LedgerMark, Pass};
 use crate::pace::Limits;
+use crate::scan::{self, ScanReport};
 use crate::shadow::ShadowState;
 use crate::survey::Surveyor;
 use crate::table::{KeyRange, Table};
@@ -108,6 +109,14 @@ impl Engine {
         Ok(Self { dialect: dialect::of(config)?.into(), targets, connections, limits })
     }
 
+    /// Another engine on the same database.
+    pub(crate) fn on(dialect: Arc<dyn Dialect>, targets: Targets) -> Self {
+        // For measuring: no standby slows it down.
+        let limits =
+            Limits { rows_per_second: None, lag_bytes_max: u64::MAX, lagging_rows_per_second_min: NonZeroU32::MIN };
+        Self { dialect, targets, connections: Semaphore::new(CONNECTIONS_MAX_DEFAULT as usize), limits }
+    }
+
     /// Which system it is.
     pub fn kind(&self) -> DatabaseKind {
         self.dialect.kind()
@@ -141,14 +150,25 @@ impl Engine {
         Ok(())
     }
 
+    /// Looks through the whole database, as far as the role may read it, for values of devolutions-crypto, registered or
+    /// not. Reads everything once, and lets the database count; changes nothing.
+    pub async fn scan(&self, progress: Progress<'_>) -> Result<ScanReport, EngineError> {
+        let _permit = self.permits(1).await?;
+        scan::scan(self.dialect.as_ref(), &self.targets, progress).await
+    }
+
     /// Reads every registered value with the current key while the farm serves. Counts, names what does not open,
     /// sets the bounds of the shards, chooses each table's strategy and forecasts the time offline. Changes nothing.
+    ///
+    /// Refuses ([`EngineError::Unregistered`]) while any column that the role may read holds ciphertexts and is neither
+    /// registered nor excluded.
     pub async fn survey(&self, request: &SurveyRequest<'_>, progress: Progress<'_>) -> Result<Survey, EngineError> {
         let _permit = self.permits(CONNECTIONS_MIN).await?;
         let mut reader = self.dialect.open().await?;
         let mut trier = self.dialect.open().await?;
         let tables = reader.tables(&self.targets).await?;
         reader.check_rights().await?;
+        scan::check(self.dialect.as_ref(), &self.targets, progress).await?;
         let surveyor = Surveyor {
             tables: &tables,
             ring: request.ring,

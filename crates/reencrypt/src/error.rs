@@ -20,6 +20,12 @@ pub enum EngineError {
     /// Registered tables or columns that cannot be worked on; every one is named.
     #[error("targets.toml does not fit the database: {}", .0.join("; "))]
     Targets(Vec<String>),
+    /// Columns that hold ciphertexts, which a rotation would leave behind; every one is named.
+    #[error(
+        "columns hold ciphertexts that the farm's key may open, and targets.toml neither registers nor excludes them: {}",
+        .0.join(", ")
+    )]
+    Unregistered(Vec<String>),
     /// The database refused, or the connection to it was lost.
     #[error("{doing} failed")]
     Database {
@@ -215,6 +221,7 @@ impl EngineError {
             | Self::Space { .. }
             | Self::ShadowState { .. } => FaultCode::Database,
             Self::Targets(_) | Self::UnknownTable(_) | Self::Trial { .. } | Self::Shadows(_) => FaultCode::Targets,
+            Self::Unregistered(_) => FaultCode::UnregisteredColumns,
             Self::SessionsRemain(_) | Self::SessionsUnknown(_) => FaultCode::SessionsRemain,
             Self::Undecryptable { .. } => FaultCode::Undecryptable,
             Self::UnexpectedKey { .. } => FaultCode::UnexpectedKey,
@@ -249,6 +256,7 @@ impl EngineError {
             Self::Url(_)
             | Self::Configuration(_)
             | Self::Targets(_)
+            | Self::Unregistered(_)
             | Self::Trial { .. }
             | Self::SessionsRemain(_)
             | Self::SessionsUnknown(_)
@@ -283,6 +291,10 @@ impl EngineError {
             }
             Self::Targets(_) => {
                 "correct targets.toml on every node, or the tables or grants it names (docs/database.md)"
+            }
+            Self::Unregistered(_) => {
+                "`keyturn db scan --config FILE --targets FILE` writes a targets.toml that registers them; use it on every \
+                 node, or add an [[exclude]] with the reason (docs/database.md)"
             }
             Self::Database { source, .. } | Self::Trial { source, .. } => database_next_step(source),
             Self::TimedOut { .. } => "see whether the database answers, and what locks it waits for",

@@ -34,7 +34,7 @@ pub(crate) struct Cli {
 enum Command {
     /// Build a whole farm on this machine, rotate its keys under load, and check everything
     Demo(demo::Demo),
-    /// Run a coordinator: one replica of the rotation's state
+    /// Run a coordinator, one replica of the rotation's state; or list, add, replace and remove them
     Coordinator(coordinator::Coordinator),
     /// Run a node's agent
     Agent(agent::Agent),
@@ -66,7 +66,7 @@ enum Command {
 /// Carries out what was asked.
 pub(crate) async fn run(cli: Cli) -> Result<Exit, Problem> {
     let service = match &cli.command {
-        Command::Coordinator(verb) => Some(verb.log.log_format),
+        Command::Coordinator(verb) => verb.service_log(),
         Command::Agent(verb) => Some(verb.log.log_format),
         Command::Demo(_)
         | Command::Pki(_)

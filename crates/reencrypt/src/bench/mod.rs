@@ -8,13 +8,13 @@ mod work;
 
 use std::future::Future;
 
-use rotation::DatabaseKind;
-
 use crate::dialect::scratch::{LedgerBefore, Scratch, ScratchNames};
 use crate::dialect::{self, Dialect};
 use crate::{DatabaseConfig, EngineError};
 
 pub use rounds::{BenchReport, Round};
+pub(crate) use seed::fill;
+pub(crate) use work::{Bench, Work};
 
 /// Bytes that the smallest ciphertext has more than its plaintext, and one of plaintext.
 pub const ROW_BYTES_MIN: u32 = 49;
@@ -75,7 +75,12 @@ pub async fn bench(
     measured
 }
 
-async fn clean_up(dialect: &dyn Dialect, scratch: &mut dyn Scratch, before: LedgerBefore) -> Result<(), EngineError> {
+/// Removes everything that a measurement left.
+pub(crate) async fn clean_up(
+    dialect: &dyn Dialect,
+    scratch: &mut dyn Scratch,
+    before: LedgerBefore,
+) -> Result<(), EngineError> {
     scratch.end_sessions().await?;
     for mark in scratch.left().await? {
         let mut session = dialect.open().await?;
@@ -83,9 +88,4 @@ async fn clean_up(dialect: &dyn Dialect, scratch: &mut dyn Scratch, before: Ledg
         session.end().await;
     }
     scratch.remove(before).await
-}
-
-/// The name of the system, as the command line calls it.
-pub(crate) fn name(kind: DatabaseKind) -> String {
-    kind.to_string()
 }

@@ -7,8 +7,8 @@ use keys::value::{Encoding, Rewrapper};
 use rotation::{DatabaseKind, ShardTally, Strategy};
 use serde::Serialize;
 
-use super::work::{Bench, Pass};
-use super::{BenchOptions, memory, name, seed};
+use super::work::{Bench, Work};
+use super::{BenchOptions, fill, memory};
 use crate::dialect::scratch::Scratch;
 use crate::{DatabaseConfig, Engine, EngineError, Targets};
 
@@ -95,7 +95,7 @@ pub(super) async fn measure(
     let kind = engines.first().map_or(DatabaseKind::Sqlite, Engine::kind);
     let old = SecretKey::generate();
     say(&format!("filling a scratch table with {} rows", options.rows));
-    seed::fill(scratch, options.rows, options.row_bytes, &old).await?;
+    fill(scratch, options.rows, options.row_bytes, &old).await?;
     let bench = Bench::new(engines, &label, options.rows, options.row_bytes, old);
     let mut rounds = Vec::new();
     let mut measuring = Measuring { bench: &bench, options, scratch, shadow_problem: None, peak_bytes: None };
@@ -164,8 +164,8 @@ impl Measuring<'_> {
     async fn in_place(&mut self) -> Result<(f64, f64), EngineError> {
         let mark = Bench::mark();
         self.scratch.open_ledger(&mark).await?;
-        let (turned, took_ms) = clocked(self.bench.run(mark, Pass::Reencrypt, Strategy::InPlace)).await?;
-        let (verified, verify_ms) = clocked(self.bench.run(mark, Pass::Verify, Strategy::InPlace)).await?;
+        let (turned, took_ms) = clocked(self.bench.run(mark, Work::Reencrypt, Strategy::InPlace)).await?;
+        let (verified, verify_ms) = clocked(self.bench.run(mark, Work::Verify, Strategy::InPlace)).await?;
         self.scratch.forget(&mark).await?;
         self.check(&turned, &verified)?;
         Ok((took_ms, verify_ms))
@@ -180,13 +180,8 @@ impl Measuring<'_> {
         }
         let mark = Bench::mark();
         self.scratch.open_ledger(&mark).await?;
-        let build = async {
-            let turned = self.bench.run(mark, Pass::Reencrypt, Strategy::Shadow).await?;
-            lead.finish_shadows(&mark, &|_| {}).await?;
-            Ok(turned)
-        };
-        let (turned, took_ms) = clocked(build).await?;
-        let (verified, verify_ms) = clocked(self.bench.run(mark, Pass::Verify, Strategy::Shadow)).await?;
+        let (turned, took_ms) = clocked(self.bench.shadow(mark)).await?;
+        let (verified, verify_ms) = clocked(self.bench.run(mark, Work::Verify, Strategy::Shadow)).await?;
         let back = self.scratch.turn_back(&mark).await?;
         lead.drop_shadows(&back).await?;
         self.scratch.forget(&mark).await?;
@@ -236,7 +231,7 @@ fn report(kind: DatabaseKind, options: &BenchOptions, rounds: &[Round]) -> Bench
     let naive_ms = of(|round| round.naive_ms);
     let verify_ms = of_some(|round| round.shadow_verify_ms).unwrap_or_else(|| of(|round| round.in_place_verify_ms));
     BenchReport {
-        database: name(kind),
+        database: kind.to_string(),
         rows: options.rows,
         row_bytes: options.row_bytes,
         agents: options.agents,

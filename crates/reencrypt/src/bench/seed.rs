@@ -20,7 +20,7 @@ const TIMES_FROM_S: i64 = 1_600_000_000;
 const TIMES_SPREAD_S: i64 = 100_000_000;
 
 /// Fills the source with rows under this key.
-pub(super) async fn fill(
+pub(crate) async fn fill(
     scratch: &mut dyn Scratch,
     rows: u64,
     row_bytes: u32,

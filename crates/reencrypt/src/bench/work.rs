@@ -25,7 +25,7 @@ pub(crate) struct Bench {
 
 /// What is done with every shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pass {
+pub(crate) enum Work {
     /// Turned to the new key.
     Reencrypt,
     /// Read back.
@@ -73,7 +73,7 @@ impl Bench {
     pub(crate) async fn run(
         &self,
         mark: LedgerMark,
-        pass: Pass,
+        work: Work,
         strategy: Strategy,
     ) -> Result<ShardTally, EngineError> {
         let next = Arc::new(AtomicUsize::new(0));
@@ -88,9 +88,9 @@ impl Bench {
                     let mut sum = ShardTally::default();
                     while let Some(shard) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let job = ShardJob { shard: shard.clone(), ..job.clone() };
-                        let tally = match pass {
-                            Pass::Reencrypt => engine.reencrypt(&job, &|_| {}).await?,
-                            Pass::Verify => engine.verify(&job, &|_| {}).await?,
+                        let tally = match work {
+                            Work::Reencrypt => engine.reencrypt(&job, &|_| {}).await?,
+                            Work::Verify => engine.verify(&job, &|_| {}).await?,
                         };
                         sum = plus(&sum, &tally);
                     }
@@ -104,6 +104,13 @@ impl Bench {
             sum = plus(&sum, &tally);
         }
         Ok(sum)
+    }
+
+    /// Turns every row into the copy and builds it up to where it is ready to be swapped in.
+    pub(crate) async fn shadow(&self, mark: LedgerMark) -> Result<ShardTally, EngineError> {
+        let turned = self.run(mark, Work::Reencrypt, Strategy::Shadow).await?;
+        self.lead().finish_shadows(&mark, &|_| {}).await?;
+        Ok(turned)
     }
 
     fn job(&self, mark: LedgerMark, strategy: Strategy) -> ShardJob {

@@ -1,5 +1,6 @@
 //! What the engine asks of a database system. One folder per system holds all SQL of it; nothing else does.
 
+pub(crate) mod found;
 mod postgres;
 pub(crate) mod scratch;
 mod sqlite;
@@ -12,7 +13,9 @@ use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
 use crate::sink::PageSink;
 use crate::table::{Change, KeyRange, Row, Table};
+use crate::targets::Exclude;
 use crate::{DatabaseConfig, EngineError, Targets};
+use found::Seen;
 use scratch::{Scratch, ScratchNames};
 
 pub(crate) use postgres::Postgres;
@@ -84,6 +87,17 @@ pub(crate) trait Dialect: Send + Sync {
     /// Opens a connection for measurements on scratch tables of these names.
     async fn scratch(&self, _names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
         Err(EngineError::Unsupported("this release measures nothing on this database".to_owned()))
+    }
+
+    /// Looks through every column of the database that the role may read, for values of devolutions-crypto. Reads
+    /// everything, once; changes nothing.
+    async fn see(&self) -> Result<Seen, EngineError> {
+        Err(EngineError::Unsupported("this release cannot look through this database".to_owned()))
+    }
+
+    /// The excluded columns that do not exist, as `table.column`.
+    async fn missing(&self, excludes: &[Exclude]) -> Result<Vec<String>, EngineError> {
+        if excludes.is_empty() { Ok(Vec::new()) } else { self.see().await.map(|_| Vec::new()) }
     }
 }
 

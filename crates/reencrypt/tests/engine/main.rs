@@ -12,6 +12,7 @@ mod keys_of_every_type;
 mod late_workers;
 mod planner;
 mod rotate;
+mod scan;
 mod schema;
 mod shadow;
 mod shadow_schemas;

@@ -1,12 +1,13 @@
 //! `keyturn db`: a database by itself, without coordinators: what it holds, under which keys, and how fast it is.
 
 mod bench;
+mod scan;
 
 use std::fmt;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use reencrypt::{DatabaseConfig, EngineError};
+use reencrypt::{DatabaseConfig, EngineError, Targets, TargetsError};
 
 use crate::exit::Exit;
 use crate::output::note;
@@ -15,6 +16,8 @@ use crate::problem::Problem;
 /// What can be done with a database.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Db {
+    /// Find every column that holds ciphertexts, and write a ready targets.toml
+    Scan(scan::Scan),
     /// Measure how fast keys turn in a database, against what the database itself can do
     Bench(bench::Bench),
 }
@@ -23,6 +26,7 @@ impl Db {
     /// Does it.
     pub(crate) async fn run(self) -> Result<Exit, Problem> {
         match self {
+            Self::Scan(verb) => verb.run().await,
             Self::Bench(verb) => verb.run().await,
         }
     }
@@ -82,6 +86,23 @@ fn reached(url: Option<&str>, config: Option<&agent::Config>) -> Result<Database
             "it is not said which database",
             "add --config with the agent's configuration, or --database",
         )),
+    }
+}
+
+/// What the agent's targets.toml registers and excludes; nothing without a configuration, or before there is a file.
+fn registered(config: Option<&agent::Config>) -> Result<Option<Targets>, Problem> {
+    let Some(config) = config else { return Ok(None) };
+    match Targets::load(&config.database.targets) {
+        Ok(targets) => Ok(Some(targets)),
+        Err(TargetsError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        // A file that says nothing yet is where one begins.
+        Err(TargetsError::NoTables) => Ok(None),
+        Err(error) => Err(Problem::refused(
+            "targets",
+            format!("{} cannot be used", config.database.targets.display()),
+            "correct it (docs/database.md)",
+        )
+        .because(&error)),
     }
 }
 

@@ -6,7 +6,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::super::scratch::{LedgerBefore, Scratch, ScratchNames, ScratchRow, back};
-use super::{CONNECT_TIME_MAX, ledger};
+use super::{connect, ledger};
 use crate::EngineError;
 use crate::error::Doing;
 use crate::ledger::{LedgerMark, SCRATCH_ROTATIONS, direction_text, epoch_number};
@@ -39,14 +39,7 @@ pub(super) struct PostgresScratch {
 impl PostgresScratch {
     pub(super) async fn open(options: &PgConnectOptions, names: ScratchNames) -> Result<Self, EngineError> {
         let application = options.get_application_name().unwrap_or_default().to_owned();
-        let connecting = PgConnection::connect_with(options);
-        let mut connection = match tokio::time::timeout(CONNECT_TIME_MAX, connecting).await {
-            Ok(connected) => connected.doing(|| "connecting to PostgreSQL".to_owned())?,
-            Err(_) => {
-                let doing = "connecting to PostgreSQL".to_owned();
-                return Err(EngineError::TimedOut { doing, seconds: CONNECT_TIME_MAX.as_secs() });
-            }
-        };
+        let mut connection = connect(options).await?;
         sqlx::raw_sql(SETTINGS)
             .execute(&mut connection)
             .await

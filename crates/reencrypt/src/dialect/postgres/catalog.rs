@@ -12,7 +12,7 @@ use crate::{EngineError, Targets};
 use keys::value::Encoding;
 
 /// The schema of a table for which targets.toml gives none.
-const SCHEMA_DEFAULT: &str = "public";
+pub(super) const SCHEMA_DEFAULT: &str = "public";
 
 const RELATION: &str = "
     SELECT c.oid::int8, c.relkind::text, c.relispartition,

@@ -1,13 +1,12 @@
 //! The ledger in PostgreSQL: its tables, entering a shard, and the transaction of a chunk.
 
-pub(super) mod shadows;
-
 use rotation::{RotationId, ShardId};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection, Row as _};
 
 use super::super::{Chunk, Written};
-use super::rows;
+use super::layout::Layout;
+use super::{load, rows};
 use crate::EngineError;
 use crate::error::Doing;
 use crate::ledger::{
@@ -51,19 +50,6 @@ const CREATE: &str = "
         rest_digest text NOT NULL DEFAULT '00000000000000000000000000000000',
         raw_digest text NOT NULL DEFAULT '00000000000000000000000000000000',
         PRIMARY KEY (rotation, shard, pass)
-    );";
-
-const CREATE_SHADOW: &str = "
-    CREATE TABLE keyturn.shadow (
-        rotation text NOT NULL REFERENCES keyturn.rotation ON DELETE CASCADE,
-        label text NOT NULL,
-        schema_name text NOT NULL,
-        table_name text NOT NULL,
-        shadow_name text NOT NULL,
-        retained_name text NOT NULL,
-        state text NOT NULL,
-        epoch bigint NOT NULL,
-        PRIMARY KEY (rotation, label)
     );";
 
 /// What format 2 has beyond format 1, besides the shadows.
@@ -134,7 +120,7 @@ pub(super) async fn create(connection: &mut PgConnection) -> Result<(), EngineEr
         sqlx::raw_sql("CREATE SCHEMA keyturn").execute(&mut *transaction).await.doing(doing)?;
     }
     sqlx::raw_sql(if old { UPGRADE } else { CREATE }).execute(&mut *transaction).await.doing(doing)?;
-    sqlx::raw_sql(CREATE_SHADOW).execute(&mut *transaction).await.doing(doing)?;
+    sqlx::raw_sql(super::shadow::CREATE).execute(&mut *transaction).await.doing(doing)?;
     transaction.commit().await.doing(doing)
 }
 
@@ -373,17 +359,37 @@ pub(super) async fn record(
     }
 }
 
-pub(super) async fn commit(connection: &mut PgConnection, chunk: &Chunk<'_>) -> Result<Written, EngineError> {
+/// A commit that need not be on disk when it answers: rows and ledger are lost together or not at all, and whoever goes
+/// on finds the ledger's cursor where the rows are. Only the end of a shard is told to anybody, and its commit is
+/// durable; the log is one, so everything before it is durable with it. (docs/decisions/0009)
+const BEGIN_CHUNK: &str = "BEGIN; SET LOCAL synchronous_commit = off";
+
+/// A commit that is told: on disk, and on standbys if the server is set up so.
+const BEGIN_DURABLE: &str = "BEGIN; SET LOCAL synchronous_commit = on";
+
+/// Writes rows and the shard's row. `layout` says how rows travel where they go into a copy.
+pub(super) async fn commit(
+    connection: &mut PgConnection,
+    chunk: &Chunk<'_>,
+    layout: Option<&Layout>,
+) -> Result<Written, EngineError> {
     let claim = chunk.claim;
     let doing = || format!("committing a chunk of {}", chunk.table.label);
-    let mut transaction = connection.begin().await.doing(doing)?;
+    let begin = if chunk.after.done || chunk.after.cursor.is_none() { BEGIN_DURABLE } else { BEGIN_CHUNK };
+    let mut transaction = connection.begin_with(begin).await.doing(doing)?;
     // The header first, held until the commit: whoever turns it back waits for us, or we for him.
     let header = header(&mut transaction, &claim.mark.rotation, Hold::Shared).await?;
     header.ok_or(EngineError::LedgerMissing(claim.mark.rotation))?.admit(&claim.mark)?;
     // Then the shard's row, before any row of the user's: of two that hold the same lease only one may go on.
     write_shard(&mut transaction, claim, chunk.after, Some(chunk.before)).await?;
     if !chunk.changes.is_empty() {
-        let written = rows::update(&mut transaction, chunk.table, chunk.changes).await?;
+        let written = match (chunk.into, layout) {
+            (Some(into), Some(layout)) => {
+                super::shadow::act_as_owner_of(&mut transaction, into).await?;
+                load::insert(&mut transaction, chunk.table, into, layout, chunk.changes).await?
+            }
+            (None, _) | (_, None) => rows::update(&mut transaction, chunk.table, chunk.changes).await?,
+        };
         if written != chunk.changes.len() as u64 {
             transaction.rollback().await.doing(doing)?;
             return Ok(Written::RowsDiffer);

@@ -313,7 +313,7 @@ pub(super) async fn turn_back(
 
 /// Ends the sessions of all other workers, wherever they are. One that is stopped inside a transaction would
 /// otherwise hold the header for as long as it likes.
-async fn end_other_workers(connection: &mut PgConnection) -> Result<(), EngineError> {
+pub(super) async fn end_other_workers(connection: &mut PgConnection) -> Result<(), EngineError> {
     sqlx::query(
         "SELECT pg_terminate_backend(pid, $2) FROM pg_stat_activity
          WHERE datname = current_database() AND usename = session_user AND pid <> pg_backend_pid()

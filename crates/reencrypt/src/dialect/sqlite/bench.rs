@@ -61,7 +61,9 @@ impl Scratch for SqliteScratch {
     async fn make(&mut self) -> Result<LedgerBefore, EngineError> {
         let before =
             if ledger::exists(&mut self.connection).await? { LedgerBefore::Present } else { LedgerBefore::Absent };
-        ledger::create(&mut self.connection).await?;
+        let mut transaction = ledger::begin(&mut self.connection, || "making the ledger's tables".to_owned()).await?;
+        ledger::create(&mut transaction).await?;
+        transaction.commit().await.doing(|| "making the ledger's tables".to_owned())?;
         if let Some(open) = ledger::open_rotation(&mut self.connection).await? {
             return Err(EngineError::LedgerOpen(open));
         }

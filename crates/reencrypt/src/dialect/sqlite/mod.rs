@@ -3,6 +3,7 @@
 mod bench;
 mod catalog;
 mod ledger;
+mod look;
 mod others;
 mod rows;
 mod shadow;
@@ -20,6 +21,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 use sqlx::{Connection, Row as _};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use super::found::Seen;
 use super::scratch::{Scratch, ScratchNames};
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
@@ -28,6 +30,7 @@ use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
 use crate::sink::{PageSink, scan_by_pages};
 use crate::table::{KeyRange, Row, Table};
+use crate::targets::Exclude;
 use crate::{EngineError, Targets};
 
 /// SQLite has one writer, whoever it is.
@@ -109,6 +112,14 @@ impl Dialect for Sqlite {
 
     async fn scratch(&self, names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
         Ok(Box::new(bench::SqliteScratch::open(&self.options, names).await?))
+    }
+
+    async fn see(&self) -> Result<Seen, EngineError> {
+        look::see(&self.options).await
+    }
+
+    async fn missing(&self, excludes: &[Exclude]) -> Result<Vec<String>, EngineError> {
+        look::missing(&self.options, excludes).await
     }
 }
 
