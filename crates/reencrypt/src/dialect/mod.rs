@@ -1,5 +1,6 @@
 //! What the engine asks of a database system. One folder per system holds all SQL of it; nothing else does.
 
+mod mariadb;
 mod postgres;
 mod sqlite;
 
@@ -11,6 +12,7 @@ use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::table::{Change, KeyRange, Row, Table};
 use crate::{DatabaseConfig, EngineError, Targets};
 
+pub(crate) use mariadb::Mariadb;
 pub(crate) use postgres::Postgres;
 pub(crate) use sqlite::Sqlite;
 
@@ -124,6 +126,7 @@ pub(crate) trait Session: Send {
 pub(crate) fn of(config: &DatabaseConfig) -> Result<Box<dyn Dialect>, EngineError> {
     use crate::config::Location;
     Ok(match Location::parse(&config.url).map_err(EngineError::Url)? {
+        Location::Mariadb(options) => Box::new(Mariadb::new(*options, config)),
         Location::Postgres(options) => Box::new(Postgres::new(*options, config)),
         Location::Sqlite(options) => Box::new(Sqlite::new(*options, config.sessions_wait)),
     })

@@ -179,7 +179,7 @@ async fn describe(
     // ONLY: tables that inherit from it are tables of their own. Partitions are not.
     let only = if kind == "r" { "ONLY " } else { "" };
     let from = format!("{only}{}.{}", quote(schema), quote(&target.name));
-    Ok(Some((oid, Table { label: target.label(), from, key, columns: values, triggers: Vec::new() })))
+    Ok(Some((oid, Table { label: target.label(), from, key, columns: values, triggers: Vec::new(), kept: Vec::new() })))
 }
 
 /// Whether it is a table at all.
@@ -258,7 +258,7 @@ fn key_columns(
                 continue;
             }
         };
-        key.push(KeyColumn { sql: quote(name), kind, cast: column.base.clone(), collation: None });
+        key.push(KeyColumn { sql: quote(name), kind, cast: column.base.clone(), collation: None, descending: false });
     }
     key
 }

@@ -103,7 +103,7 @@ async fn describe(
     .map(|(name, definition)| Trigger { sql: quote(&name), definition })
     .collect();
     let from = format!("{}.{}", quote(SCHEMA), quote(&target.name));
-    let table = Table { label: target.label(), from, key, columns: values, triggers };
+    let table = Table { label: target.label(), from, key, columns: values, triggers, kept: Vec::new() };
     if problems.is_empty() {
         nulls(connection, target, &table, &columns, problems).await?;
     }
@@ -192,7 +192,7 @@ fn key_columns(
         if let Some(own) = collation.as_deref().filter(|name| !["BINARY", "NOCASE", "RTRIM"].contains(name)) {
             problems.push(format!("has the key column {name:?} with the application's own collation {own:?}"));
         }
-        key.push(KeyColumn { sql: quote(name), kind: KeyKind::Any, cast: String::new(), collation });
+        key.push(KeyColumn { sql: quote(name), kind: KeyKind::Any, cast: String::new(), collation, descending: false });
     }
     key
 }
