@@ -40,7 +40,9 @@ pub enum EngineError {
         source: sqlx::Error,
     },
     /// A row that the server neither sends nor takes at once.
-    #[error("{row} holds {bytes} bytes, and the server sends and takes at most {bytes_max} at once (max_allowed_packet)")]
+    #[error(
+        "{row} holds {bytes} bytes, and the server sends and takes at most {bytes_max} at once (max_allowed_packet)"
+    )]
     RowTooLarge {
         /// Table and key.
         row: String,
@@ -190,7 +192,9 @@ impl EngineError {
             Self::Rights(_) | Self::Role { .. } | Self::LedgerOpen(_) | Self::LedgerUnreadable(_) => {
                 FaultCode::Database
             }
-            Self::Targets(_) | Self::UnknownTable(_) | Self::Trial { .. } | Self::RowTooLarge { .. } => FaultCode::Targets,
+            Self::Targets(_) | Self::UnknownTable(_) | Self::Trial { .. } | Self::RowTooLarge { .. } => {
+                FaultCode::Targets
+            }
             Self::SessionsRemain(_) | Self::SessionsUnknown(_) => FaultCode::SessionsRemain,
             Self::Undecryptable { .. } => FaultCode::Undecryptable,
             Self::UnexpectedKey { .. } => FaultCode::UnexpectedKey,

@@ -170,7 +170,7 @@ impl Vault {
         Self::mariadb_bare_on(mariadb::shared(), targets).await
     }
 
-    async fn mariadb_bare_on(server: Arc<Server>, targets: &str) -> Self {
+    pub(crate) async fn mariadb_bare_on(server: Arc<Server>, targets: &str) -> Self {
         let (database, number) = server.database().await;
         let (agent, application) = (format!("agent_{number}"), format!("app_{number}"));
         let mut config = DatabaseConfig::new(server.url(&agent, &database));
@@ -414,6 +414,11 @@ impl Vault {
             Cell::Integer(number) => number.to_string(),
             Cell::Text(text) => format!("'{}'", text.replace('\'', "''")),
             Cell::Bytes(bytes) if matches!(self.place, Place::Postgres { .. }) => format!("'\\x{}'::bytea", hex(bytes)),
+            // Twice the length would be more than a statement may have.
+            Cell::Bytes(bytes) if self.is_mariadb() && bytes.len() > 1 << 20 => {
+                use base64::Engine as _;
+                format!("FROM_BASE64('{}')", base64::engine::general_purpose::STANDARD.encode(bytes))
+            }
             Cell::Bytes(bytes) => format!("x'{}'", hex(bytes)),
         }
     }
@@ -533,7 +538,12 @@ impl Vault {
         let (old, new) = (Cipher::new(&self.old), Cipher::new(&self.new));
         for table in self.targets.tables() {
             let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-            let key: Vec<String> = table.key.iter().map(|name| format!("CAST({} AS text)", quote(name))).collect();
+            let text = |name: &String| match self.is_mariadb() {
+                // Leaves bytes alone, which need not be text.
+                true => format!("CONCAT({})", quote(name)),
+                false => format!("CAST({} AS text)", quote(name)),
+            };
+            let key: Vec<String> = table.key.iter().map(text).collect();
             let name = match &table.schema {
                 Some(schema) => format!("{}.{}", quote(schema), quote(&table.name)),
                 None => quote(&table.name),
@@ -556,7 +566,8 @@ impl Vault {
                             (Ok(_), Ok(_)) => panic!("a value opens under both keys"),
                         },
                     };
-                    let key = String::from_utf8(row[1].clone().unwrap()).unwrap();
+                    let key = String::from_utf8(row[1].clone().unwrap());
+                    let key = key.unwrap_or_else(|error| hex(error.as_bytes()));
                     census.insert((table.label(), column.name.clone(), key), found);
                 }
             }

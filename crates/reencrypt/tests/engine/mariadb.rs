@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use sqlx::mysql::MySqlConnection;
-use sqlx::{AssertSqlSafe, Connection as _};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use tempfile::TempDir;
 
 const MISSING: &str = "MariaDB's server programs are not installed; run: sudo apt-get install mariadb-server-core";
@@ -20,7 +20,8 @@ const START_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// So that statements of the tests mean the same in all databases.
 const SETTINGS: &str = "
-    SET sql_mode = 'ANSI_QUOTES,PIPES_AS_CONCAT,NO_BACKSLASH_ESCAPES,STRICT_ALL_TABLES', time_zone = '+00:00';
+    SET sql_mode = 'ANSI_QUOTES,PIPES_AS_CONCAT,NO_BACKSLASH_ESCAPES,STRICT_ALL_TABLES', time_zone = '+00:00',
+        autocommit = 1, completion_type = 0;
     SET NAMES utf8mb4 COLLATE utf8mb4_bin";
 
 /// A running server. Stopped and removed on drop, and also when this process is killed: a shell holds the other end of a
@@ -56,7 +57,12 @@ impl Server {
         let server = Self { directory, options: options.to_owned(), keeper: Mutex::new(None) };
         let output = server
             .command("mariadb-install-db")
-            .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"])
+            .args([
+                "--no-defaults",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                "--skip-name-resolve",
+            ])
             .arg(format!("--datadir={}/data", server.path()))
             .args(["--innodb-flush-method=nosync", "--innodb-log-file-size=16M"])
             .output()
@@ -163,6 +169,14 @@ impl Server {
         superuser.close().await.unwrap();
         (name, number)
     }
+}
+
+/// Whether anybody on the server waits for a row's lock. The list of transactions would not do: it is made anew only when
+/// nobody has asked for a while.
+pub(crate) async fn waits_for_a_row(watcher: &mut MySqlConnection) -> bool {
+    let row =
+        sqlx::raw_sql("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_current_waits'").fetch_one(watcher).await.unwrap();
+    row.try_get::<String, _>(1).unwrap() != "0"
 }
 
 impl Drop for Server {

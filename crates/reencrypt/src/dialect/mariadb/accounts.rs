@@ -124,8 +124,9 @@ async fn note(connection: &mut MySqlConnection, user: &str, header: &mut Header)
 }
 
 fn read_note(text: &str) -> Result<UserSaved, EngineError> {
-    serde_json::from_str(text)
-        .map_err(|_| EngineError::LedgerUnreadable("the note of the application's accounts has another form".to_owned()))
+    serde_json::from_str(text).map_err(|_| {
+        EngineError::LedgerUnreadable("the note of the application's accounts has another form".to_owned())
+    })
 }
 
 async fn lock(connection: &mut MySqlConnection, user: &str) -> Result<(), EngineError> {
@@ -149,7 +150,11 @@ async fn alter(connection: &mut MySqlConnection, user: &str, host: &str, what: &
 }
 
 /// Ends the application's sessions, while the header is held and still ours.
-async fn end_sessions_of(connection: &mut MySqlConnection, user: &str, mark: &LedgerMark) -> Result<usize, EngineError> {
+async fn end_sessions_of(
+    connection: &mut MySqlConnection,
+    user: &str,
+    mark: &LedgerMark,
+) -> Result<usize, EngineError> {
     let doing = || format!("ending the sessions of user {user}");
     let mut transaction = connection.begin().await.doing(doing)?;
     let header = ledger::header(&mut transaction, &mark.rotation, Hold::Shared).await?;

@@ -78,10 +78,12 @@ struct KeyPart {
 /// Finds all of them, or names every problem with any.
 pub(super) async fn tables(connection: &mut MySqlConnection, targets: &Targets) -> Result<Vec<Table>, EngineError> {
     let doing = || "asking for the database's name".to_owned();
-    let row = sqlx::raw_sql("SELECT DATABASE(), SUBSTRING_INDEX(CURRENT_USER(), '@', 1), SUBSTRING_INDEX(CURRENT_USER(), '@', -1)")
-        .fetch_one(&mut *connection)
-        .await
-        .doing(doing)?;
+    let row = sqlx::raw_sql(
+        "SELECT DATABASE(), SUBSTRING_INDEX(CURRENT_USER(), '@', 1), SUBSTRING_INDEX(CURRENT_USER(), '@', -1)",
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .doing(doing)?;
     let database: String = row.try_get(0).doing(doing)?;
     let (user, host): (String, String) = (row.try_get(1).doing(doing)?, row.try_get(2).doing(doing)?);
     let account = format!("{}@{}", quote(&user), quote(&host));
@@ -136,10 +138,13 @@ async fn describe(
     let name = format!("{}.{}", quote(database), quote(&target.name));
     if !all_readable(connection, &name).await.doing(doing)? {
         // Columns that are not shown could change with every write, and nobody would know.
-        problems.push(format!("has columns that the agent's account may not read: GRANT SELECT ON {name} TO {account}"));
+        problems
+            .push(format!("has columns that the agent's account may not read: GRANT SELECT ON {name} TO {account}"));
     }
     if !grants.on_table("TRIGGER", database, &target.name) {
-        problems.push(format!("may have triggers that the agent's account cannot see: GRANT TRIGGER ON {name} TO {account}"));
+        problems.push(format!(
+            "may have triggers that the agent's account cannot see: GRANT TRIGGER ON {name} TO {account}"
+        ));
     }
     let columns = columns(connection, &target.name).await.doing(doing)?;
     let primary_key = primary_key(connection, &target.name).await.doing(doing)?;
@@ -260,7 +265,8 @@ async fn foreign_keys(
             let column: Option<String> = row.try_get(at).doing(doing)?;
             let Some(column) = column else { continue };
             if target.columns.iter().any(|registered| registered.name.eq_ignore_ascii_case(&column)) {
-                problems.push(format!("has column {column:?} in the foreign key {constraint:?}, which would be broken"));
+                problems
+                    .push(format!("has column {column:?} in the foreign key {constraint:?}, which would be broken"));
             }
         }
     }

@@ -199,11 +199,11 @@ pub(super) async fn check(connection: &mut MySqlConnection, shared: &Shared) -> 
     }
     if let Some(application) = &shared.application_role {
         if *application == user {
-            problems.push(format!(
-                "application_role is the agent's own user {user}; give the agent a user of its own"
-            ));
+            problems.push(format!("application_role is the agent's own user {user}; give the agent a user of its own"));
         }
-        for (right, what) in [("CONNECTION ADMIN", "end the application's sessions"), ("CREATE USER", "fence its accounts")] {
+        for (right, what) in
+            [("CONNECTION ADMIN", "end the application's sessions"), ("CREATE USER", "fence its accounts")]
+        {
             if !grants.on_server(right) {
                 problems.push(format!("it may not {what}: GRANT {right} ON *.* TO {account}"));
             }
@@ -227,7 +227,8 @@ pub(super) async fn check(connection: &mut MySqlConnection, shared: &Shared) -> 
 
 async fn galera(connection: &mut MySqlConnection) -> Result<bool, EngineError> {
     let doing = || "asking whether the server is part of a cluster".to_owned();
-    let rows = raw_sql("SHOW GLOBAL VARIABLES WHERE Variable_name = 'wsrep_on'").fetch_all(connection).await.doing(doing)?;
+    let rows =
+        raw_sql("SHOW GLOBAL VARIABLES WHERE Variable_name = 'wsrep_on'").fetch_all(connection).await.doing(doing)?;
     match rows.first() {
         Some(row) => Ok(row.try_get::<String, _>(1).doing(doing)?.eq_ignore_ascii_case("ON")),
         None => Ok(false),
@@ -266,7 +267,9 @@ mod tests {
         ]);
         assert!(grants.on_server("PROCESS") && grants.on_server("CONNECTION ADMIN") && !grants.on_server("EVENT"));
         assert!(grants.on_database("EVENT", "vault_12") && !grants.on_database("EVENT", "vaultx12"));
-        assert!(grants.on_table("TRIGGER", "vault", "User Entries") && grants.on_table("SELECT", "vault", "User Entries"));
+        assert!(
+            grants.on_table("TRIGGER", "vault", "User Entries") && grants.on_table("SELECT", "vault", "User Entries")
+        );
         assert!(!grants.on_table("UPDATE", "vault", "User Entries"), "on columns only");
         assert!(!grants.on_table("TRIGGER", "vault", "other"));
         assert!(grants.on_table("CREATE", "own`s", "anything"));

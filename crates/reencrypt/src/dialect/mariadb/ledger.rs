@@ -98,7 +98,8 @@ pub(super) async fn header(
     };
     let doing = || "reading the ledger's header".to_owned();
     // Reviewed: constants only.
-    let row = sqlx::query(AssertSqlSafe(sql)).bind(rotation.to_string()).fetch_optional(connection).await.doing(doing)?;
+    let row =
+        sqlx::query(AssertSqlSafe(sql)).bind(rotation.to_string()).fetch_optional(connection).await.doing(doing)?;
     row.map(|row| read_header(&row)).transpose().doing(doing)
 }
 

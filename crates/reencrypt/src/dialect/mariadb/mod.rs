@@ -138,7 +138,8 @@ impl Dialect for Mariadb {
             }
         };
         let doing = || "setting up a MariaDB session".to_owned();
-        let row = sqlx::raw_sql("SELECT VERSION(), @@max_allowed_packet").fetch_one(&mut connection).await.doing(doing)?;
+        let row =
+            sqlx::raw_sql("SELECT VERSION(), @@max_allowed_packet").fetch_one(&mut connection).await.doing(doing)?;
         let version: String = row.try_get(0).doing(doing)?;
         if let Some(problem) = version_problem(&version) {
             return Err(EngineError::Rights(vec![problem]));
@@ -163,12 +164,11 @@ impl MariadbSession {
     /// How far the log has come: where it stands, and up to where it is flushed.
     async fn log(&mut self) -> Result<(u64, u64), EngineError> {
         let doing = || "asking for the position of the database's history".to_owned();
-        let rows = sqlx::raw_sql(
-            "SHOW GLOBAL STATUS WHERE Variable_name IN ('Innodb_lsn_current', 'Innodb_lsn_flushed')",
-        )
-        .fetch_all(&mut self.connection)
-        .await
-        .doing(doing)?;
+        let rows =
+            sqlx::raw_sql("SHOW GLOBAL STATUS WHERE Variable_name IN ('Innodb_lsn_current', 'Innodb_lsn_flushed')")
+                .fetch_all(&mut self.connection)
+                .await
+                .doing(doing)?;
         let (mut current, mut flushed) = (0, 0);
         for row in &rows {
             let name: String = row.try_get(0).doing(doing)?;

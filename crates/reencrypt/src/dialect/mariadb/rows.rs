@@ -41,8 +41,7 @@ pub(super) async fn page(
     let rows = fitting(connection, table, range, limit, packet_bytes_max).await?;
     let mut statement = select(table, true);
     statement.range(table, range).in_order(table).sql(" LIMIT ").bind(Bind::Integer(integer(rows)));
-    let rows =
-        statement.query(true).fetch_all(connection).await.doing(|| format!("reading {}", table.label))?;
+    let rows = statement.query(true).fetch_all(connection).await.doing(|| format!("reading {}", table.label))?;
     rows.iter().map(|row| read(table, row)).collect()
 }
 

@@ -39,15 +39,14 @@ pub(super) async fn take_name(connection: &mut MySqlConnection) -> Result<String
 
 /// Ends the session that holds this name, if any does and it is not this one.
 pub(super) async fn end_named(connection: &mut MySqlConnection, name: &str) -> Result<(), EngineError> {
-    let found: Option<i64> = sqlx::query(
-        "SELECT CAST(h.id AS SIGNED) FROM (SELECT IS_USED_LOCK(?) AS id) h WHERE h.id <> CONNECTION_ID()",
-    )
-    .bind(name)
-    .fetch_optional(&mut *connection)
-    .await
-    .and_then(|row| row.map(|row| row.try_get(0)).transpose())
-    .doing(|| "looking for the session of an earlier worker".to_owned())?
-    .flatten();
+    let found: Option<i64> =
+        sqlx::query("SELECT CAST(h.id AS SIGNED) FROM (SELECT IS_USED_LOCK(?) AS id) h WHERE h.id <> CONNECTION_ID()")
+            .bind(name)
+            .fetch_optional(&mut *connection)
+            .await
+            .and_then(|row| row.map(|row| row.try_get(0)).transpose())
+            .doing(|| "looking for the session of an earlier worker".to_owned())?
+            .flatten();
     match found {
         Some(session) => end(connection, &[session]).await,
         None => Ok(()),
@@ -193,7 +192,8 @@ pub(super) async fn others(connection: &mut MySqlConnection, shared: &Shared) ->
             continue;
         }
         let host = if host.is_empty() || host == "localhost" { "a local socket".to_owned() } else { host };
-        let place = if database.is_empty() { "no database chosen".to_owned() } else { format!("database {database:?}") };
+        let place =
+            if database.is_empty() { "no database chosen".to_owned() } else { format!("database {database:?}") };
         others.push(format!("session {session} of user {user:?}, {place}, from {host} ({command})"));
     }
     let prepared = sqlx::raw_sql("XA RECOVER").fetch_all(&mut *connection).await.doing(doing)?;
