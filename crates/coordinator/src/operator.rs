@@ -16,7 +16,8 @@ use wire::tls::Tls;
 use wire::{status, v1};
 
 use crate::driver::Hints;
-use crate::raft::{Consensus, Leadership, ProposeError, now};
+use crate::raft::{ChangeError, Consensus, Leadership, ProposeError, now, removed};
+use crate::replicas;
 use crate::view::{self, View};
 
 /// At least this much time is between two messages of one watch.
@@ -37,16 +38,24 @@ pub(crate) struct OperatorService {
 }
 
 impl OperatorService {
-    /// Sees that a read on the leader is of now, and not of the time before it was cut off.
+    /// Sees that a read on the leader is of now, and not of the time before it was cut off. Another replica answers what
+    /// it has applied, unless it was removed and so will never apply anything again.
     async fn fresh(&self) -> Result<(), Status> {
+        self.is_member()?;
         // Consensus's own view: a leader that is cut off counts as leading here, and so fails.
         let leads = self.consensus.leader() == Some(self.consensus.id());
         if leads { self.consensus.read_barrier().await.map_err(unavailable) } else { Ok(()) }
     }
 
+    /// Refuses on a replica that was removed from the cluster.
+    fn is_member(&self) -> Result<(), Status> {
+        if self.consensus.is_removed() { Err(removed(self.consensus.id())) } else { Ok(()) }
+    }
+
     /// Refuses on a replica that does not lead. While nobody does, as during an election, the answer waits for a
     /// moment, so that callers need not ask again and again.
     async fn lead(&self) -> Result<(), Status> {
+        self.is_member()?;
         let mut leadership = self.consensus.leadership();
         let known = leadership.wait_for(|now| *now != Leadership::Other { address: None });
         let found = timeout(LEADER_WAIT, known).await.map(|known| known.map(|now| now.clone()));
@@ -55,6 +64,13 @@ impl OperatorService {
             Ok(Ok(Leadership::Other { address })) => Err(status::not_leader(address.as_deref())),
             Ok(Err(_)) | Err(_) => Err(status::not_leader(None)),
         }
+    }
+
+    /// As [`Self::lead`], and what is read here afterwards holds everything that was committed before: also a leader that
+    /// does not know yet that it was replaced refuses.
+    async fn lead_now(&self) -> Result<(), Status> {
+        self.lead().await?;
+        self.consensus.read_barrier().await.map_err(unavailable)
     }
 
     async fn propose(&self, event: Event) -> Result<(), Status> {
@@ -118,7 +134,7 @@ impl v1::operator_server::Operator for OperatorService {
     async fn get_farm(&self, _: Request<v1::GetFarmRequest>) -> Result<Response<v1::Farm>, Status> {
         self.fresh().await?;
         let (addresses, id, leader) = (self.consensus.addresses(), self.consensus.id(), self.consensus.leader());
-        Ok(Response::new(self.view(|view| view::farm(view.state, &self.farm, addresses, id, leader))))
+        Ok(Response::new(self.view(|view| view::farm(view.state, &self.farm, &addresses, id, leader))))
     }
 
     async fn enroll_node(&self, request: Request<v1::EnrollNodeRequest>) -> Result<Response<v1::Node>, Status> {
@@ -197,7 +213,8 @@ impl v1::operator_server::Operator for OperatorService {
 
     async fn get_rotation(&self, request: Request<v1::GetRotationRequest>) -> Result<Response<v1::Rotation>, Status> {
         let id = rotation_id(&request.into_inner().id)?;
-        self.fresh().await?;
+        // An operator signs what is answered here.
+        self.lead_now().await?;
         Ok(Response::new(self.rotation(id)?))
     }
 
@@ -205,6 +222,7 @@ impl v1::operator_server::Operator for OperatorService {
         &self,
         _: Request<v1::ListRotationsRequest>,
     ) -> Result<Response<v1::ListRotationsResponse>, Status> {
+        self.fresh().await?;
         let rotations =
             self.view(|view| view.state.rotations.values().rev().map(|rotation| view.summary(rotation)).collect());
         Ok(Response::new(v1::ListRotationsResponse { rotations }))
@@ -215,8 +233,7 @@ impl v1::operator_server::Operator for OperatorService {
         request: Request<v1::WatchRotationRequest>,
     ) -> Result<Response<WatchStream>, Status> {
         let id = rotation_id(&request.into_inner().id)?;
-        self.lead().await?;
-        self.fresh().await?;
+        self.lead_now().await?;
         // The one that is meant now is watched, whichever is the newest later.
         let id = self.view(|view| find(view.state, id).map(|rotation| rotation.id))?;
         // One message is on its way while the next is made: a slow reader gets fewer, never older ones.
@@ -232,6 +249,30 @@ impl v1::operator_server::Operator for OperatorService {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn list_replicas(
+        &self,
+        _: Request<v1::ListReplicasRequest>,
+    ) -> Result<Response<v1::ListReplicasResponse>, Status> {
+        self.lead_now().await?;
+        Ok(Response::new(v1::ListReplicasResponse { replicas: replicas::view(self.consensus.members()) }))
+    }
+
+    async fn change_replicas(
+        &self,
+        request: Request<v1::ChangeReplicasRequest>,
+    ) -> Result<Response<v1::ChangeReplicasResponse>, Status> {
+        let by = caller(&request)?;
+        let change = replicas::change(request.into_inner())?;
+        self.lead().await?;
+        tracing::debug!("{by} asks for {change:?}");
+        let step = self.consensus.change_replicas(&change).await.map_err(|error| match error {
+            ChangeError::Refused(refusal) => replicas::refused(&refusal),
+            ChangeError::Propose(error) => unavailable(error),
+        })?;
+        let replicas = replicas::view(self.consensus.members());
+        Ok(Response::new(v1::ChangeReplicasResponse { stage: replicas::stage(&step).into(), replicas }))
     }
 }
 

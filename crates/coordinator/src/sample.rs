@@ -19,7 +19,13 @@ pub(crate) fn work() -> AssignmentId {
 }
 
 pub(crate) fn tally() -> ShardTally {
-    ShardTally { rows: 10, values: 20, undecryptable: 1, digest: ContentDigest::new(0xfeed) }
+    ShardTally {
+        rows: 10,
+        values: 20,
+        undecryptable: 1,
+        digest: ContentDigest::new(0xfeed),
+        rest: ContentDigest::new(0xbeef),
+    }
 }
 
 pub(crate) fn fault() -> Fault {
@@ -101,7 +107,15 @@ pub(crate) fn shard() -> Shard {
 }
 
 pub(crate) fn table() -> PlanTable {
-    PlanTable { columns: vec!["secret".to_owned()], strategy: Strategy::InPlace, rows: 100, values: 90, bytes: 9_000 }
+    PlanTable {
+        columns: vec!["secret".to_owned()],
+        strategy: Strategy::InPlace,
+        reason: "chosen".to_owned(),
+        forecast_ms: 10,
+        rows: 100,
+        values: 90,
+        bytes: 9_000,
+    }
 }
 
 pub(crate) fn survey() -> Survey {

@@ -2,6 +2,7 @@
 
 mod base64;
 mod error;
+mod header;
 mod parse;
 
 use devolutions_crypto::CiphertextVersion;
@@ -13,6 +14,7 @@ use crate::SecretKey;
 use parse::Parsed;
 
 pub use error::{Base64Problem, ValueError};
+pub use header::{BASE64_HEADER_CHARS, ValueHeader, ValueKind};
 
 /// The largest stored value that is read, bytes. A value, its ciphertext and its copy in the other form are in
 /// memory at once, several times over with several shards, and no vault keeps larger attachments in a row.

@@ -21,6 +21,12 @@ pub enum EngineError {
     /// Registered tables or columns that cannot be worked on; every one is named.
     #[error("targets.toml does not fit the database: {}", .0.join("; "))]
     Targets(Vec<String>),
+    /// Columns that hold ciphertexts, which a rotation would leave behind; every one is named.
+    #[error(
+        "columns hold ciphertexts that the farm's key may open, and targets.toml neither registers nor excludes them: {}",
+        .0.join(", ")
+    )]
+    Unregistered(Vec<String>),
     /// The database refused, or the connection to it was lost.
     #[error("{doing} failed")]
     Database {
@@ -127,12 +133,42 @@ pub enum EngineError {
     /// The database's history is not the one that was verified.
     #[error("the database is not the one that was verified: {0}")]
     Position(String),
+    /// The ledger has the form of an earlier release, and a rotation in it is not closed.
+    #[error("the ledger in the database has the form of an earlier release, in which rotation {0} is still open")]
+    LedgerOld(String),
+    /// Tables that were to be re-encrypted by shadow and cannot be; every one is named with its obstacle.
+    #[error("strategy shadow was asked for, and it is impossible: {}", .0.join("; "))]
+    Shadows(Vec<String>),
+    /// The copies would not fit.
+    #[error(
+        "the copies of the tables need {needed_bytes} bytes, and {free_bytes} are free where the database keeps them"
+    )]
+    Space {
+        /// Copies with their indexes.
+        needed_bytes: u64,
+        /// What is free.
+        free_bytes: u64,
+    },
+    /// A shadow is not where the work needs it to be.
+    #[error("the shadow of table {table} {problem}")]
+    ShadowState {
+        /// The table.
+        table: String,
+        /// Where it is, as the end of the sentence.
+        problem: String,
+    },
     /// A shard of a table that is not registered here.
     #[error("the shard is of table {0:?}, which this node's targets.toml does not register")]
     UnknownTable(String),
     /// A shard whose bounds are no keys of its table.
     #[error("the bounds of shard {0} are no keys of its table")]
     ShardBounds(String),
+    /// A scratch table's name is taken, perhaps by a measurement that was killed.
+    #[error("the scratch table {0} exists already")]
+    ScratchTaken(String),
+    /// This release cannot do it on this database.
+    #[error("{0}")]
+    Unsupported(String),
     /// The engine itself failed.
     #[error("the engine failed: {0}")]
     Internal(String),
@@ -189,12 +225,17 @@ impl EngineError {
             Self::Url(_) | Self::Configuration(_) | Self::Database { .. } | Self::TimedOut { .. } => {
                 FaultCode::Database
             }
-            Self::Rights(_) | Self::Role { .. } | Self::LedgerOpen(_) | Self::LedgerUnreadable(_) => {
-                FaultCode::Database
-            }
-            Self::Targets(_) | Self::UnknownTable(_) | Self::Trial { .. } | Self::RowTooLarge { .. } => {
-                FaultCode::Targets
-            }
+            Self::ScratchTaken(_) | Self::Unsupported(_) => FaultCode::Database,
+            Self::Rights(_)
+            | Self::Role { .. }
+            | Self::LedgerOpen(_)
+            | Self::LedgerUnreadable(_)
+            | Self::LedgerOld(_)
+            | Self::Space { .. }
+            | Self::ShadowState { .. } => FaultCode::Database,
+            Self::Targets(_) | Self::UnknownTable(_) | Self::Trial { .. } | Self::Shadows(_) => FaultCode::Targets,
+            Self::RowTooLarge { .. } => FaultCode::Targets,
+            Self::Unregistered(_) => FaultCode::UnregisteredColumns,
             Self::SessionsRemain(_) | Self::SessionsUnknown(_) => FaultCode::SessionsRemain,
             Self::Undecryptable { .. } => FaultCode::Undecryptable,
             Self::UnexpectedKey { .. } => FaultCode::UnexpectedKey,
@@ -206,6 +247,21 @@ impl EngineError {
         }
     }
 
+    /// Whether the database could not be reached at all, or no longer.
+    pub fn is_connection(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => match source {
+                sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut => true,
+                sqlx::Error::Database(error) => error
+                    .code()
+                    .is_some_and(|code| code.starts_with("08") || code.starts_with("57P") || code.starts_with("28")),
+                _ => false,
+            },
+            Self::TimedOut { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether the same work may succeed if simply tried again.
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -214,6 +270,7 @@ impl EngineError {
             Self::Url(_)
             | Self::Configuration(_)
             | Self::Targets(_)
+            | Self::Unregistered(_)
             | Self::Trial { .. }
             | Self::RowTooLarge { .. }
             | Self::SessionsRemain(_)
@@ -228,9 +285,15 @@ impl EngineError {
             | Self::LedgerMissing(_)
             | Self::LedgerOpen(_)
             | Self::LedgerUnreadable(_)
+            | Self::LedgerOld(_)
+            | Self::Shadows(_)
+            | Self::Space { .. }
+            | Self::ShadowState { .. }
             | Self::Position(_)
             | Self::UnknownTable(_)
             | Self::ShardBounds(_)
+            | Self::ScratchTaken(_)
+            | Self::Unsupported(_)
             | Self::Internal(_) => false,
         }
     }
@@ -243,6 +306,10 @@ impl EngineError {
             }
             Self::Targets(_) => {
                 "correct targets.toml on every node, or the tables or grants it names (docs/database.md)"
+            }
+            Self::Unregistered(_) => {
+                "`keyturn db scan --config FILE --targets FILE` writes a targets.toml that registers them; use it on every \
+                 node, or add an [[exclude]] with the reason (docs/database.md)"
             }
             Self::Database { source, .. } | Self::Trial { source, .. } => database_next_step(source),
             Self::RowTooLarge { .. } => {
@@ -271,7 +338,15 @@ impl EngineError {
             }
             Self::LedgerOpen(_) => "end that rotation first: `keyturn rotation status`, or `keyturn recover`",
             Self::LedgerUnreadable(_) => "use the release that wrote the ledger on every node",
+            Self::LedgerOld(_) => "end that rotation with the release that began it, then go on with this one",
+            Self::Shadows(_) => "leave --strategy at auto: such tables are re-encrypted in place",
+            Self::Space { .. } => "make room on the database's disk, or plan with --strategy in-place",
+            Self::ShadowState { .. } => "see `keyturn rotation status`, and retry; abort if it stays so",
             Self::UnknownTable(_) | Self::ShardBounds(_) => "make targets.toml the same on every node and plan again",
+            Self::ScratchTaken(_) => {
+                "see whether another measurement runs; if none does, drop the tables that it names and its kin"
+            }
+            Self::Unsupported(_) => "use another database system, or leave it out",
             Self::Internal(_) => "see the agent's log",
         }
     }

@@ -7,13 +7,19 @@
 //!
 //! SQL stands in `dialect/` only. Ciphertexts are opened by the `keys` crate only.
 
+pub mod bench;
 mod config;
 mod dialect;
 mod engine;
 mod error;
+mod forecast;
 mod key;
 mod ledger;
+mod pace;
 mod pass;
+pub mod scan;
+mod shadow;
+mod sink;
 mod split;
 mod survey;
 mod table;
@@ -21,7 +27,7 @@ mod targets;
 mod transform;
 
 pub use config::{DatabaseConfig, DatabaseUrlError};
-pub use engine::{Engine, Progress, ShardJob};
+pub use engine::{Engine, Progress, ShardJob, SurveyRequest, SwapJob};
 pub use error::EngineError;
 pub use ledger::LedgerMark;
-pub use targets::{Aad, ColumnTarget, TableTarget, Targets, TargetsError};
+pub use targets::{Aad, ColumnTarget, Exclude, TableTarget, Targets, TargetsError};

@@ -9,7 +9,7 @@ use keys::value::{Cipher, Rewrapper, ValueError};
 use rotation::{KeyId, PlanTable, Strategy, Survey, UndecryptableValue};
 
 use crate::EngineError;
-use crate::dialect::{PageLimit, Session};
+use crate::dialect::{PageLimit, Scan, Session};
 use crate::engine::Progress;
 use crate::key::Key;
 use crate::pass::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
@@ -61,6 +61,8 @@ impl Surveyor<'_> {
             let plan = PlanTable {
                 columns: table.columns.iter().map(|column| column.name.clone()).collect(),
                 strategy: Strategy::InPlace,
+                reason: "the only strategy of this release".to_owned(),
+                forecast_ms: 0,
                 rows: counts.rows,
                 values: counts.values,
                 bytes: counts.bytes,
@@ -94,7 +96,7 @@ impl Surveyor<'_> {
         let mut counts = Counts::default();
         let mut untried = vec![true; table.columns.len()];
         let mut range = KeyRange::default();
-        let mut rows = session.page(table, &range, limit).await?;
+        let mut rows = session.page(&Scan { table, range: &range, whole: false }, limit).await?;
         while let Some(last) = rows.last() {
             range.after = Some(last.key.clone());
             let (page_opener, wanted) = (Arc::clone(&opener), untried.clone());
@@ -103,7 +105,8 @@ impl Surveyor<'_> {
                     .await
                     .map_err(|error| EngineError::Internal(format!("opening a page ended early: {error}")))
             };
-            let (page, next) = tokio::try_join!(open, session.page(table, &range, limit))?;
+            let scan = Scan { table, range: &range, whole: false };
+            let (page, next) = tokio::try_join!(open, session.page(&scan, limit))?;
             for (key, bytes) in page.rows {
                 marks.add(key, bytes);
                 counts.rows += 1;

@@ -16,10 +16,15 @@ pub(crate) struct Table {
     pub(crate) key: Vec<KeyColumn>,
     /// The encrypted columns, in the order of targets.toml.
     pub(crate) columns: Vec<ValueColumn>,
+    /// Every column that is neither registered nor generated, the key's too, as SQL names it, quoted: what a row's rest
+    /// is read from. In SQLite also the rowid where it is not the key.
+    pub(crate) others: Vec<String>,
     /// Triggers that would fire and must be taken away for the length of a chunk's transaction.
     pub(crate) triggers: Vec<Trigger>,
     /// Columns, quoted, that the database would change with every write unless they are set to themselves (MariaDB).
     pub(crate) kept: Vec<String>,
+    /// What reads each of the others exactly (MariaDB); empty elsewhere.
+    pub(crate) exact: Vec<String>,
 }
 
 /// A column of a primary key.
@@ -108,11 +113,14 @@ impl Stored {
 pub(crate) struct Row {
     pub(crate) key: Key,
     pub(crate) values: Vec<Stored>,
+    /// The key and every column that is not registered, in the dialect's own exact form; empty where nobody asked.
+    /// Without generated columns: they follow from the others, and those that are computed from a ciphertext change with it.
+    pub(crate) rest: Vec<u8>,
 }
 
 impl Row {
     pub(crate) fn bytes(&self) -> usize {
-        self.values.iter().filter_map(Stored::bytes).map(<[u8]>::len).sum()
+        self.rest.len() + self.values.iter().filter_map(Stored::bytes).map(<[u8]>::len).sum::<usize>()
     }
 }
 

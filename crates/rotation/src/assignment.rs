@@ -311,6 +311,8 @@ pub struct ShardTally {
     pub undecryptable: u64,
     /// The content digest over all values of these rows.
     pub digest: ContentDigest,
+    /// The keyed digest over the primary keys and all columns that are not registered.
+    pub rest: ContentDigest,
 }
 
 /// What an agent answers when it is done; one kind per kind of work.

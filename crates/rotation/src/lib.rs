@@ -39,7 +39,7 @@ pub use limits::{LEASE_MS, SHARDS_PER_AGENT_MAX, deadline_ms, deadline_restarts,
 pub use pending::{decisions, pending};
 pub use plan::{
     Attestation, DatabaseIdentity, DatabaseKind, DatabasePosition, KeyBound, Plan, PlanNode, PlanTable, ReadPlanError,
-    Shard, ShardRange, Strategy, UndecryptableValue,
+    Shard, ShardRange, Strategy, StrategyChoice, UndecryptableValue,
 };
 pub use rejection::{Outcome, Rejection, RejectionCode};
 pub use state::{

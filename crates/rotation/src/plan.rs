@@ -55,14 +55,30 @@ pub struct DatabasePosition {
 pub enum Strategy {
     /// Batched compare-and-set updates of the table itself.
     InPlace,
+    /// A re-encrypted copy beside the table, swapped in by name once it is verified.
+    Shadow,
 }
 
 impl fmt::Display for Strategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::InPlace => "in-place",
+            Self::Shadow => "shadow",
         })
     }
+}
+
+/// How an operator wants tables to be re-encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StrategyChoice {
+    /// Each table by the strategy that keeps the farm offline for the shortest time.
+    #[default]
+    Auto,
+    /// Every table in place.
+    InPlace,
+    /// Every table by shadow; refused when one cannot be.
+    Shadow,
 }
 
 /// A primary key as text, in the engine's own notation (a JSON array of its column values).
@@ -153,6 +169,10 @@ pub struct PlanTable {
     pub columns: Vec<String>,
     /// How it is re-encrypted.
     pub strategy: Strategy,
+    /// Why so, in one clause.
+    pub reason: String,
+    /// Expected time of its rows while the farm is offline, milliseconds.
+    pub forecast_ms: u64,
     /// Rows at preflight.
     pub rows: u64,
     /// Values neither NULL nor empty at preflight, over all encrypted columns.
@@ -164,7 +184,7 @@ pub struct PlanTable {
 /// Everything that an operator agrees to by signing its digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// The version of this format: 1.
+    /// The version of this format: 2.
     pub format: u32,
     /// The farm's name.
     pub farm: String,
@@ -191,13 +211,13 @@ pub enum ReadPlanError {
     #[error("the plan cannot be read")]
     Malformed(#[source] serde_json::Error),
     /// Written by a release that this one does not know.
-    #[error("the plan has format {0}, and this release reads format 1; use the same release everywhere")]
+    #[error("the plan has format {0}, and this release reads format 2; use the same release everywhere")]
     Format(u32),
 }
 
 impl Plan {
     /// The format that this release writes.
-    pub const FORMAT: u32 = 1;
+    pub const FORMAT: u32 = 2;
 
     /// The exact bytes that are signed: JSON with fields in the order of declaration and maps in key order.
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -255,7 +275,15 @@ mod tests {
             range: ShardRange { after: bound(after), through: bound(through) },
             rows_estimated: 1,
         };
-        let table = PlanTable { columns: Vec::new(), strategy: Strategy::InPlace, rows: 1, values: 1, bytes: 1 };
+        let table = PlanTable {
+            columns: Vec::new(),
+            strategy: Strategy::InPlace,
+            reason: String::new(),
+            forecast_ms: 1,
+            rows: 1,
+            values: 1,
+            bytes: 1,
+        };
         Plan {
             format: Plan::FORMAT,
             farm: "demo".to_owned(),

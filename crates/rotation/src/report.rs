@@ -4,8 +4,8 @@
 use crate::course::Signal;
 use crate::run::{Run, Stand};
 use crate::{
-    Answer, Assignment, AssignmentId, Course, Fault, Millis, NodeId, Outcome, Phase, State, UndoStep, Work, lease,
-    phases,
+    Answer, Assignment, AssignmentId, Course, Fault, FaultCode, Millis, NodeId, Outcome, Phase, State, UndoStep, Work,
+    lease, phases,
 };
 
 pub(crate) fn done(state: &mut State, now: Millis, id: &AssignmentId, answer: &Answer) -> Outcome {
@@ -24,7 +24,10 @@ pub(crate) fn done(state: &mut State, now: Millis, id: &AssignmentId, answer: &A
 
 pub(crate) fn failed(state: &mut State, now: Millis, id: &AssignmentId, fault: &Fault) -> Outcome {
     let Some((_, mut run)) = outstanding(state, now, id) else { return Outcome::Unchanged };
-    fail(&mut run, &id.node, placed(fault, &id.node));
+    let fault = placed(fault, &id.node);
+    if fault.code != FaultCode::Recovered || !phases::recovered::hear(&mut run, &id.node, &fault) {
+        fail(&mut run, &id.node, fault);
+    }
     Outcome::Changed
 }
 

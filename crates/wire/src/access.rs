@@ -35,6 +35,8 @@ pub const METHODS: &[(&str, &[Role])] = &[
     ("/keyturn.v1.Operator/GetRotation", READERS),
     ("/keyturn.v1.Operator/ListRotations", READERS),
     ("/keyturn.v1.Operator/WatchRotation", READERS),
+    ("/keyturn.v1.Operator/ListReplicas", READERS),
+    ("/keyturn.v1.Operator/ChangeReplicas", OPERATORS),
     ("/keyturn.v1.Agent/Execute", COORDINATORS),
     ("/keyturn.v1.Agent/Adopt", OPERATORS),
     ("/keyturn.v1.Agent/Describe", ANYBODY),

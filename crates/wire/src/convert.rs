@@ -235,19 +235,27 @@ impl From<(&str, &PlanTable)> for v1::Table {
             rows: table.rows,
             values: table.values,
             bytes: table.bytes,
+            reason: table.reason.clone(),
+            forecast_ms: table.forecast_ms,
         }
     }
 }
 
 /// Reads a table with its name.
 pub(crate) fn table(table: v1::Table) -> Result<(String, PlanTable), ConvertError> {
-    let strategy = if table.strategy == Strategy::InPlace.to_string() {
-        Strategy::InPlace
-    } else {
+    let known = [Strategy::InPlace, Strategy::Shadow];
+    let Some(strategy) = known.into_iter().find(|strategy| strategy.to_string() == table.strategy) else {
         return Err(invalid("Table.strategy", format_args!("{:?} is not known", table.strategy)));
     };
-    let counted =
-        PlanTable { columns: table.columns, strategy, rows: table.rows, values: table.values, bytes: table.bytes };
+    let counted = PlanTable {
+        columns: table.columns,
+        strategy,
+        reason: table.reason,
+        forecast_ms: table.forecast_ms,
+        rows: table.rows,
+        values: table.values,
+        bytes: table.bytes,
+    };
     Ok((table.name, counted))
 }
 
@@ -284,6 +292,7 @@ impl From<&ShardTally> for v1::ShardTally {
             values: tally.values,
             undecryptable: tally.undecryptable,
             digest: tally.digest.to_string(),
+            rest: tally.rest.to_string(),
         }
     }
 }
@@ -297,6 +306,7 @@ impl TryFrom<v1::ShardTally> for ShardTally {
             values: tally.values,
             undecryptable: tally.undecryptable,
             digest: parsed("ShardTally.digest", &tally.digest)?,
+            rest: parsed("ShardTally.rest", &tally.rest)?,
         })
     }
 }

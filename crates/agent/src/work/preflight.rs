@@ -3,7 +3,8 @@
 use keys::KeyStore;
 use keys::attestation::{self, Context};
 use keys::sealed::RecipientKey;
-use rotation::{AgentRelease, Answer, Attestation, Fault, Inspection, RotationId, UndecryptableValue};
+use reencrypt::SurveyRequest;
+use rotation::{AgentRelease, Answer, Attestation, Fault, Inspection, RotationId, StrategyChoice, UndecryptableValue};
 
 use crate::instance::Condition;
 use crate::node::{Node, PROTOCOL, RELEASE, store_fault};
@@ -75,6 +76,7 @@ pub(super) async fn survey(
     ticket.waiting_for("every registered value to be read");
     let progress = |rows| ticket.rows(rows);
     let shards_wanted = shards_wanted.clamp(1, SHARDS_MAX);
-    let survey = node.engine.survey(&keys, accepted, shards_wanted, &progress).await.map_err(|error| error.fault())?;
+    let request = SurveyRequest { ring: &keys, accepted, shards_wanted, strategy: StrategyChoice::Auto, agents: 1 };
+    let survey = node.engine.survey(&request, &progress).await.map_err(|error| error.fault())?;
     Ok(Answer::DatabaseSurveyed(Box::new(survey)))
 }

@@ -2,7 +2,7 @@
 //! from its store, and the ledger in the database has the last word on what is still wanted.
 
 use reencrypt::{LedgerMark, ShardJob};
-use rotation::{Answer, DatabasePosition, Direction, Fault, FaultCode, LeaseNumber, Shard};
+use rotation::{Answer, DatabasePosition, Direction, Fault, FaultCode, LeaseNumber, Shard, Strategy};
 
 use super::key::{expect_key, find_key};
 use super::{Signed, refused};
@@ -94,6 +94,8 @@ impl Signed<'_> {
             old: find_key(self.node, statement.old_key)?,
             new: find_key(self.node, statement.new_key)?,
             accepted: self.grant.plan.accepted.clone(),
+            strategy: self.grant.plan.tables.get(&shard.table).map_or(Strategy::InPlace, |table| table.strategy),
+            rows_per_second: None,
         })
     }
 

@@ -21,7 +21,7 @@ use crate::support::{BOUND, FARM, Farm};
 const DOMAIN: &str = "keyturn statement v1";
 
 /// Asks for a rotation and waits for its plan.
-async fn plan(farm: &Farm, tls: &Tls, options: v1::PlanRotationRequest) -> v1::Rotation {
+pub(crate) async fn plan(farm: &Farm, tls: &Tls, options: v1::PlanRotationRequest) -> v1::Rotation {
     let begun = farm
         .call(tls, |mut client| {
             let options = options.clone();
@@ -35,7 +35,12 @@ async fn plan(farm: &Farm, tls: &Tls, options: v1::PlanRotationRequest) -> v1::R
 }
 
 /// Follows a rotation until it is as wanted, or has ended. Takes the stream up again when the leader changes.
-async fn watch_until(farm: &Farm, tls: &Tls, id: &str, wanted: impl Fn(&v1::Rotation) -> bool) -> v1::Rotation {
+pub(crate) async fn watch_until(
+    farm: &Farm,
+    tls: &Tls,
+    id: &str,
+    wanted: impl Fn(&v1::Rotation) -> bool,
+) -> v1::Rotation {
     let watching = async {
         loop {
             let request = v1::WatchRotationRequest { id: id.to_owned() };
@@ -56,7 +61,7 @@ async fn watch_until(farm: &Farm, tls: &Tls, id: &str, wanted: impl Fn(&v1::Rota
     tokio::time::timeout(BOUND, watching).await.expect("comes to that in time")
 }
 
-async fn watch_to_the_end(farm: &Farm, tls: &Tls, id: &str) -> v1::Rotation {
+pub(crate) async fn watch_to_the_end(farm: &Farm, tls: &Tls, id: &str) -> v1::Rotation {
     watch_until(farm, tls, id, |_| false).await
 }
 
@@ -92,7 +97,7 @@ fn statement(rotation: &v1::Rotation) -> (Statement, BTreeMap<String, Vec<u8>>) 
 }
 
 /// The request that starts a planned rotation, signed by `signer`.
-fn start_request(rotation: &v1::Rotation, signer: &Tls) -> v1::StartRotationRequest {
+pub(crate) fn start_request(rotation: &v1::Rotation, signer: &Tls) -> v1::StartRotationRequest {
     let (statement, sealed) = statement(rotation);
     let statement = statement.to_bytes();
     let authorization = v1::Authorization {
@@ -104,7 +109,7 @@ fn start_request(rotation: &v1::Rotation, signer: &Tls) -> v1::StartRotationRequ
     v1::StartRotationRequest { id: rotation.id.clone(), authorization: Some(authorization) }
 }
 
-async fn start(farm: &Farm, tls: &Tls, request: v1::StartRotationRequest) -> Result<v1::Rotation, Status> {
+pub(crate) async fn start(farm: &Farm, tls: &Tls, request: v1::StartRotationRequest) -> Result<v1::Rotation, Status> {
     farm.call(tls, |mut client| {
         let request = request.clone();
         async move { client.start_rotation(request).await }
@@ -113,11 +118,11 @@ async fn start(farm: &Farm, tls: &Tls, request: v1::StartRotationRequest) -> Res
 }
 
 /// A script that does as told for one kind of work, and everything else willingly.
-fn on(kind: WorkKind, step: impl Fn(&Order) -> Step + Send + Sync + 'static) -> Script {
+pub(crate) fn on(kind: WorkKind, step: impl Fn(&Order) -> Step + Send + Sync + 'static) -> Script {
     Arc::new(move |order| if order.assignment.work.kind() == kind { step(order) } else { Step::Do })
 }
 
-async fn enroll_three(farm: &Farm, tls: &Tls, script: impl Fn(&str) -> Script) -> Vec<TestAgent> {
+pub(crate) async fn enroll_three(farm: &Farm, tls: &Tls, script: impl Fn(&str) -> Script) -> Vec<TestAgent> {
     let mut agents = Vec::new();
     for name in ["node-1", "node-2", "node-3"] {
         agents.push(farm.enroll(tls, name, script(name)).await);

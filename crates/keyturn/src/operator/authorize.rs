@@ -314,8 +314,8 @@ mod tests {
         let rotation: RotationId = id.parse().expect("valid");
         let plan = |shards: &str| {
             format!(
-                r#"{{"format":1,"farm":"demo","rotation":"{id}","nodes":{{}},"tables":{{"a":{{"columns":["c"],
-                "strategy":"in-place","rows":1,"values":1,"bytes":1}}}},"shards":[{shards}],"writers_max":1,
+                r#"{{"format":2,"farm":"demo","rotation":"{id}","nodes":{{}},"tables":{{"a":{{"columns":["c"],
+                "strategy":"in-place","reason":"chosen","forecast_ms":1,"rows":1,"values":1,"bytes":1}}}},"shards":[{shards}],"writers_max":1,
                 "accepted":[],"downtime_forecast_ms":1}}"#
             )
         };

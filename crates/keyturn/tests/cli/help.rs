@@ -48,6 +48,10 @@ fn the_tree_is_the_contract() {
     let expected = [
         "demo",
         "coordinator",
+        "coordinator list",
+        "coordinator add",
+        "coordinator replace",
+        "coordinator remove",
         "agent",
         "pki init",
         "pki issue",

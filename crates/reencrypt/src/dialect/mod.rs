@@ -1,7 +1,9 @@
 //! What the engine asks of a database system. One folder per system holds all SQL of it; nothing else does.
 
+pub(crate) mod found;
 mod mariadb;
 mod postgres;
+pub(crate) mod scratch;
 mod sqlite;
 
 use async_trait::async_trait;
@@ -9,8 +11,13 @@ use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, Sha
 
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
+use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
+use crate::sink::PageSink;
 use crate::table::{Change, KeyRange, Row, Table};
+use crate::targets::Exclude;
 use crate::{DatabaseConfig, EngineError, Targets};
+use found::Seen;
+use scratch::{Scratch, ScratchNames};
 
 pub(crate) use mariadb::Mariadb;
 pub(crate) use postgres::Postgres;
@@ -24,6 +31,15 @@ pub(crate) struct PageLimit {
     pub(crate) bytes_max: usize,
 }
 
+/// What a scan reads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scan<'a> {
+    pub(crate) table: &'a Table,
+    pub(crate) range: &'a KeyRange,
+    /// The columns that are not registered too, as [`Row::rest`].
+    pub(crate) whole: bool,
+}
+
 /// Rows of one page that are to be written, with the ledger's row of their shard.
 #[derive(Debug)]
 pub(crate) struct Chunk<'a> {
@@ -33,7 +49,11 @@ pub(crate) struct Chunk<'a> {
     pub(crate) before: &'a ShardRecord,
     /// What it is to hold.
     pub(crate) after: &'a ShardRecord,
+    /// Rows to be updated where they are; with `into`, every row of the page, whole.
     pub(crate) changes: &'a [Change],
+    /// The shadow into which rows are inserted with their new values (`Change::new`, and what `Row::values` has where
+    /// that is `None`) and the other columns as `Row::rest` has them; else they are updated where they are.
+    pub(crate) into: Option<&'a Table>,
 }
 
 /// Makes the change of a row for a trial; nothing, if no value of the row can be turned.
@@ -60,8 +80,27 @@ pub(crate) trait Dialect: Send + Sync {
     /// How many rows a page may have, so that a batch of this table stays below the driver's limits.
     fn page_rows_max(&self, table: &Table) -> usize;
 
+    /// Whether `auto` takes the shadow for a table that can have one; else the reason why updating is better here.
+    fn auto_shadow(&self) -> Result<(), &'static str>;
+
     /// Opens a connection with the settings that the work needs.
     async fn open(&self) -> Result<Box<dyn Session>, EngineError>;
+
+    /// Opens a connection for measurements on scratch tables of these names.
+    async fn scratch(&self, _names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
+        Err(EngineError::Unsupported("this release measures nothing on this database".to_owned()))
+    }
+
+    /// Looks through every column of the database that the role may read, for values of devolutions-crypto. Reads
+    /// everything, once; changes nothing.
+    async fn see(&self) -> Result<Seen, EngineError> {
+        Err(EngineError::Unsupported("this release cannot look through this database".to_owned()))
+    }
+
+    /// The excluded columns that do not exist, as `table.column`.
+    async fn missing(&self, excludes: &[Exclude]) -> Result<Vec<String>, EngineError> {
+        if excludes.is_empty() { Ok(Vec::new()) } else { self.see().await.map(|_| Vec::new()) }
+    }
 }
 
 /// One connection. Every method either does all of what it says or nothing.
@@ -80,7 +119,15 @@ pub(crate) trait Session: Send {
     async fn check_rights(&mut self) -> Result<(), EngineError>;
 
     /// The next rows of the range in the order of their keys. An empty page, and nothing else, is the end.
-    async fn page(&mut self, table: &Table, range: &KeyRange, limit: PageLimit) -> Result<Vec<Row>, EngineError>;
+    async fn page(&mut self, scan: &Scan<'_>, limit: PageLimit) -> Result<Vec<Row>, EngineError>;
+
+    /// Puts the rows of the range, in the order of their keys, into the sink until the range ends or nobody takes them any
+    /// more ([`sink::Closed`](crate::sink::Closed): then answer `Ok`, the stage behind has the error to report). A
+    /// connection that is lost is an error, never the end of the range. Works inside a hold too.
+    ///
+    /// A dialect whose open readers would keep writers out answers with
+    /// [`scan_by_pages`](crate::sink::scan_by_pages) over its [`page`](Session::page).
+    async fn scan(&mut self, scan: &Scan<'_>, sink: &mut PageSink) -> Result<(), EngineError>;
 
     /// The row with exactly this key.
     async fn row(&mut self, table: &Table, key: &Key) -> Result<Option<Row>, EngineError>;
@@ -112,14 +159,105 @@ pub(crate) trait Session: Send {
     /// Turns the header back, ends the sessions of other workers, and fences the application again if it was.
     async fn turn_back(&mut self, mark: &LedgerMark) -> Result<(), EngineError>;
 
-    /// Gives the application's role its attributes back.
+    /// Gives the application's role its attributes back. Going forward, the header notes that it was let in.
     async fn lift_fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError>;
+
+    /// Whether the application was let in going forward, so that it may have written under the new key.
+    async fn was_let_in(&mut self, rotation: &RotationId) -> Result<bool, EngineError>;
 
     /// Closes the header, so that no work enters under this rotation any more.
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError>;
 
+    /// How many bytes of the database's history the slowest standby has still to replay; `None` where there is none, or
+    /// where it cannot be known. Asked about once a second while rows are written.
+    async fn replication_lag(&mut self) -> Result<Option<u64>, EngineError> {
+        Ok(None)
+    }
+
+    /// Why this table cannot be re-encrypted by shadow; `None` if it can. May make the copy's definition in a transaction
+    /// that is taken back, and compare everything that is attached to it with the original's. Changes nothing.
+    async fn shadow_obstacle(&mut self, _table: &Table) -> Result<Option<String>, EngineError> {
+        Ok(Some("shadows are not supported on this database".to_owned()))
+    }
+
+    /// The room that copies of these tables need, and what there is.
+    async fn space(&mut self, _tables: &[Table]) -> Result<Space, EngineError> {
+        Ok(Space::default())
+    }
+
+    /// The shadow of a table for this mark's rotation, as the ledger has it: made, empty and without indexes, and noted
+    /// in the ledger as [`Building`](crate::shadow::ShadowState::Building), if there is none yet. Several agents may
+    /// ask at once. An existing one is answered as it is, whatever its state.
+    async fn shadow(&mut self, _mark: &LedgerMark, _table: &Table) -> Result<Shadow, EngineError> {
+        Err(no_shadows())
+    }
+
+    /// All shadows of a rotation, by the ledger, in the order of their labels. None where there is no ledger.
+    async fn shadows(&mut self, _rotation: &RotationId) -> Result<Vec<Shadow>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    /// What is still to be built on a filled shadow, in the order of stages; nothing when all is there.
+    async fn build_steps(&mut self, _mark: &LedgerMark, _pair: &Pair) -> Result<Vec<BuildStep>, EngineError> {
+        Err(no_shadows())
+    }
+
+    /// Builds one, in a transaction that holds the header shared. Built already is as good.
+    async fn build(&mut self, _mark: &LedgerMark, _pair: &Pair, _step: &BuildStep) -> Result<(), EngineError> {
+        Err(no_shadows())
+    }
+
+    /// After the last step: sees that the shadow has everything that its table has, and records it as
+    /// [`Built`](crate::shadow::ShadowState::Built). Built or swapped already is as good.
+    async fn built(&mut self, _mark: &LedgerMark, _pair: &Pair) -> Result<(), EngineError> {
+        Err(no_shadows())
+    }
+
+    /// Begins a transaction that holds the header alone (and checks and raises it), and originals and copies against
+    /// every writer, until `swap`, `swap_back`, `release` or the end of the session. Ends the sessions of other workers
+    /// first where it can. [`scan`](Session::scan) and [`shadows`](Session::shadows) of this session then see what is held.
+    async fn hold_for_swap(&mut self, _mark: &LedgerMark, _pairs: &[Pair]) -> Result<HeldReaders, EngineError> {
+        Err(no_shadows())
+    }
+
+    /// Swaps all of them in, records them as [`Swapped`](crate::shadow::ShadowState::Swapped), and commits the hold.
+    /// Where data definition is not transactional, a crash in between must be told by `shadows` from the catalogue.
+    async fn swap(&mut self, _mark: &LedgerMark, _pairs: &[Pair]) -> Result<(), EngineError> {
+        Err(no_shadows())
+    }
+
+    /// Puts the originals of `back` under their names again (the copies are then
+    /// [`Dropping`](crate::shadow::ShadowState::Dropping)), records those of `kept` as
+    /// [`Kept`](crate::shadow::ShadowState::Kept), and commits the hold.
+    async fn swap_back(&mut self, _mark: &LedgerMark, _back: &[Pair], _kept: &[Pair]) -> Result<(), EngineError> {
+        Err(no_shadows())
+    }
+
+    /// Ends a hold without a change.
+    async fn release(&mut self) -> Result<(), EngineError> {
+        Err(no_shadows())
+    }
+
+    /// Drops what an undone rotation leaves: copies that were never swapped in or were swapped back, and, of those that
+    /// were kept, the retained originals. Never a table that stands under its own name. The header is held alone. Dropped
+    /// already is as good, also when the ledger is closed.
+    async fn drop_shadows(&mut self, _mark: &LedgerMark) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// Drops the originals that a rotation retained that is closed and went forward, and records them as
+    /// [`Retired`](crate::shadow::ShadowState::Retired). Dropped already is as good; a rotation that is open, or went
+    /// back, is refused.
+    async fn retire(&mut self, _rotation: &RotationId) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Ends the connection in an orderly way.
     async fn end(self: Box<Self>);
+}
+
+fn no_shadows() -> EngineError {
+    EngineError::Internal("shadows are not supported on this database".to_owned())
 }
 
 /// The dialect that the configured URL names.

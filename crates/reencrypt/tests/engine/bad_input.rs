@@ -3,7 +3,7 @@
 use reencrypt::{DatabaseConfig, Engine, Targets};
 use rotation::FaultCode;
 
-use crate::farm::{Place, Vault, on_both};
+use crate::farm::{Place, Vault, on_both, request};
 
 /// The refusal's message for one table.
 async fn refusal(vault: &Vault, name: &str, key: &str, column: &str) -> String {
@@ -105,7 +105,7 @@ async fn null_keys_and_numbers_in_keys_of_sqlite_are_refused() {
     let targets = "version = 1\n[[table]]\nname = 'real'\nkey = ['k']\n[[table.column]]\nname = 'c'\n";
     let engine = Engine::connect(&vault.config, Targets::parse(targets).unwrap()).await.unwrap();
     let ring = keys::KeySet::new("farm", vault.old.clone(), 0);
-    let error = engine.survey(&ring, &[], 1, &|_| {}).await.unwrap_err();
+    let error = engine.survey(&request(&ring, &[], 1), &|_| {}).await.unwrap_err();
     assert_eq!(error.code(), FaultCode::Targets);
     assert!(error.fault().message.contains("floating-point"), "{error}");
 }

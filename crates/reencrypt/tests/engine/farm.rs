@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use keys::value::{Cipher, CipherVersion, Encoding};
 use keys::{KeySet, SecretKey};
-use reencrypt::{DatabaseConfig, Engine, EngineError, LedgerMark, ShardJob, Targets};
-use rotation::{ContentDigest, Direction, Epoch, LeaseNumber, RotationId, Shard, ShardTally, Survey};
+use reencrypt::{DatabaseConfig, Engine, EngineError, LedgerMark, ShardJob, SurveyRequest, Targets};
+use rotation::{
+    ContentDigest, Direction, Epoch, LeaseNumber, RotationId, Shard, ShardTally, Strategy, StrategyChoice, Survey,
+    UndecryptableValue,
+};
 use sqlx::mysql::MySqlConnection;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -28,7 +31,7 @@ const SCHEMA: &str = "
     CREATE TABLE attachments (
         entry_id bigint NOT NULL, file_name {name} NOT NULL, content {blob}, PRIMARY KEY (entry_id, file_name));";
 
-const TARGETS: &str = r#"
+pub(crate) const TARGETS: &str = r#"
     version = 1
     [[table]]
     name = "connections"
@@ -495,12 +498,14 @@ impl Vault {
             old: self.old.clone(),
             new: self.new.clone(),
             accepted: Vec::new(),
+            strategy: Strategy::InPlace,
+            rows_per_second: None,
         }
     }
 
     pub(crate) async fn survey(&self) -> Survey {
         let ring = KeySet::new("farm", self.old.clone(), 0);
-        self.engine().await.survey(&ring, &[], 8, &|_| {}).await.unwrap()
+        self.engine().await.survey(&request(&ring, &[], 8), &|_| {}).await.unwrap()
     }
 
     /// Every shard of the survey in one pass; the sums of what was counted.
@@ -599,12 +604,21 @@ pub(crate) fn under(census: &Census) -> (usize, usize) {
     (count(|found| matches!(found, Found::Old(_))), count(|found| matches!(found, Found::New(_))))
 }
 
+pub(crate) fn request<'a>(
+    ring: &'a KeySet,
+    accepted: &'a [UndecryptableValue],
+    shards_wanted: u32,
+) -> SurveyRequest<'a> {
+    SurveyRequest { ring, accepted, shards_wanted, strategy: StrategyChoice::Auto, agents: 1 }
+}
+
 pub(crate) fn add(a: &ShardTally, b: &ShardTally) -> ShardTally {
     ShardTally {
         rows: a.rows + b.rows,
         values: a.values + b.values,
         undecryptable: a.undecryptable + b.undecryptable,
         digest: ContentDigest::plus(a.digest, b.digest),
+        rest: ContentDigest::plus(a.rest, b.rest),
     }
 }
 

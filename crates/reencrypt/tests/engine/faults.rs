@@ -7,13 +7,13 @@ use rotation::{Direction, FaultCode, Shard};
 use sqlx::Connection as _;
 
 use crate::cluster::Cluster;
-use crate::farm::{Cell, Found, Vault, on_both, stand_still, turned, under};
+use crate::farm::{Cell, Found, Vault, on_both, request, stand_still, turned, under};
 
 async fn one_large_shard(vault: &Vault, size: i64) -> Shard {
     vault.seed(size).await;
     let engine = vault.engine().await;
     let ring = keys::KeySet::new("farm", vault.old.clone(), 0);
-    let survey = engine.survey(&ring, &[], 1, &|_| {}).await.unwrap();
+    let survey = engine.survey(&request(&ring, &[], 1), &|_| {}).await.unwrap();
     engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
     survey.shards.into_iter().find(|shard| shard.table == "connections").unwrap()
 }

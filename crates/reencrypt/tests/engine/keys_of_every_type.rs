@@ -4,7 +4,7 @@
 use keys::KeySet;
 use rotation::Direction;
 
-use crate::farm::{Vault, turned, under};
+use crate::farm::{Vault, request, turned, under};
 
 /// Enough rows for several pages, so that paging by this key is what is tested.
 const ROWS: i64 = 2300;
@@ -14,7 +14,7 @@ async fn there_and_back(vault: &Vault, rows: u64) {
     assert_eq!(before.len() as u64, rows);
     let engine = vault.engine().await;
     let ring = KeySet::new("farm", vault.old.clone(), 0);
-    let survey = engine.survey(&ring, &[], 3, &|_| {}).await.unwrap();
+    let survey = engine.survey(&request(&ring, &[], 3), &|_| {}).await.unwrap();
     assert!(survey.shards.len() >= 2, "{:?}", survey.shards);
     engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
     let tally = vault.reencrypt_all(&survey, 1, vault.mark(2, Direction::Forward)).await.unwrap();

@@ -6,7 +6,7 @@ use rotation::{Direction, FaultCode, Shard};
 use sqlx::{AssertSqlSafe, Connection as _};
 
 use crate::cluster;
-use crate::farm::{Census, Place, Vault, on_both, stand_still, turned, under};
+use crate::farm::{Census, Place, Vault, on_both, request, stand_still, turned, under};
 
 /// Seeds one large table, fences, and gives the table's single shard.
 async fn one_large_shard(vault: &Vault) -> Shard {
@@ -18,7 +18,7 @@ async fn one_large_shard(vault: &Vault) -> Shard {
     }
     let engine = vault.engine().await;
     let ring = keys::KeySet::new("farm", vault.old.clone(), 0);
-    let survey = engine.survey(&ring, &[], 1, &|_| {}).await.unwrap();
+    let survey = engine.survey(&request(&ring, &[], 1), &|_| {}).await.unwrap();
     engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
     survey.shards.into_iter().find(|shard| shard.table == "connections").unwrap()
 }

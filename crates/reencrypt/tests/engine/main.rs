@@ -16,6 +16,7 @@ mod mariadb_schema;
 mod mariadb_workers;
 mod planner;
 mod rotate;
+mod scan;
 mod schema;
 mod survey;
 mod trial;

@@ -6,7 +6,7 @@ use reencrypt::{Engine, Targets};
 use rotation::{Direction, FaultCode};
 use sqlx::Connection as _;
 
-use crate::farm::{Cell, Place, Vault, turned, under};
+use crate::farm::{Cell, Place, Vault, request, turned, under};
 use crate::mariadb::{Server, waits_for_a_row};
 
 async fn there_and_back(vault: &Vault) -> u64 {
@@ -237,7 +237,7 @@ async fn a_check_that_the_values_break_when_written_is_found_out() {
         )
         .await;
     let ring = keys::KeySet::new("farm", vault.old.clone(), 0);
-    let fault = vault.engine().await.survey(&ring, &[], 8, &|_| {}).await.unwrap_err().fault();
+    let fault = vault.engine().await.survey(&request(&ring, &[], 8), &|_| {}).await.unwrap_err().fault();
     assert_eq!((fault.code, fault.retryable), (FaultCode::Targets, false));
     assert!(
         fault.message.contains("writing connections was refused") && fault.message.contains("short_notes"),
@@ -302,7 +302,7 @@ async fn a_row_that_is_too_large_for_the_server_is_named_with_the_setting_and_ot
     vault.insert("attachments", &[vec![Cell::Integer(1), Cell::Text("8".to_owned()), large]]).await;
     vault.run("SET GLOBAL max_allowed_packet = 1048576").await;
     let ring = keys::KeySet::new("farm", vault.old.clone(), 0);
-    let fault = vault.engine().await.survey(&ring, &[], 8, &|_| {}).await.unwrap_err().fault();
+    let fault = vault.engine().await.survey(&request(&ring, &[], 8), &|_| {}).await.unwrap_err().fault();
     assert_eq!((fault.code, fault.retryable), (FaultCode::Targets, false));
     assert!(
         fault.message.contains("row [\"i:1\",\"t:8\"] of attachments holds 1000048 bytes")

@@ -7,14 +7,14 @@ use rotation::{Direction, FaultCode, Shard};
 use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
 
-use crate::farm::{Found, Place, Vault, stand_still, turned, under};
+use crate::farm::{Found, Place, Vault, request, stand_still, turned, under};
 use crate::mariadb::{Server, waits_for_a_row};
 
 async fn one_large_shard(vault: &Vault, size: i64) -> Shard {
     vault.seed(size).await;
     let engine = vault.engine().await;
     let ring = keys::KeySet::new("farm", vault.old.clone(), 0);
-    let survey = engine.survey(&ring, &[], 1, &|_| {}).await.unwrap();
+    let survey = engine.survey(&request(&ring, &[], 1), &|_| {}).await.unwrap();
     engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
     survey.shards.into_iter().find(|shard| shard.table == "connections").unwrap()
 }
@@ -54,7 +54,7 @@ async fn a_row_that_stays_locked_is_a_fault_that_may_be_tried_again() {
     let mut transaction = other.begin().await.unwrap();
     sqlx::query("UPDATE documents SET body = body || ''").execute(&mut *transaction).await.unwrap();
     let ring = keys::KeySet::new("farm", vault.old.clone(), 0);
-    let error = vault.engine().await.survey(&ring, &[], 8, &|_| {}).await.unwrap_err();
+    let error = vault.engine().await.survey(&request(&ring, &[], 8), &|_| {}).await.unwrap_err();
     assert_eq!((error.code(), error.is_retryable()), (FaultCode::Database, true), "{error:?}");
     assert!(error.fault().message.contains("documents") && error.next_step().contains("lock"), "{error:?}");
     transaction.rollback().await.unwrap();

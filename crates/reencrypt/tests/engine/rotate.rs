@@ -26,7 +26,7 @@ on_both! {
         assert_eq!(vault.census().await, turned(&before));
         assert_eq!(vault.rows(others).await, others_before, "other columns are untouched");
         let values: u64 = survey.tables.iter().map(|(_, table)| table.values).sum();
-        let expected = ShardTally { rows, values, undecryptable: 0, digest: reencrypted.digest };
+        let expected = ShardTally { rows, values, undecryptable: 0, digest: reencrypted.digest, rest: reencrypted.rest };
         assert_eq!(reencrypted, expected);
         let verified = vault.verify_all(&survey, 2, vault.mark(4, Direction::Forward)).await.unwrap();
         assert_eq!(verified, reencrypted);

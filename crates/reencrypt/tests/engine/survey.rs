@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use keys::KeySet;
 use rotation::{DatabaseKind, Strategy};
 
-use crate::farm::{Cell, Place, Vault, on_both};
+use crate::farm::{Cell, Place, Vault, on_both, request};
 
 on_both! {
     async fn it_counts_every_row_and_value_and_covers_every_table_with_shards(vault) {
@@ -13,7 +13,7 @@ on_both! {
         let ring = KeySet::new("farm", vault.old.clone(), 0);
         let seen = AtomicU64::new(0);
         let progress = |rows| seen.store(rows, Ordering::SeqCst);
-        let survey = vault.engine().await.survey(&ring, &[], 8, &progress).await.unwrap();
+        let survey = vault.engine().await.survey(&request(&ring, &[], 8), &progress).await.unwrap();
         let kind = match vault.place {
             Place::Sqlite { .. } => DatabaseKind::Sqlite,
             Place::Postgres { .. } => DatabaseKind::Postgres,
@@ -68,14 +68,14 @@ on_both! {
         // What nobody has accepted is named first.
         let accepted: Vec<_> = survey.undecryptable[..900].to_vec();
         let ring = KeySet::new("farm", vault.old.clone(), 0);
-        let again = vault.engine().await.survey(&ring, &accepted, 8, &|_| {}).await.unwrap();
+        let again = vault.engine().await.survey(&request(&ring, &accepted, 8), &|_| {}).await.unwrap();
         assert!(again.undecryptable[..300].iter().all(|value| !accepted.contains(value)));
     }
 
     async fn with_a_wrong_key_nothing_opens_and_nothing_is_changed(vault) {
         vault.seed(100).await;
         let ring = KeySet::new("farm", vault.new.clone(), 0);
-        let survey = vault.engine().await.survey(&ring, &[], 8, &|_| {}).await.unwrap();
+        let survey = vault.engine().await.survey(&request(&ring, &[], 8), &|_| {}).await.unwrap();
         assert_eq!(survey.undecryptable_total, survey.tables.iter().map(|(_, table)| table.values).sum::<u64>());
     }
 }

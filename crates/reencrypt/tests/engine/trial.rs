@@ -5,13 +5,13 @@ use reencrypt::EngineError;
 use rotation::FaultCode;
 use sqlx::Connection as _;
 
-use crate::farm::{Place, Vault, on_both};
+use crate::farm::{Place, Vault, on_both, request};
 
 async fn refusal(vault: &Vault) -> EngineError {
     let ring = KeySet::new("farm", vault.old.clone(), 0);
     let engine = vault.engine().await;
     engine.check_targets().await.unwrap();
-    engine.survey(&ring, &[], 8, &|_| {}).await.unwrap_err()
+    engine.survey(&request(&ring, &[], 8), &|_| {}).await.unwrap_err()
 }
 
 /// The trial is refused for this reason and with this advice, and the rows are as they were.

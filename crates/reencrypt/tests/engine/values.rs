@@ -4,7 +4,7 @@ use keys::KeySet;
 use keys::value::{Cipher, CipherVersion, Encoding};
 use rotation::{Direction, FaultCode, UndecryptableValue};
 
-use crate::farm::{Cell, Found, Vault, on_both, turned, under};
+use crate::farm::{Cell, Found, Vault, on_both, request, turned, under};
 
 /// The same legacy and odd values in both systems' first table.
 async fn odd_values(vault: &Vault) {
@@ -164,7 +164,7 @@ on_both! {
         vault.run(&format!("UPDATE connections SET password = {} WHERE id = 0", vault.literal(&forgotten))).await;
         let active = keys::KeyEntry { state: keys::KeyState::Active, created_at_ms: 1, secret: vault.old.clone() };
         let ring = KeySet::new("farm", older.clone(), 0).promote(active, 1);
-        let survey = vault.engine().await.survey(&ring, &[], 8, &|_| {}).await.unwrap();
+        let survey = vault.engine().await.survey(&request(&ring, &[], 8), &|_| {}).await.unwrap();
         assert_eq!(survey.undecryptable_total, 1);
         assert!(survey.undecryptable[0].reason.contains(&format!("only under the older key {}", older.id())));
         assert_eq!(under(&vault.census().await).1, 0);

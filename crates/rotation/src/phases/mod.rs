@@ -8,6 +8,7 @@ pub(crate) mod catch_up;
 mod distribute;
 mod preflight;
 mod quiesce;
+pub(crate) mod recovered;
 pub(crate) mod rows;
 mod start;
 mod survey;

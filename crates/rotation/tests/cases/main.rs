@@ -13,6 +13,7 @@ mod farm;
 mod leases;
 mod preflight;
 mod quiesce;
+mod recovered;
 mod rows;
 mod start_and_admit;
 mod stored;

@@ -80,7 +80,15 @@ pub(crate) fn survey() -> Survey {
         let columns = vec!["secret".to_owned()];
         tables.push((
             table.to_owned(),
-            PlanTable { columns, strategy: Strategy::InPlace, rows, values: rows, bytes: rows * 100 },
+            PlanTable {
+                columns,
+                strategy: Strategy::InPlace,
+                reason: "chosen".to_owned(),
+                forecast_ms: 10,
+                rows,
+                values: rows,
+                bytes: rows * 100,
+            },
         ));
     }
     Survey {
@@ -103,7 +111,7 @@ pub(crate) fn rows_of(shard: ShardId) -> u64 {
 pub(crate) fn tally(shard: ShardId) -> ShardTally {
     let rows = rows_of(shard);
     let digest = ContentDigest::new(u128::from(shard.get() + 1) << 100);
-    ShardTally { rows, values: rows, undecryptable: 0, digest }
+    ShardTally { rows, values: rows, undecryptable: 0, digest, rest: digest }
 }
 
 pub(crate) fn position() -> DatabasePosition {

@@ -99,7 +99,7 @@ prop_compose! {
     fn tally()(
         rows in any::<u64>(), values in any::<u64>(), undecryptable in any::<u64>(), sum in any::<u128>(),
     ) -> ShardTally {
-        ShardTally { rows, values, undecryptable, digest: ContentDigest::new(sum) }
+        ShardTally { rows, values, undecryptable, digest: ContentDigest::new(sum), rest: ContentDigest::new(!sum) }
     }
 }
 
@@ -107,7 +107,7 @@ prop_compose! {
     fn plan_table()(
         columns in vec(text(), 0..3), rows in any::<u64>(), values in any::<u64>(), bytes in any::<u64>(),
     ) -> PlanTable {
-        PlanTable { columns, strategy: Way::InPlace, rows, values, bytes }
+        PlanTable { columns, strategy: if rows % 2 == 0 { Way::InPlace } else { Way::Shadow }, reason: format!("{rows} rows"), forecast_ms: bytes, rows, values, bytes }
     }
 }
 

@@ -214,6 +214,8 @@ impl v1::operator_server::Operator for Everything {
         resume_rotation: ResumeRotationRequest -> Rotation,
         retry_rotation: RetryRotationRequest -> Rotation,
         list_rotations: ListRotationsRequest -> ListRotationsResponse,
+        list_replicas: ListReplicasRequest -> ListReplicasResponse,
+        change_replicas: ChangeReplicasRequest -> ChangeReplicasResponse,
     }
 }
 

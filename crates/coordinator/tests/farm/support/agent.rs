@@ -170,7 +170,7 @@ fn shards() -> Vec<Shard> {
 
 fn tally(shard: ShardId) -> ShardTally {
     let digest = ContentDigest::new(u128::from(shard.get()) + 1);
-    ShardTally { rows: ROWS_PER_SHARD, values: ROWS_PER_SHARD, undecryptable: 0, digest }
+    ShardTally { rows: ROWS_PER_SHARD, values: ROWS_PER_SHARD, undecryptable: 0, digest, rest: digest }
 }
 
 /// What a node whose every work succeeds answers.
@@ -196,6 +196,8 @@ fn answer(node: &NodeId, order: &Order) -> Answer {
             let table = PlanTable {
                 columns: vec!["secret".to_owned()],
                 strategy: Strategy::InPlace,
+                reason: "chosen".to_owned(),
+                forecast_ms: 10,
                 rows,
                 values: rows,
                 bytes: rows * 100,

@@ -95,7 +95,7 @@ impl SetView {
 }
 
 /// Reads the agent's configuration, which names the key store.
-fn agent_config(path: &Path) -> Result<agent::Config, Problem> {
+pub(super) fn agent_config(path: &Path) -> Result<agent::Config, Problem> {
     agent::Config::load(path).map_err(|error| {
         Problem::refused(
             "configuration",

@@ -164,6 +164,20 @@ impl Operator for Hostile {
     ) -> Result<Response<Self::WatchRotationStream>, Status> {
         unasked()
     }
+
+    async fn list_replicas(
+        &self,
+        _: Request<v1::ListReplicasRequest>,
+    ) -> Result<Response<v1::ListReplicasResponse>, Status> {
+        unasked()
+    }
+
+    async fn change_replicas(
+        &self,
+        _: Request<v1::ChangeReplicasRequest>,
+    ) -> Result<Response<v1::ChangeReplicasResponse>, Status> {
+        unasked()
+    }
 }
 
 /// `start` asks for the plan and sends the statement; nothing else.

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use rotation::Direction;
 use serde::{Deserialize, Serialize};
 use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Connection, Row as _};
@@ -77,14 +78,7 @@ pub(super) async fn fence(
 async fn put_up(connection: &mut MySqlConnection, shared: &Shared, mark: &LedgerMark) -> Result<(), EngineError> {
     let doing = || "fencing the database".to_owned();
     let mut transaction = connection.begin().await.doing(doing)?;
-    let open: Option<String> =
-        sqlx::query("SELECT rotation FROM keyturn_rotation WHERE NOT closed AND rotation <> ? LIMIT 1")
-            .bind(mark.rotation.to_string())
-            .fetch_optional(&mut *transaction)
-            .await
-            .and_then(|row| row.map(|row| row.try_get(0)).transpose())
-            .doing(doing)?;
-    if let Some(open) = open {
+    if let Some(open) = ledger::open_rotation(&mut transaction, Some(&mark.rotation)).await? {
         return Err(EngineError::LedgerOpen(open));
     }
     ledger::insert_header(&mut transaction, mark).await?;
@@ -224,8 +218,8 @@ async fn turn<'a>(
 }
 
 pub(super) async fn lift_fence(connection: &mut MySqlConnection, mark: &LedgerMark) -> Result<(), EngineError> {
-    let as_before = |_: &mut Header| {};
-    let_in(connection, mark, "lifting the fence", as_before).await
+    let forward = mark.direction == Direction::Forward;
+    let_in(connection, mark, "lifting the fence", |header| header.let_in |= forward).await
 }
 
 pub(super) async fn close(connection: &mut MySqlConnection, mark: &LedgerMark) -> Result<(), EngineError> {

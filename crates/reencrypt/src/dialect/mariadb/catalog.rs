@@ -20,7 +20,8 @@ const RELATION: &str = "
 /// Columns with what the agent's account may do with them. Those that it may do nothing with are not shown.
 const COLUMNS: &str = "
     SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, COALESCE(CHARACTER_SET_NAME, ''), COALESCE(COLLATION_NAME, ''), EXTRA,
-           PRIVILEGES, IS_GENERATED, CAST(COALESCE(DATETIME_PRECISION, 0) AS UNSIGNED)
+           PRIVILEGES, IS_GENERATED, CAST(COALESCE(DATETIME_PRECISION, 0) AS UNSIGNED),
+           CAST(ORDINAL_POSITION AS UNSIGNED)
     FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? ORDER BY ORDINAL_POSITION";
 
 const PRIMARY_KEY: &str = "
@@ -50,6 +51,7 @@ const KEY_CHARACTER_SETS: [&str; 5] = ["ascii", "latin1", "utf8", "utf8mb3", "ut
 const WIDE_CHARACTER_SETS: [&str; 4] = ["ucs2", "utf16", "utf16le", "utf32"];
 
 struct Column {
+    position: u64,
     data_type: String,
     /// With length, precision and sign.
     full_type: String,
@@ -124,7 +126,7 @@ async fn describe(
         Some(row) if exact(&row).doing(doing)? => row,
         Some(_) | None => {
             problems.push(format!(
-                "does not exist in database {database:?}, or not for the agent's account (names are matched exactly, \
+                "does not exist in database {database:?}, or not for the agent's role (names are matched exactly, \
                  case counts)"
             ));
             return Ok(None);
@@ -138,13 +140,11 @@ async fn describe(
     let name = format!("{}.{}", quote(database), quote(&target.name));
     if !all_readable(connection, &name).await.doing(doing)? {
         // Columns that are not shown could change with every write, and nobody would know.
-        problems
-            .push(format!("has columns that the agent's account may not read: GRANT SELECT ON {name} TO {account}"));
+        problems.push(format!("has columns that the agent's role may not SELECT: GRANT SELECT ON {name} TO {account}"));
     }
     if !grants.on_table("TRIGGER", database, &target.name) {
-        problems.push(format!(
-            "may have triggers that the agent's account cannot see: GRANT TRIGGER ON {name} TO {account}"
-        ));
+        problems
+            .push(format!("may have triggers that the agent's role may not see: GRANT TRIGGER ON {name} TO {account}"));
     }
     let columns = columns(connection, &target.name).await.doing(doing)?;
     let primary_key = primary_key(connection, &target.name).await.doing(doing)?;
@@ -169,13 +169,34 @@ async fn describe(
         if !found.may_update {
             problems.push(format!(
                 "has column {column:?}, which changes with every write (ON UPDATE CURRENT_TIMESTAMP) unless it is set to \
-                 itself: GRANT UPDATE ({}) ON {name} TO {account}",
+                 itself, and which the agent's role may not UPDATE: GRANT UPDATE ({}) ON {name} TO {account}",
                 quote(column)
             ));
         }
         kept.push(quote(column));
     }
-    Ok(Some(Table { label: target.label(), from: name, key, columns: values, triggers: Vec::new(), kept }))
+    let (others, exact) = others(target, &columns).into_iter().unzip();
+    let label = target.label();
+    Ok(Some(Table { label, from: name, key, columns: values, others, triggers: Vec::new(), kept, exact }))
+}
+
+/// The rest of a row, in the order of the table: each column, and what reads it exactly. Text would come in the session's
+/// character set, in which another may have no place, so it is asked for as bytes; everything else comes as it is kept.
+fn others(target: &TableTarget, columns: &BTreeMap<String, Column>) -> Vec<(String, String)> {
+    let registered = |name: &str| target.columns.iter().any(|column| column.name == name);
+    let mut others: Vec<_> = columns.iter().filter(|(name, column)| !column.generated && !registered(name)).collect();
+    others.sort_unstable_by_key(|(_, column)| column.position);
+    let exact = |(name, column): (&String, &Column)| {
+        let sql = quote(name);
+        let exact = match column.data_type.as_str() {
+            // A value that is none of the list reads as the empty text, and is the number 0.
+            "enum" | "set" => format!("t.{sql} + 0"),
+            _ if column.character_set.is_empty() => format!("t.{sql}"),
+            _ => format!("CAST(t.{sql} AS BINARY)"),
+        };
+        (sql, exact)
+    };
+    others.into_iter().map(exact).collect()
 }
 
 /// Whether it is a table that can be worked on at all.
@@ -223,6 +244,7 @@ async fn columns(connection: &mut MySqlConnection, table: &str) -> Result<BTreeM
         let privileges = text(6)?;
         let may = |right: &str| privileges.split(',').any(|found| found.trim().eq_ignore_ascii_case(right));
         let column = Column {
+            position: row.try_get_unchecked(9)?,
             data_type: text(1)?.to_ascii_lowercase(),
             full_type: text(2)?.to_ascii_lowercase(),
             character_set: text(3)?,
@@ -356,7 +378,7 @@ fn value_columns(
         }
         for (may, right) in [(column.may_select, "SELECT"), (column.may_update, "UPDATE")] {
             if !may {
-                problems.push(format!("has column {name:?}, which the agent's account may not {right}"));
+                problems.push(format!("has column {name:?}, which the agent's role may not {right}"));
             }
         }
         let text = match column.data_type.as_str() {

@@ -9,13 +9,13 @@ use super::{rows, sessions};
 use crate::EngineError;
 use crate::error::Doing;
 use crate::ledger::{
-    Claim, Header, LEDGER_FORMAT, LedgerMark, Pass, ShardRecord, StoredRecord, chunk_superseded, direction_text,
-    epoch_number, number,
+    Claim, Header, LEDGER_FORMAT, LedgerMark, Pass, SCRATCH_ROTATIONS, ShardRecord, StoredRecord, chunk_superseded,
+    direction_text, epoch_number, number,
 };
 
 /// Everything in it is compared byte by byte. A chunk is one transaction over these tables and the user's, so all
 /// are InnoDB's. `holder` names the lock that the session of the shard's worker holds for as long as it lives.
-const CREATE: [&str; 2] = [
+const CREATE: [&str; 3] = [
     "CREATE TABLE IF NOT EXISTS keyturn_rotation (
         rotation VARCHAR(64) NOT NULL PRIMARY KEY,
         format BIGINT NOT NULL,
@@ -25,7 +25,8 @@ const CREATE: [&str; 2] = [
         role_saved LONGTEXT,
         role_fenced TINYINT NOT NULL DEFAULT 0,
         opened_at DATETIME(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6),
-        closed_at DATETIME(6)
+        closed_at DATETIME(6),
+        let_in TINYINT NOT NULL DEFAULT 0
     ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
     "CREATE TABLE IF NOT EXISTS keyturn_shard (
         rotation VARCHAR(64) NOT NULL,
@@ -38,30 +39,43 @@ const CREATE: [&str; 2] = [
         values_opened BIGINT NOT NULL DEFAULT 0,
         values_undecryptable BIGINT NOT NULL DEFAULT 0,
         content_digest VARCHAR(64) NOT NULL DEFAULT '00000000000000000000000000000000',
+        rest_digest VARCHAR(64) NOT NULL DEFAULT '00000000000000000000000000000000',
+        raw_digest VARCHAR(64) NOT NULL DEFAULT '00000000000000000000000000000000',
         done TINYINT NOT NULL DEFAULT 0,
         holder VARCHAR(64) NOT NULL,
         PRIMARY KEY (rotation, shard, pass)
     ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    "CREATE TABLE IF NOT EXISTS keyturn_shadow (
+        rotation VARCHAR(64) NOT NULL,
+        label VARCHAR(255) NOT NULL,
+        table_name VARCHAR(64) NOT NULL,
+        shadow_name VARCHAR(64) NOT NULL,
+        retained_name VARCHAR(64) NOT NULL,
+        state VARCHAR(16) NOT NULL,
+        epoch BIGINT NOT NULL,
+        PRIMARY KEY (rotation, label)
+    ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
 ];
 
 const HEADER: &str = "
-    SELECT format, direction, epoch, closed, role_saved, role_fenced FROM keyturn_rotation WHERE rotation = ?";
+    SELECT format, direction, epoch, closed, role_saved, role_fenced, let_in FROM keyturn_rotation WHERE rotation = ?";
 
 const SHARD: &str = "
-    SELECT epoch, lease, cursor_key, rows_done, values_opened, values_undecryptable, content_digest, done
+    SELECT epoch, lease, cursor_key, rows_done, values_opened, values_undecryptable, content_digest, done,
+           rest_digest, raw_digest
     FROM keyturn_shard WHERE rotation = ? AND shard = ? AND pass = ?";
 
 /// Whether the ledger's tables are there.
 pub(super) async fn exists(connection: &mut MySqlConnection) -> Result<bool, EngineError> {
     let count: i64 = sqlx::query(
         "SELECT COUNT(*) FROM information_schema.TABLES
-         WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME IN ('keyturn_rotation', 'keyturn_shard')",
+         WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME IN ('keyturn_rotation', 'keyturn_shard', 'keyturn_shadow')",
     )
     .fetch_one(connection)
     .await
     .and_then(|row| row.try_get(0))
     .doing(|| "looking for the ledger".to_owned())?;
-    Ok(count == 2)
+    Ok(count == 3)
 }
 
 /// Makes the ledger's tables where they are missing. Two agents may do so at once.
@@ -111,7 +125,32 @@ fn read_header(row: &MySqlRow) -> Result<Header, sqlx::Error> {
         closed: row.try_get::<i64, _>(3)? != 0,
         role_saved: row.try_get(4)?,
         role_fenced: row.try_get::<i64, _>(5)? != 0,
+        let_in: row.try_get::<i64, _>(6)? != 0,
     })
+}
+
+/// Whether the application was let in going forward.
+pub(super) async fn was_let_in(connection: &mut MySqlConnection, rotation: &RotationId) -> Result<bool, EngineError> {
+    if !exists(connection).await? {
+        return Ok(false);
+    }
+    Ok(header(connection, rotation, Hold::Glance).await?.is_some_and(|header| header.let_in))
+}
+
+/// A rotation whose header is open, if there is one other than this; measurements do not count.
+pub(super) async fn open_rotation(
+    connection: &mut MySqlConnection,
+    rotation: Option<&RotationId>,
+) -> Result<Option<String>, EngineError> {
+    sqlx::query(
+        "SELECT rotation FROM keyturn_rotation WHERE NOT closed AND rotation <> ? AND rotation NOT LIKE ? LIMIT 1",
+    )
+    .bind(rotation.map(ToString::to_string).unwrap_or_default())
+    .bind(SCRATCH_ROTATIONS)
+    .fetch_optional(connection)
+    .await
+    .and_then(|row| row.map(|row| row.try_get(0)).transpose())
+    .doing(|| "looking for a rotation under way".to_owned())
 }
 
 /// Inserts the header if there is none.
@@ -139,7 +178,7 @@ pub(super) async fn update_header(
     sqlx::query(
         "UPDATE keyturn_rotation
          SET direction = ?, epoch = ?, closed_at = CASE WHEN ? THEN COALESCE(closed_at, CURRENT_TIMESTAMP(6)) END,
-             closed = ?, role_saved = ?, role_fenced = ?
+             closed = ?, role_saved = ?, role_fenced = ?, let_in = ?
          WHERE rotation = ?",
     )
     .bind(&header.direction)
@@ -148,6 +187,7 @@ pub(super) async fn update_header(
     .bind(header.closed)
     .bind(&header.role_saved)
     .bind(header.role_fenced)
+    .bind(header.let_in)
     .bind(mark.rotation.to_string())
     .execute(connection)
     .await
@@ -240,6 +280,9 @@ pub(super) async fn record(
     shard: ShardId,
     pass: Pass,
 ) -> Result<Option<ShardRecord>, EngineError> {
+    if !exists(connection).await? {
+        return Err(EngineError::LedgerMissing(*rotation));
+    }
     let doing = || format!("reading shard {shard} in the ledger");
     let row = sqlx::query(SHARD)
         .bind(rotation.to_string())
@@ -300,7 +343,7 @@ async fn write_shard(
     let done = sqlx::query(
         "UPDATE keyturn_shard
          SET epoch = ?, lease = ?, cursor_key = ?, rows_done = ?, values_opened = ?, values_undecryptable = ?,
-             content_digest = ?, done = ?, holder = COALESCE(?, holder)
+             content_digest = ?, rest_digest = ?, raw_digest = ?, done = ?, holder = COALESCE(?, holder)
          WHERE rotation = ? AND shard = ? AND pass = ?
            AND (NOT ? OR (epoch = ? AND lease = ? AND NOT done AND cursor_key <=> ? AND rows_done = ?))",
     )
@@ -311,6 +354,8 @@ async fn write_shard(
     .bind(number(record.tally.values))
     .bind(number(record.tally.undecryptable))
     .bind(record.tally.digest.to_string())
+    .bind(record.tally.rest.to_string())
+    .bind(record.raw.to_string())
     .bind(record.done)
     .bind(holder)
     .bind(claim.mark.rotation.to_string())
@@ -337,5 +382,7 @@ fn read_shard(row: &MySqlRow) -> Result<StoredRecord, sqlx::Error> {
         undecryptable: row.try_get(5)?,
         digest: row.try_get(6)?,
         done: row.try_get::<i64, _>(7)? != 0,
+        rest: row.try_get(8)?,
+        raw: row.try_get(9)?,
     })
 }

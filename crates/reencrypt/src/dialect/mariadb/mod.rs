@@ -4,6 +4,7 @@ mod accounts;
 mod catalog;
 mod grants;
 mod ledger;
+mod look;
 mod rows;
 mod sessions;
 mod statement;
@@ -16,11 +17,14 @@ use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, Sha
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::{Connection, Row as _};
 
-use super::{Chunk, Dialect, PageLimit, Session, Turn, Written};
+use super::found::Seen;
+use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
+use crate::sink::PageSink;
 use crate::table::{KeyRange, Row, Table};
+use crate::targets::Exclude;
 use crate::{DatabaseConfig, EngineError, Targets};
 
 /// Agents that may write at once. Beyond this, on the hardware of a vault, they wait for the same log and disk.
@@ -60,7 +64,7 @@ const SETTINGS: &str = "
         idle_readonly_transaction_timeout = 0,
         wait_timeout = 28800,
         net_read_timeout = 120,
-        net_write_timeout = 600,
+        net_write_timeout = 28800,
         max_statement_time = 0,
         foreign_key_checks = 1,
         unique_checks = 1,
@@ -128,27 +132,43 @@ impl Dialect for Mariadb {
         usize::MAX
     }
 
+    fn auto_shadow(&self) -> Result<(), &'static str> {
+        Err("this release has no shadows on MariaDB")
+    }
+
     async fn open(&self) -> Result<Box<dyn Session>, EngineError> {
-        let connecting = MySqlConnection::connect_with(&self.options);
-        let mut connection = match tokio::time::timeout(CONNECT_TIME_MAX, connecting).await {
-            Ok(connected) => connected.doing(|| "connecting to MariaDB".to_owned())?,
-            Err(_) => {
-                let doing = "connecting to MariaDB".to_owned();
-                return Err(EngineError::TimedOut { doing, seconds: CONNECT_TIME_MAX.as_secs() });
-            }
-        };
-        let doing = || "setting up a MariaDB session".to_owned();
-        let row =
-            sqlx::raw_sql("SELECT VERSION(), @@max_allowed_packet").fetch_one(&mut connection).await.doing(doing)?;
-        let version: String = row.try_get(0).doing(doing)?;
-        if let Some(problem) = version_problem(&version) {
-            return Err(EngineError::Rights(vec![problem]));
-        }
-        let packet: u64 = row.try_get_unchecked(1).doing(doing)?;
-        sqlx::raw_sql(SETTINGS).execute(&mut connection).await.doing(doing)?;
-        let packet_bytes_max = usize::try_from(packet).unwrap_or(usize::MAX);
+        let (connection, packet_bytes_max) = connect(&self.options).await?;
         Ok(Box::new(MariadbSession { connection, shared: Arc::clone(&self.shared), packet_bytes_max }))
     }
+
+    async fn see(&self) -> Result<Seen, EngineError> {
+        look::see(&self.options).await
+    }
+
+    async fn missing(&self, excludes: &[Exclude]) -> Result<Vec<String>, EngineError> {
+        if excludes.is_empty() { Ok(Vec::new()) } else { look::missing(&self.options, excludes).await }
+    }
+}
+
+/// A connection with our settings, and how many bytes it sends and takes at once.
+async fn connect(options: &MySqlConnectOptions) -> Result<(MySqlConnection, usize), EngineError> {
+    let connecting = MySqlConnection::connect_with(options);
+    let mut connection = match tokio::time::timeout(CONNECT_TIME_MAX, connecting).await {
+        Ok(connected) => connected.doing(|| "connecting to MariaDB".to_owned())?,
+        Err(_) => {
+            let doing = "connecting to MariaDB".to_owned();
+            return Err(EngineError::TimedOut { doing, seconds: CONNECT_TIME_MAX.as_secs() });
+        }
+    };
+    let doing = || "setting up a MariaDB session".to_owned();
+    let row = sqlx::raw_sql("SELECT VERSION(), @@max_allowed_packet").fetch_one(&mut connection).await.doing(doing)?;
+    let version: String = row.try_get(0).doing(doing)?;
+    if let Some(problem) = version_problem(&version) {
+        return Err(EngineError::Rights(vec![problem]));
+    }
+    let packet: u64 = row.try_get_unchecked(1).doing(doing)?;
+    sqlx::raw_sql(SETTINGS).execute(&mut connection).await.doing(doing)?;
+    Ok((connection, usize::try_from(packet).unwrap_or(usize::MAX)))
 }
 
 fn version_problem(version: &str) -> Option<String> {
@@ -224,8 +244,12 @@ impl Session for MariadbSession {
         grants::check(&mut self.connection, &self.shared).await
     }
 
-    async fn page(&mut self, table: &Table, range: &KeyRange, limit: PageLimit) -> Result<Vec<Row>, EngineError> {
-        rows::page(&mut self.connection, table, range, limit, self.packet_bytes_max).await
+    async fn page(&mut self, scan: &Scan<'_>, limit: PageLimit) -> Result<Vec<Row>, EngineError> {
+        rows::page(&mut self.connection, scan, limit, self.packet_bytes_max).await
+    }
+
+    async fn scan(&mut self, scan: &Scan<'_>, sink: &mut PageSink) -> Result<(), EngineError> {
+        rows::scan(&mut self.connection, scan, sink).await
     }
 
     async fn row(&mut self, table: &Table, key: &Key) -> Result<Option<Row>, EngineError> {
@@ -267,6 +291,10 @@ impl Session for MariadbSession {
 
     async fn lift_fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         accounts::lift_fence(&mut self.connection, mark).await
+    }
+
+    async fn was_let_in(&mut self, rotation: &RotationId) -> Result<bool, EngineError> {
+        ledger::was_let_in(&mut self.connection, rotation).await
     }
 
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {

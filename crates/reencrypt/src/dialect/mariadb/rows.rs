@@ -1,14 +1,18 @@
 //! Reads pages of rows from MariaDB and writes batches of them back, each row only if it still holds what was read.
 
+use std::time::Duration;
+
 use aws_lc_rs::digest::{SHA256, digest};
+use futures::{FutureExt as _, TryStreamExt as _};
 use sqlx::mysql::{MySqlConnection, MySqlRow};
 use sqlx::{Connection as _, Row as _};
 
-use super::super::{PageLimit, Turn};
+use super::super::{PageLimit, Scan, Turn};
 use super::statement::{Bind, Statement};
 use crate::EngineError;
 use crate::error::Doing;
 use crate::key::{Key, KeyValue};
+use crate::sink::PageSink;
 use crate::table::{Change, KeyColumn, KeyKind, KeyRange, Row, Stored, Table, ValueColumn};
 
 /// How long a trial may wait for a lock: the farm serves meanwhile, and others queue behind whoever waits.
@@ -29,32 +33,87 @@ const STATEMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// What a statement has besides its values: its text, keys, and the protocol's own.
 const STATEMENT_OTHER_BYTES: usize = 64 * 1024;
 
-/// The next rows of the range. How large they are is asked first where a page might become too large: the server
-/// sends all that it was asked for, and what nobody wants would have to be read to its end.
+/// Rows that one statement of a scan reads. A statement sees what stood when it began, and until it ends the server keeps
+/// the old versions of all rows that are written meanwhile; so it ends now and then.
+const SCAN_ROWS_MAX: usize = 20_000;
+
+/// How long the server may be silent while rows are wanted.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Puts the rows of the range into the sink, as they come. The server stops sending when nobody takes them.
+pub(super) async fn scan(
+    connection: &mut MySqlConnection,
+    scan: &Scan<'_>,
+    sink: &mut PageSink,
+) -> Result<(), EngineError> {
+    let table = scan.table;
+    let doing = || format!("reading {}", table.label);
+    let silent = |_| EngineError::TimedOut { doing: doing(), seconds: SILENCE_MAX.as_secs() };
+    let mut range = scan.range.clone();
+    loop {
+        let from = range.clone();
+        let mut statement = select(table, true, scan.whole);
+        statement.range(table, &from).in_order(table).sql(" LIMIT ").bind(Bind::Integer(integer(SCAN_ROWS_MAX)));
+        let mut rows = statement.query(true).fetch(&mut *connection);
+        let mut read = 0;
+        loop {
+            // Timers cost more than a row, so they are set only where there is something to wait for.
+            let next = match rows.try_next().now_or_never() {
+                Some(next) => next,
+                None => tokio::time::timeout(SILENCE_MAX, rows.try_next()).await.map_err(silent)?,
+            };
+            let Some(row) = next.doing(doing)? else { break };
+            let row = self::read(table, &row, scan.whole)?;
+            read += 1;
+            if read == SCAN_ROWS_MAX {
+                range.after = Some(row.key.clone());
+            }
+            if sink.row(row).await.is_err() {
+                // The stage behind has failed, and its error is the one to report.
+                return Ok(());
+            }
+        }
+        if read < SCAN_ROWS_MAX {
+            return Ok(());
+        }
+        if range.after == from.after {
+            let what = "the database answered a row again after it; its key's index may be damaged".to_owned();
+            return Err(EngineError::RowsChanged { table: table.label.clone(), what });
+        }
+    }
+}
+
+/// The next rows of the range. How large they are is asked first: the server sends all that it was asked for, and what
+/// nobody wants would have to be read to its end.
 pub(super) async fn page(
     connection: &mut MySqlConnection,
-    table: &Table,
-    range: &KeyRange,
+    scan: &Scan<'_>,
     limit: PageLimit,
     packet_bytes_max: usize,
 ) -> Result<Vec<Row>, EngineError> {
-    let rows = fitting(connection, table, range, limit, packet_bytes_max).await?;
-    let mut statement = select(table, true);
+    let Scan { table, range, whole } = *scan;
+    let rows = fitting(connection, scan, limit, packet_bytes_max).await?;
+    let mut statement = select(table, true, whole);
     statement.range(table, range).in_order(table).sql(" LIMIT ").bind(Bind::Integer(integer(rows)));
     let rows = statement.query(true).fetch_all(connection).await.doing(|| format!("reading {}", table.label))?;
-    rows.iter().map(|row| read(table, row)).collect()
+    rows.iter().map(|row| read(table, row, whole)).collect()
 }
 
 /// How many rows of the range fit into a page: one at least, if there is one.
 async fn fitting(
     connection: &mut MySqlConnection,
-    table: &Table,
-    range: &KeyRange,
+    scan: &Scan<'_>,
     limit: PageLimit,
     packet_bytes_max: usize,
 ) -> Result<usize, EngineError> {
+    let Scan { table, range, whole } = *scan;
     let mut statement = Statement::default();
-    statement.sql("SELECT ").sql(&sizes(table)).sql(" FROM ").sql(&table.from).sql(" AS t FORCE INDEX (PRIMARY)");
+    statement
+        .sql("SELECT ")
+        .sql(&sizes(table, whole))
+        .sql(" FROM ")
+        .sql(&table.from)
+        .sql(" AS t FORCE INDEX (PRIMARY)");
     statement.range(table, range).in_order(table).sql(" LIMIT ").bind(Bind::Integer(integer(limit.rows_max)));
     let doing = || format!("looking how large the next rows of {} are", table.label);
     let found = statement.query(true).fetch_all(&mut *connection).await.doing(doing)?;
@@ -111,10 +170,10 @@ async fn read_row(
     key: &Key,
     lock: &'static str,
 ) -> Result<Option<Row>, EngineError> {
-    let mut statement = select(table, false);
+    let mut statement = select(table, false, false);
     statement.sql(" WHERE ").key_is(table, key).sql(lock);
     let row = statement.query(false).fetch_optional(connection).await.doing(|| format!("reading {}", table.label))?;
-    row.map(|row| read(table, &row)).transpose()
+    row.map(|row| read(table, &row, false)).transpose()
 }
 
 /// Writes one row in a transaction that is always rolled back. The row is locked from when it is read, so that what
@@ -289,13 +348,15 @@ fn keys(table: &Table) -> String {
     table.key.iter().map(key).collect::<Vec<_>>().join(", ")
 }
 
-fn sizes(table: &Table) -> String {
-    let size = |column: &ValueColumn| format!("COALESCE(LENGTH(t.{}), 0)", column.sql);
-    format!("CAST({} AS SIGNED)", table.columns.iter().map(size).collect::<Vec<_>>().join(" + "))
+fn sizes(table: &Table, whole: bool) -> String {
+    let columns = table.columns.iter().map(|column| &column.sql).chain(table.others.iter().filter(|_| whole));
+    let sizes: Vec<String> = columns.map(|sql| format!("COALESCE(LENGTH(t.{sql}), 0)")).collect();
+    format!("CAST({} AS SIGNED)", sizes.join(" + "))
 }
 
-fn select<'a>(table: &Table, by_index: bool) -> Statement<'a> {
-    let values = table.columns.iter().map(bytes_of).collect::<Vec<_>>().join(", ");
+fn select<'a>(table: &Table, by_index: bool, whole: bool) -> Statement<'a> {
+    let others = table.exact.iter().filter(|_| whole).cloned();
+    let values = table.columns.iter().map(bytes_of).chain(others).collect::<Vec<_>>().join(", ");
     let mut statement = Statement::default();
     statement.sql(&format!("SELECT {}, {values} FROM {} AS t", keys(table), table.from));
     if by_index {
@@ -308,15 +369,32 @@ fn integer(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn read(table: &Table, row: &MySqlRow) -> Result<Row, EngineError> {
+fn read(table: &Table, row: &MySqlRow, whole: bool) -> Result<Row, EngineError> {
+    let doing = || format!("reading a row of {}", table.label);
     let key = read_key(table, row)?;
+    let first_value = table.key.len();
+    let first_other = first_value + table.columns.len();
     let mut values = Vec::with_capacity(table.columns.len());
-    for at in 0..table.columns.len() {
-        let value: Option<Vec<u8>> =
-            row.try_get_unchecked(table.key.len() + at).doing(|| format!("reading a row of {}", table.label))?;
+    for at in first_value..first_other {
+        let value: Option<Vec<u8>> = row.try_get_unchecked(at).doing(doing)?;
         values.push(value.map_or(Stored::Null, Stored::Bytes));
     }
-    Ok(Row { key, values })
+    let mut rest = Vec::new();
+    for at in first_other..first_other + if whole { table.exact.len() } else { 0 } {
+        push_rest(&mut rest, row.try_get_unchecked(at).doing(doing)?);
+    }
+    Ok(Row { key, values, rest })
+}
+
+/// The bytes in which the server sends a value of this type, with their length; NULL is a length of its own.
+fn push_rest(rest: &mut Vec<u8>, value: Option<&[u8]>) {
+    match value {
+        None => rest.extend(u64::MAX.to_le_bytes()),
+        Some(bytes) => {
+            rest.extend((bytes.len() as u64).to_le_bytes());
+            rest.extend_from_slice(bytes);
+        }
+    }
 }
 
 fn read_key(table: &Table, row: &MySqlRow) -> Result<Key, EngineError> {

@@ -136,7 +136,9 @@ mod tests {
             key: vec![column("a", descending[0]), column("b", descending[1])],
             columns: Vec::new(),
             triggers: Vec::new(),
+            others: Vec::new(),
             kept: Vec::new(),
+            exact: Vec::new(),
         }
     }
 

@@ -1,7 +1,9 @@
 //! SQLite: one file on one host. Opening it with the settings that the work needs, and what the session answers.
 
+mod bench;
 mod catalog;
 mod ledger;
+mod look;
 mod others;
 mod rows;
 #[cfg(test)]
@@ -18,11 +20,15 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 use sqlx::{Connection, Row as _};
 use tokio::sync::Mutex;
 
-use super::{Chunk, Dialect, PageLimit, Session, Turn, Written};
+use super::found::Seen;
+use super::scratch::{Scratch, ScratchNames};
+use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
+use crate::sink::{PageSink, scan_by_pages};
 use crate::table::{KeyRange, Row, Table};
+use crate::targets::Exclude;
 use crate::{EngineError, Targets};
 
 /// SQLite has one writer, whoever it is.
@@ -88,12 +94,28 @@ impl Dialect for Sqlite {
         PLACEHOLDERS_MAX / (table.key.len() + 2 * table.columns.len())
     }
 
+    fn auto_shadow(&self) -> Result<(), &'static str> {
+        Err("updating in place is faster on SQLite")
+    }
+
     async fn open(&self) -> Result<Box<dyn Session>, EngineError> {
         let file = self.options.get_filename().to_owned();
         let connection =
             SqliteConnection::connect_with(&self.options).await.doing(|| format!("opening {}", file.display()))?;
         let writing = Arc::clone(&self.writing);
         Ok(Box::new(SqliteSession { connection, file, sessions_wait: self.sessions_wait, writing }))
+    }
+
+    async fn scratch(&self, names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
+        Ok(Box::new(bench::SqliteScratch::open(&self.options, names).await?))
+    }
+
+    async fn see(&self) -> Result<Seen, EngineError> {
+        look::see(&self.options).await
+    }
+
+    async fn missing(&self, excludes: &[Exclude]) -> Result<Vec<String>, EngineError> {
+        look::missing(&self.options, excludes).await
     }
 }
 
@@ -141,8 +163,12 @@ impl Session for SqliteSession {
         if problems.is_empty() { Ok(()) } else { Err(EngineError::Rights(problems)) }
     }
 
-    async fn page(&mut self, table: &Table, range: &KeyRange, limit: PageLimit) -> Result<Vec<Row>, EngineError> {
-        rows::page(&mut self.connection, table, range, limit).await
+    async fn page(&mut self, scan: &Scan<'_>, limit: PageLimit) -> Result<Vec<Row>, EngineError> {
+        rows::page(&mut self.connection, scan, limit).await
+    }
+
+    async fn scan(&mut self, scan: &Scan<'_>, sink: &mut PageSink) -> Result<(), EngineError> {
+        scan_by_pages(self, scan, sink).await
     }
 
     async fn row(&mut self, table: &Table, key: &Key) -> Result<Option<Row>, EngineError> {
@@ -194,9 +220,12 @@ impl Session for SqliteSession {
     }
 
     async fn lift_fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
-        // There is no role; the mark alone is checked, so that a late worker learns that it is late.
         let _turn = self.writing.lock().await;
-        ledger::touch(&mut self.connection, mark).await
+        ledger::lift_fence(&mut self.connection, mark).await
+    }
+
+    async fn was_let_in(&mut self, rotation: &RotationId) -> Result<bool, EngineError> {
+        ledger::was_let_in(&mut self.connection, rotation).await
     }
 
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {

@@ -7,12 +7,12 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use tempfile::TempDir;
 
-use super::super::{Chunk, Dialect as _, PageLimit, Session, Written};
+use super::super::{Chunk, Dialect as _, PageLimit, Scan, Session, Written};
 use super::{Sqlite, catalog, ledger, rows};
 use crate::Targets;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::table::{Change, KeyRange, Table};
-use rotation::{Direction, Epoch, LeaseNumber, RotationId, ShardId, ShardTally};
+use rotation::{ContentDigest, Direction, Epoch, LeaseNumber, RotationId, ShardId, ShardTally};
 
 const ALL: PageLimit = PageLimit { rows_max: 1000, bytes_max: 1 << 20 };
 
@@ -59,7 +59,8 @@ async fn a_page_ends_before_its_byte_limit_but_has_one_row_at_least() {
     let mut range = KeyRange::default();
     let mut pages = Vec::new();
     loop {
-        let page = rows::page(&mut connection, &table, &range, limit).await.unwrap();
+        let page =
+            rows::page(&mut connection, &Scan { table: &table, range: &range, whole: false }, limit).await.unwrap();
         let Some(last) = page.last() else { break };
         range.after = Some(last.key.clone());
         pages.push(page.len());
@@ -76,12 +77,14 @@ async fn a_row_that_changed_since_it_was_read_keeps_the_whole_chunk_from_being_w
     let claim = Claim { mark, shard: ShardId::new(0), pass: Pass::Reencrypt, lease: LeaseNumber::new(1) };
     ledger::fence(&mut connection, &mark).await.unwrap();
     let before = ledger::enter(&mut connection, &claim).await.unwrap();
-    let page = rows::page(&mut connection, &table, &KeyRange::default(), ALL).await.unwrap();
+    let page = rows::page(&mut connection, &Scan { table: &table, range: &KeyRange::default(), whole: false }, ALL)
+        .await
+        .unwrap();
     let cursor = page[1].key.clone();
     let change = |row| Change { row, new: vec![Some(b"new".to_vec())] };
     let changes: Vec<Change> = page.into_iter().map(change).collect();
-    let after = before.after(cursor, &ShardTally { rows: 2, ..ShardTally::default() });
-    let chunk = Chunk { claim: &claim, table: &table, before: &before, after: &after, changes: &changes };
+    let after = before.after(cursor, &ShardTally { rows: 2, ..ShardTally::default() }, ContentDigest::default());
+    let chunk = Chunk { claim: &claim, table: &table, before: &before, after: &after, changes: &changes, into: None };
     for intrusion in
         ["UPDATE t SET c = 'z' WHERE id = 2", "UPDATE t SET c = NULL WHERE id = 2", "DELETE FROM t WHERE id = 2"]
     {

@@ -1,0 +1,117 @@
+//! A change of the coordinators' membership, asked for until it is done. Nothing is remembered here: whoever asks for the
+//! same again, of whichever coordinator leads, goes on where the change stood.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use wire::v1;
+
+use super::list::ReplicaView;
+use crate::exit::Exit;
+use crate::operator::{Client, OperatorArgs};
+use crate::output::{OutputArgs, note, thousands};
+use crate::problem::Problem;
+
+/// Between two requests.
+const PAUSE: Duration = Duration::from_millis(300);
+/// How long a change may stand still. A snapshot of a large state goes over within seconds; a leader is found again within
+/// fifteen.
+const STANDSTILL_MAX: Duration = Duration::from_secs(60);
+
+/// A new replica as it is given on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NewReplica {
+    id: u64,
+    address: String,
+}
+
+impl FromStr for NewReplica {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = "write number and address: 4=https://host:port";
+        let (id, address) = text.split_once('=').ok_or(error)?;
+        let id = id.parse().map_err(|_| error)?;
+        if address.starts_with("https://") { Ok(Self { id, address: address.to_owned() }) } else { Err(error) }
+    }
+}
+
+impl From<NewReplica> for v1::ReplicaAddress {
+    fn from(new: NewReplica) -> Self {
+        Self { id: new.id, address: new.address }
+    }
+}
+
+/// Asks until it is done, says how it goes on, and prints the members.
+pub(super) async fn change(
+    operator: &OperatorArgs,
+    output: OutputArgs,
+    what: &str,
+    request: v1::ChangeReplicasRequest,
+) -> Result<Exit, Problem> {
+    let coordinators = operator.coordinators()?;
+    let (mut said, mut moved) = (String::new(), Instant::now());
+    let done = loop {
+        let ask = |mut client: Client| {
+            let request = request.clone();
+            async move { client.change_replicas(request).await }
+        };
+        let answer = coordinators.call(what, ask).await?.value;
+        if answer.stage() == v1::ReplicasStage::Done {
+            break answer;
+        }
+        let now = describe(&answer, &request);
+        if now != said {
+            note(&now);
+            (said, moved) = (now, Instant::now());
+        } else if moved.elapsed() > STANDSTILL_MAX {
+            return Err(standstill(what, &said));
+        }
+        sleep(PAUSE).await;
+    };
+    ReplicaView::print(output, &done.replicas)?;
+    note("write the coordinators' addresses into operator.toml, and stop those that were removed");
+    Ok(Exit::Done)
+}
+
+/// How a change stands, for people.
+fn describe(answer: &v1::ChangeReplicasResponse, request: &v1::ChangeReplicasRequest) -> String {
+    match answer.stage() {
+        v1::ReplicasStage::Adding => "adding: learners first, which take the log over and do not vote".to_owned(),
+        v1::ReplicasStage::CatchingUp => {
+            let added = |replica: &&v1::ReplicaState| request.add.iter().any(|new| new.id == replica.id);
+            let behind = answer.replicas.iter().filter(added).map(|replica| replica.entries_behind).max();
+            format!("catching up: {} entries to go", thousands(behind.unwrap_or_default()))
+        }
+        v1::ReplicasStage::ChangingVoters => "changing who votes".to_owned(),
+        v1::ReplicasStage::Unspecified | v1::ReplicasStage::Done => "under way".to_owned(),
+    }
+}
+
+fn standstill(what: &str, said: &str) -> Problem {
+    let mut problem = Problem::refused(
+        "replica-slow",
+        format!("{what}: nothing has moved for {} s", STANDSTILL_MAX.as_secs()),
+        "look at the new coordinator's log; the same command goes on where this stands, \
+         `keyturn coordinator remove` gives it up",
+    );
+    problem.causes.push(said.to_owned());
+    problem
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn number_and_address_are_read() {
+        let new: NewReplica = "4=https://host:7001".parse().expect("valid");
+        assert_eq!((new.id, new.address.as_str()), (4, "https://host:7001"));
+        for wrong in
+            ["4", "https://host:7001", "four=https://host:7001", "4=host:7001", "=https://host:1", "-4=https://a:1"]
+        {
+            wrong.parse::<NewReplica>().expect_err(wrong);
+        }
+    }
+}
