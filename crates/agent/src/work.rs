@@ -5,11 +5,12 @@ mod instance;
 mod key;
 mod preflight;
 mod rows;
+mod tables;
 
 use std::future::Future;
 use std::sync::Arc;
 
-use rotation::{Answer, Assignment, Fault, FaultCode, Work};
+use rotation::{Answer, Assignment, Fault, FaultCode, Plan, Work};
 
 use crate::authorize::Grant;
 use crate::fault::fault;
@@ -20,9 +21,19 @@ use crate::registry::{Ticket, given_up};
 pub(crate) struct Job {
     pub(crate) node: Arc<Node>,
     pub(crate) assignment: Assignment,
-    /// What the operator signed; `None` in Preflight alone.
-    pub(crate) grant: Option<Grant>,
+    pub(crate) warrant: Warrant,
     pub(crate) ticket: Ticket,
+}
+
+/// With what right an assignment is done.
+#[derive(Debug)]
+pub(crate) enum Warrant {
+    /// It changes nothing, so it needs none.
+    Preflight,
+    /// An operator signed the rotation.
+    Start(Box<Grant>),
+    /// An operator signed that the tables be dropped which the rotation of this plan kept.
+    Retirement(Box<Plan>),
 }
 
 /// An authorised assignment: a [`Job`] whose grant is there.
@@ -46,15 +57,18 @@ impl Job {
     }
 
     async fn dispatch(&self) -> Result<Answer, Fault> {
-        let Self { node, assignment, grant, ticket } = self;
-        let signed = || match grant {
-            Some(grant) => Ok(Signed { node, assignment, grant, ticket }),
-            None => Err(refused("the work is not covered by an operator's signature")),
+        let Self { node, assignment, warrant, ticket } = self;
+        let uncovered = || refused("the work is not covered by an operator's signature");
+        let signed = || match warrant {
+            Warrant::Start(grant) => Ok(Signed { node, assignment, grant, ticket }),
+            Warrant::Preflight | Warrant::Retirement(_) => Err(uncovered()),
         };
         match &assignment.work {
             Work::Inspect => self.in_turn(preflight::inspect(node, assignment.rotation, ticket)).await,
-            Work::SurveyDatabase { accepted, shards_wanted } => {
-                self.until_given_up(preflight::survey(node, accepted, *shards_wanted, ticket)).await
+            Work::SurveyDatabase { accepted, shards_wanted, agents, strategy } => {
+                let asked =
+                    preflight::Asked { accepted, shards_wanted: *shards_wanted, agents: *agents, strategy: *strategy };
+                self.until_given_up(preflight::survey(node, &asked, ticket)).await
             }
             Work::StoreKey => self.in_turn(key::store(signed()?)).await,
             Work::ActivateKey { at } => self.in_turn(key::activate(signed()?, *at)).await,
@@ -64,11 +78,13 @@ impl Job {
             Work::StartInstance { key } => self.in_turn(instance::start(signed()?, *key)).await,
             Work::AdmitInstance => self.in_turn(instance::admit(signed()?)).await,
             Work::FenceDatabase => self.until_given_up(rows::fence(signed()?)).await,
-            Work::ReencryptShard { shard, lease, direction } => {
-                self.until_given_up(rows::reencrypt(signed()?, shard, *lease, *direction)).await
+            Work::ReencryptShard { shard, lease, direction, rows_per_second } => {
+                let leased = rows::Leased { shard, lease: *lease, rows_per_second: *rows_per_second };
+                self.until_given_up(rows::reencrypt(signed()?, &leased, *direction)).await
             }
-            Work::VerifyShard { shard, lease, direction } => {
-                self.until_given_up(rows::verify(signed()?, shard, *lease, *direction)).await
+            Work::VerifyShard { shard, lease, direction, rows_per_second } => {
+                let leased = rows::Leased { shard, lease: *lease, rows_per_second: *rows_per_second };
+                self.until_given_up(rows::verify(signed()?, &leased, *direction)).await
             }
             Work::RecordPosition => self.until_given_up(rows::record_position(signed()?)).await,
             Work::LiftFence { direction, position } => {
@@ -76,6 +92,13 @@ impl Job {
             }
             Work::CloseLedger { direction } => self.until_given_up(rows::close(signed()?, *direction)).await,
             Work::TurnBack => self.until_given_up(rows::turn_back(signed()?)).await,
+            Work::FinishShadows => self.until_given_up(tables::finish(signed()?)).await,
+            Work::SwapTables => self.until_given_up(tables::swap(signed()?)).await,
+            Work::SwapTablesBack => self.until_given_up(tables::swap_back(signed()?)).await,
+            Work::RetireTables => match warrant {
+                Warrant::Retirement(plan) => self.until_given_up(tables::retire(node, assignment, plan)).await,
+                Warrant::Preflight | Warrant::Start(_) => Err(uncovered()),
+            },
         }
     }
 

@@ -1,15 +1,17 @@
 //! How the engine reaches its database, and whose sessions it may find there.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlx::mysql::MySqlConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 
 /// Connections that an engine holds at once unless configured: two shards with a reader and a writer each, and one
 /// for everything else.
-const CONNECTIONS_MAX_DEFAULT: u32 = 5;
+pub(crate) const CONNECTIONS_MAX_DEFAULT: u32 = 5;
 
 /// A shard needs a reader and a writer, so fewer connections could never do any work.
 pub(crate) const CONNECTIONS_MIN: u32 = 2;
@@ -18,13 +20,22 @@ pub(crate) const CONNECTIONS_MIN: u32 = 2;
 /// instance that is exiting.
 const SESSIONS_WAIT_DEFAULT: Duration = Duration::from_secs(10);
 
+/// How far the slowest standby may fall behind unless configured: what one replays within seconds if it has to take over.
+const REPLICATION_LAG_BYTES_MAX_DEFAULT: u64 = 256 * 1024 * 1024;
+
+/// How slow a shard may become for a standby's sake unless configured. At this rate a million rows take a quarter of an
+/// hour on one agent.
+const LAGGING_ROWS_PER_SECOND_MIN_DEFAULT: NonZeroU32 = NonZeroU32::new(1000).expect("it is not zero");
+
 /// How the engine reaches its database.
 #[derive(Clone)]
 pub struct DatabaseConfig {
-    /// `postgres://ROLE:PASSWORD@HOST/DATABASE` (a directory with a unix socket as percent-encoded host) or
+    /// `postgres://ROLE:PASSWORD@HOST/DATABASE` (a directory with a unix socket as percent-encoded host),
+    /// `mariadb://USER:PASSWORD@HOST/DATABASE` (`?socket=PATH` for a unix socket; `mysql://` is the same) or
     /// `sqlite:///PATH`. May hold a password, so `Debug` leaves it out.
     pub url: String,
-    /// The role of the application, which is fenced while rows are turned. PostgreSQL only.
+    /// The role of the application, which is fenced while rows are turned. In MariaDB the name of the
+    /// user, for all its hosts. Not in SQLite.
     pub application_role: Option<String>,
     /// Further roles whose sessions may stay while the application is fenced, besides the agent's own.
     pub allowed_session_users: Vec<String>,
@@ -32,6 +43,12 @@ pub struct DatabaseConfig {
     pub connections_max: u32,
     /// How long other sessions may take to go by themselves before they are reported.
     pub sessions_wait: Duration,
+    /// How far the slowest streaming standby may fall behind, bytes of history that it has not replayed. From half of it
+    /// on, rows are written more slowly.
+    pub replication_lag_bytes_max: u64,
+    /// Rows a second below which a standby does not slow a shard down: one that hangs must not keep the farm offline for
+    /// ever.
+    pub lagging_rows_per_second_min: NonZeroU32,
     /// Who works, shown as `keyturn-agent/NAME` in the database's list of sessions. The node's id.
     pub client_name: String,
 }
@@ -45,6 +62,8 @@ impl DatabaseConfig {
             allowed_session_users: Vec::new(),
             connections_max: CONNECTIONS_MAX_DEFAULT,
             sessions_wait: SESSIONS_WAIT_DEFAULT,
+            replication_lag_bytes_max: REPLICATION_LAG_BYTES_MAX_DEFAULT,
+            lagging_rows_per_second_min: LAGGING_ROWS_PER_SECOND_MIN_DEFAULT,
             client_name: format!("process-{}", std::process::id()),
         }
     }
@@ -58,6 +77,8 @@ impl fmt::Debug for DatabaseConfig {
             .field("allowed_session_users", &self.allowed_session_users)
             .field("connections_max", &self.connections_max)
             .field("sessions_wait", &self.sessions_wait)
+            .field("replication_lag_bytes_max", &self.replication_lag_bytes_max)
+            .field("lagging_rows_per_second_min", &self.lagging_rows_per_second_min)
             .field("client_name", &self.client_name)
             .finish()
     }
@@ -67,7 +88,7 @@ impl fmt::Debug for DatabaseConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseUrlError {
     /// No scheme that this release speaks.
-    #[error("the database url begins with {0:?}, and this release speaks postgres:// and sqlite://")]
+    #[error("the database url begins with {0:?}, and this release speaks postgres://, mariadb:// and sqlite://")]
     Scheme(String),
     /// The driver does not understand the rest.
     #[error("the database url cannot be understood")]
@@ -75,11 +96,15 @@ pub enum DatabaseUrlError {
     /// SQLite in memory cannot be shared with the application.
     #[error("the database url names no file: write sqlite:///absolute/path")]
     NoFile,
+    /// MariaDB would connect, and know no table by its name alone.
+    #[error("the database url names no database: write mariadb://user@host/database")]
+    NoDatabase,
 }
 
 /// A database URL, understood.
 #[derive(Clone)]
 pub(crate) enum Location {
+    Mariadb(Box<MySqlConnectOptions>),
     Postgres(Box<PgConnectOptions>),
     Sqlite(Box<SqliteConnectOptions>),
 }
@@ -90,6 +115,13 @@ impl Location {
         match scheme {
             "postgres" | "postgresql" => {
                 Ok(Self::Postgres(Box::new(PgConnectOptions::from_str(url).map_err(DatabaseUrlError::Malformed)?)))
+            }
+            "mariadb" | "mysql" => {
+                let options = MySqlConnectOptions::from_str(url).map_err(DatabaseUrlError::Malformed)?;
+                if options.get_database().is_none() {
+                    return Err(DatabaseUrlError::NoDatabase);
+                }
+                Ok(Self::Mariadb(Box::new(options)))
             }
             "sqlite" => {
                 let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
@@ -119,14 +151,17 @@ mod tests {
         let parse = Location::parse;
         assert!(matches!(parse("postgres://a@%2Frun%2Fpostgresql/vault"), Ok(Location::Postgres(_))));
         assert!(matches!(parse("sqlite:///var/lib/vault.db"), Ok(Location::Sqlite(_))));
-        assert!(matches!(parse("mysql://a@b/c"), Err(DatabaseUrlError::Scheme(scheme)) if scheme == "mysql"));
+        assert!(matches!(parse("mysql://a@b/c"), Ok(Location::Mariadb(_))));
+        assert!(matches!(parse("mariadb://a@localhost/c?socket=/run/mysqld/mysqld.sock"), Ok(Location::Mariadb(_))));
+        assert!(matches!(parse("mariadb://a@b"), Err(DatabaseUrlError::NoDatabase)));
+        assert!(matches!(parse("oracle://a@b/c"), Err(DatabaseUrlError::Scheme(scheme)) if scheme == "oracle"));
         assert!(matches!(parse("sqlite::memory:"), Err(DatabaseUrlError::NoFile)));
         assert!(matches!(parse("sqlite://"), Err(DatabaseUrlError::NoFile)));
     }
 
     #[test]
     fn errors_about_the_url_do_not_quote_it() {
-        let Err(error) = Location::parse("mysql://agent:hunter2@db/vault") else { panic!("not refused") };
+        let Err(error) = Location::parse("oracle://agent:hunter2@db/vault") else { panic!("not refused") };
         assert!(!error.to_string().contains("hunter2"));
     }
 }

@@ -7,13 +7,18 @@
 //!
 //! SQL stands in `dialect/` only. Ciphertexts are opened by the `keys` crate only.
 
+pub mod bench;
 mod config;
 mod dialect;
+pub mod doctor;
 mod engine;
 mod error;
+mod forecast;
 mod key;
 mod ledger;
+mod pace;
 mod pass;
+pub mod scan;
 mod shadow;
 mod sink;
 mod split;
@@ -26,4 +31,4 @@ pub use config::{DatabaseConfig, DatabaseUrlError};
 pub use engine::{Engine, Progress, ShardJob, SurveyRequest, SwapJob};
 pub use error::EngineError;
 pub use ledger::LedgerMark;
-pub use targets::{Aad, ColumnTarget, TableTarget, Targets, TargetsError};
+pub use targets::{Aad, ColumnTarget, Exclude, TableTarget, Targets, TargetsError};

@@ -16,8 +16,15 @@ pub(crate) struct Table {
     pub(crate) key: Vec<KeyColumn>,
     /// The encrypted columns, in the order of targets.toml.
     pub(crate) columns: Vec<ValueColumn>,
+    /// Every column that is neither registered nor generated, the key's too, as SQL names it, quoted: what a row's rest
+    /// is read from. In SQLite also the rowid where it is not the key.
+    pub(crate) others: Vec<String>,
     /// Triggers that would fire and must be taken away for the length of a chunk's transaction.
     pub(crate) triggers: Vec<Trigger>,
+    /// Columns, quoted, that the database would change with every write unless they are set to themselves (MariaDB).
+    pub(crate) kept: Vec<String>,
+    /// What reads each of the others exactly (MariaDB); empty elsewhere.
+    pub(crate) exact: Vec<String>,
 }
 
 /// A column of a primary key.
@@ -27,10 +34,13 @@ pub(crate) struct KeyColumn {
     pub(crate) sql: String,
     /// What its values are.
     pub(crate) kind: KeyKind,
-    /// The base type to cast text to (PostgreSQL); empty where values are bound as they are.
+    /// The base type to cast text to (PostgreSQL), or the placeholder with what makes it of the column's type
+    /// (MariaDB); empty where values are bound as they are.
     pub(crate) cast: String,
     /// The collation of the primary key's index where it has to be named (SQLite).
     pub(crate) collation: Option<String>,
+    /// Whether the primary key's index descends in this column and pages have to follow it (MariaDB).
+    pub(crate) descending: bool,
 }
 
 /// What the values of a key column are.
@@ -57,7 +67,8 @@ pub(crate) struct ValueColumn {
     pub(crate) sql: String,
     pub(crate) encoding: Encoding,
     pub(crate) aad: Aad,
-    /// Whether the column is of a text type, so that values are sent as text (PostgreSQL).
+    /// Whether the column is of a text type, so that values are sent as text (PostgreSQL) or
+    /// compared as bytes (MariaDB).
     pub(crate) text: bool,
 }
 
@@ -103,6 +114,7 @@ pub(crate) struct Row {
     pub(crate) key: Key,
     pub(crate) values: Vec<Stored>,
     /// The key and every column that is not registered, in the dialect's own exact form; empty where nobody asked.
+    /// Without generated columns: they follow from the others, and those that are computed from a ciphertext change with it.
     pub(crate) rest: Vec<u8>,
 }
 
@@ -119,7 +131,7 @@ pub(crate) struct Change {
     pub(crate) new: Vec<Option<Vec<u8>>>,
 }
 
-/// An identifier for SQL. Both dialects quote alike.
+/// An identifier for SQL. PostgreSQL and SQLite quote alike.
 pub(crate) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -17,6 +17,8 @@ pub(crate) enum Signal {
     Aborted,
     /// An operator asked a stuck rotation to try again.
     Retried,
+    /// An agent said that the rotation was undone by hand.
+    Recovered,
 }
 
 /// Where a signal leads.
@@ -51,7 +53,7 @@ enum To {
 }
 
 /// The way forward. Nothing leads from Admit or Completed into an undo.
-const FORWARD: [(Phase, Signal, To); 25] = [
+const FORWARD: [(Phase, Signal, To); 31] = [
     (Phase::Preflight, Signal::Done, To::Phase(Phase::Approval)),
     (Phase::Preflight, Signal::Failed, To::Ended(Ending::Refused)),
     (Phase::Preflight, Signal::Aborted, To::Ended(Ending::Withdrawn)),
@@ -60,30 +62,37 @@ const FORWARD: [(Phase, Signal, To); 25] = [
     (Phase::Distribute, Signal::Done, To::Phase(Phase::Quiesce)),
     (Phase::Distribute, Signal::Failed, To::Undo),
     (Phase::Distribute, Signal::Aborted, To::Undo),
+    (Phase::Distribute, Signal::Recovered, To::Ended(Ending::RolledBack)),
     (Phase::Quiesce, Signal::Done, To::Phase(Phase::Reencrypt)),
     (Phase::Quiesce, Signal::Failed, To::Undo),
     (Phase::Quiesce, Signal::Aborted, To::Undo),
+    (Phase::Quiesce, Signal::Recovered, To::Ended(Ending::RolledBack)),
     (Phase::Reencrypt, Signal::Done, To::Phase(Phase::Verify)),
     (Phase::Reencrypt, Signal::Failed, To::Undo),
     (Phase::Reencrypt, Signal::Aborted, To::Undo),
+    (Phase::Reencrypt, Signal::Recovered, To::Ended(Ending::RolledBack)),
     (Phase::Verify, Signal::Done, To::Phase(Phase::Activate)),
     (Phase::Verify, Signal::Failed, To::Undo),
     (Phase::Verify, Signal::Aborted, To::Undo),
+    (Phase::Verify, Signal::Recovered, To::Ended(Ending::RolledBack)),
     (Phase::Activate, Signal::Done, To::Phase(Phase::Start)),
     (Phase::Activate, Signal::Failed, To::Undo),
     (Phase::Activate, Signal::Aborted, To::Undo),
+    (Phase::Activate, Signal::Recovered, To::Ended(Ending::RolledBack)),
     (Phase::Start, Signal::AdmitDecided, To::Phase(Phase::Admit)),
     (Phase::Start, Signal::Failed, To::Undo),
     (Phase::Start, Signal::Aborted, To::Undo),
+    (Phase::Start, Signal::Recovered, To::Ended(Ending::RolledBack)),
     (Phase::Admit, Signal::Done, To::Phase(Phase::Completed)),
     (Phase::Completed, Signal::Done, To::Ended(Ending::Completed)),
 ];
 
 /// The steps of an undo in order, each with the first phase from which on it is needed.
-const UNDO: [(UndoStep, Phase); 10] = [
+const UNDO: [(UndoStep, Phase); 11] = [
     (UndoStep::TurnBack, Phase::Quiesce),
     (UndoStep::StopInstances, Phase::Start),
     (UndoStep::RestoreKeys, Phase::Activate),
+    (UndoStep::SwapTablesBack, Phase::Activate),
     (UndoStep::RestoreRows, Phase::Reencrypt),
     (UndoStep::VerifyRows, Phase::Reencrypt),
     (UndoStep::LiftFence, Phase::Quiesce),
@@ -107,10 +116,12 @@ pub(crate) fn next(course: &Course, signal: Signal) -> Option<Next> {
         Course::Undo { from, step } => match signal {
             Signal::Done => Some(step_after(*from, *step)),
             Signal::Failed => Some(Next::Stuck { from: *from, step: *step }),
+            Signal::Recovered => Some(Next::Ended(Ending::RolledBack)),
             Signal::Authorized | Signal::AdmitDecided | Signal::Aborted | Signal::Retried => None,
         },
         Course::Stuck { from, step, .. } => match signal {
             Signal::Retried => Some(Next::Undo { from: *from, step: *step }),
+            Signal::Recovered => Some(Next::Ended(Ending::RolledBack)),
             Signal::Done | Signal::Authorized | Signal::AdmitDecided | Signal::Failed | Signal::Aborted => None,
         },
         Course::Ended(_) => None,
@@ -135,8 +146,15 @@ fn steps_from(from: Phase) -> impl Iterator<Item = UndoStep> {
 mod tests {
     use super::*;
 
-    const SIGNALS: [Signal; 6] =
-        [Signal::Done, Signal::Authorized, Signal::AdmitDecided, Signal::Failed, Signal::Aborted, Signal::Retried];
+    const SIGNALS: [Signal; 7] = [
+        Signal::Done,
+        Signal::Authorized,
+        Signal::AdmitDecided,
+        Signal::Failed,
+        Signal::Aborted,
+        Signal::Retried,
+        Signal::Recovered,
+    ];
 
     fn forward(phase: Phase) -> Course {
         Course::Forward { phase }
@@ -194,6 +212,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_was_recovered_by_hand_ends_rolled_back_and_only_between_the_signature_and_admit() {
+        for phase in Phase::ALL {
+            let expected = (phase > Phase::Approval && phase < Phase::Admit).then_some(Next::Ended(Ending::RolledBack));
+            assert_eq!(next(&forward(phase), Signal::Recovered), expected, "{phase:?}");
+        }
+        let undo = Course::Undo { from: Phase::Verify, step: UndoStep::RestoreRows };
+        assert_eq!(next(&undo, Signal::Recovered), Some(Next::Ended(Ending::RolledBack)));
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub enum FaultCode {
     Canary,
     /// A table or column of targets.toml does not exist, has no primary key, or is of no usable type.
     Targets,
+    /// Columns hold ciphertexts that targets.toml neither registers nor excludes.
+    UnregisteredColumns,
     /// The database refused, or the connection to it was lost.
     Database,
     /// Sessions of somebody else remain in the database.
@@ -44,6 +46,8 @@ pub enum FaultCode {
     Superseded,
     /// The database lost or gained history since it was verified.
     DatabasePosition,
+    /// `keyturn recover` has put this node back by hand, and with it the rotation is over: rolled back.
+    Recovered,
     /// An operator asked for the rotation to end.
     Aborted,
     /// The agent failed in a way that has no name of its own; its message says how.
@@ -63,6 +67,7 @@ impl FaultCode {
             Self::Instance => "instance",
             Self::Canary => "canary",
             Self::Targets => "targets",
+            Self::UnregisteredColumns => "unregistered-columns",
             Self::Database => "database",
             Self::SessionsRemain => "sessions-remain",
             Self::Undecryptable => "undecryptable",
@@ -71,13 +76,14 @@ impl FaultCode {
             Self::DigestDiffers => "digest-differs",
             Self::Superseded => "superseded",
             Self::DatabasePosition => "database-position",
+            Self::Recovered => "recovered",
             Self::Aborted => "aborted",
             Self::Internal => "internal",
         }
     }
 
     /// Every code, for documentation and conversions.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::NodeUnreachable,
         Self::AssignmentRefused,
         Self::NodesDisagree,
@@ -87,6 +93,7 @@ impl FaultCode {
         Self::Instance,
         Self::Canary,
         Self::Targets,
+        Self::UnregisteredColumns,
         Self::Database,
         Self::SessionsRemain,
         Self::Undecryptable,
@@ -95,6 +102,7 @@ impl FaultCode {
         Self::DigestDiffers,
         Self::Superseded,
         Self::DatabasePosition,
+        Self::Recovered,
         Self::Aborted,
         Self::Internal,
     ];

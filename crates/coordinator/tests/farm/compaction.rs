@@ -51,7 +51,7 @@ async fn a_long_audit_trail_goes_over_whole() {
     let accepted: Vec<_> = (0..ACCEPTED).map(value).collect();
     let mut client = farm.client(&operator, 0);
     for _ in 0..ROTATIONS {
-        let request = v1::PlanRotationRequest { accepted: accepted.clone(), hold_at: 0 };
+        let request = v1::PlanRotationRequest { accepted: accepted.clone(), hold_at: 0, ..Default::default() };
         let planned = client.plan_rotation(request).await.expect("begins").into_inner();
         client.abort_rotation(v1::AbortRotationRequest { id: planned.id }).await.expect("withdraws");
     }

@@ -3,6 +3,7 @@
 mod agent;
 mod completions;
 mod coordinator;
+mod db;
 mod demo;
 mod hidden;
 mod key;
@@ -46,6 +47,9 @@ enum Command {
     /// Manage the farm's nodes
     #[command(subcommand)]
     Node(node::Node),
+    /// Look into a database: what holds ciphertexts, under which keys, and how fast they turn
+    #[command(subcommand)]
+    Db(db::Db),
     /// Plan, start and follow rotations
     #[command(subcommand)]
     Rotation(rotation::Rotation),
@@ -68,6 +72,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Problem> {
         | Command::Pki(_)
         | Command::Key(_)
         | Command::Node(_)
+        | Command::Db(_)
         | Command::Rotation(_)
         | Command::Completions(_)
         | Command::SampleVault(_)
@@ -81,6 +86,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Problem> {
         Command::Pki(verb) => verb.run(),
         Command::Key(verb) => verb.run(),
         Command::Node(verb) => verb.run().await,
+        Command::Db(verb) => verb.run().await,
         Command::Rotation(verb) => verb.run().await,
         Command::Completions(verb) => verb.run(),
         Command::SampleVault(arguments) => hidden::sample_vault(arguments).await,

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod coordinators;
+mod db;
 mod examples;
 mod farm;
 mod help;

@@ -12,7 +12,7 @@ use crate::{EngineError, Targets};
 use keys::value::Encoding;
 
 /// The schema of a table for which targets.toml gives none.
-const SCHEMA_DEFAULT: &str = "public";
+pub(super) const SCHEMA_DEFAULT: &str = "public";
 
 const RELATION: &str = "
     SELECT c.oid::int8, c.relkind::text, c.relispartition,
@@ -179,7 +179,19 @@ async fn describe(
     // ONLY: tables that inherit from it are tables of their own. Partitions are not.
     let only = if kind == "r" { "ONLY " } else { "" };
     let from = format!("{only}{}.{}", quote(schema), quote(&target.name));
-    Ok(Some((oid, Table { label: target.label(), from, key, columns: values, triggers: Vec::new() })))
+    Ok(Some((
+        oid,
+        Table {
+            label: target.label(),
+            from,
+            key,
+            columns: values,
+            others: Vec::new(),
+            triggers: Vec::new(),
+            kept: Vec::new(),
+            exact: Vec::new(),
+        },
+    )))
 }
 
 /// Whether it is a table at all.
@@ -258,7 +270,7 @@ fn key_columns(
                 continue;
             }
         };
-        key.push(KeyColumn { sql: quote(name), kind, cast: column.base.clone(), collation: None });
+        key.push(KeyColumn { sql: quote(name), kind, cast: column.base.clone(), collation: None, descending: false });
     }
     key
 }
