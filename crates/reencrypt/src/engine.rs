@@ -10,8 +10,10 @@ use rotation::{
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::census::{CensusRequest, CensusTaker, TableCensus};
 use crate::config::CONNECTIONS_MIN;
 use crate::dialect::{self, Dialect, Session};
+use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::pass::{self, Scope, with_rows};
@@ -333,6 +335,36 @@ impl Engine {
         session.session.close(mark).await?;
         session.end().await;
         Ok(())
+    }
+
+    /// All rotations that the ledger remembers, oldest first, with how far each had come. Changes nothing.
+    pub async fn history(&self) -> Result<Vec<LedgerRotation>, EngineError> {
+        let mut session = self.open().await?;
+        let history = session.session.history().await?;
+        session.end().await;
+        Ok(history)
+    }
+
+    /// Leaves a note about a node in the ledger. Noted already is as good.
+    pub async fn note(&self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError> {
+        let mut session = self.open().await?;
+        session.session.note(rotation, kind, node).await?;
+        session.end().await;
+        Ok(())
+    }
+
+    /// Tries the registered values with some keys and counts which opens what. Changes nothing; progress is told in rows.
+    pub async fn census(
+        &self,
+        request: &CensusRequest<'_>,
+        progress: Progress<'_>,
+    ) -> Result<Vec<TableCensus>, EngineError> {
+        let mut session = self.open().await?;
+        let tables = session.session.tables(&self.targets).await?;
+        let taker = CensusTaker { request, page_rows_max: &|table| self.dialect.page_rows_max(table) };
+        let census = taker.take(&tables, session.session.as_mut(), progress).await?;
+        session.end().await;
+        Ok(census)
     }
 
     async fn shard(&self, job: &ShardJob, pass: Pass, progress: Progress<'_>) -> Result<ShardTally, EngineError> {

@@ -7,10 +7,12 @@
 //!
 //! SQL stands in `dialect/` only. Ciphertexts are opened by the `keys` crate only.
 
+mod census;
 mod config;
 mod dialect;
 mod engine;
 mod error;
+mod history;
 mod key;
 mod ledger;
 mod pass;
@@ -22,8 +24,10 @@ mod table;
 mod targets;
 mod transform;
 
+pub use census::{CensusRequest, TableCensus};
 pub use config::{DatabaseConfig, DatabaseUrlError};
 pub use engine::{Engine, Progress, ShardJob, SurveyRequest, SwapJob};
 pub use error::EngineError;
+pub use history::{LedgerRotation, NoteKind};
 pub use ledger::LedgerMark;
 pub use targets::{Aad, ColumnTarget, TableTarget, Targets, TargetsError};

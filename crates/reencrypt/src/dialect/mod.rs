@@ -6,6 +6,7 @@ mod sqlite;
 use async_trait::async_trait;
 use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, ShardId};
 
+use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
@@ -141,6 +142,12 @@ pub(crate) trait Session: Send {
 
     /// Closes the header, so that no work enters under this rotation any more.
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError>;
+
+    /// All rotations that the ledger remembers, oldest first; none where there is no ledger. Changes nothing.
+    async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError>;
+
+    /// Leaves a note about a node in the ledger, whatever its header says; one that is there already stays.
+    async fn note(&mut self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError>;
 
     /// How many bytes of the database's history the slowest standby has still to replay; `None` where there is none, or
     /// where it cannot be known. Asked about once a second while rows are written.

@@ -67,6 +67,11 @@ pub(super) async fn exists(connection: &mut PgConnection) -> Result<bool, Engine
     .doing(|| "looking for the ledger".to_owned())
 }
 
+/// Keeps others from making tables of the ledger until the transaction ends.
+pub(super) async fn lock_creation(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LEDGER_LOCK).execute(connection).await.map(|_| ())
+}
+
 /// Makes the ledger's schema and tables where they are missing. An administrator may make the schema beforehand, so
 /// that the agent's role needs no right to make schemas.
 pub(super) async fn create(connection: &mut PgConnection) -> Result<(), EngineError> {
@@ -75,7 +80,7 @@ pub(super) async fn create(connection: &mut PgConnection) -> Result<(), EngineEr
     }
     let doing = || "making the ledger's tables".to_owned();
     let mut transaction = connection.begin().await.doing(doing)?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LEDGER_LOCK).execute(&mut *transaction).await.doing(doing)?;
+    lock_creation(&mut transaction).await.doing(doing)?;
     let schema: bool = sqlx::query("SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = 'keyturn')")
         .fetch_one(&mut *transaction)
         .await

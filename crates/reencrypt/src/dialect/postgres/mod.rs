@@ -1,6 +1,7 @@
 //! PostgreSQL 14 and later: connecting with the settings that the work needs, and what the session answers.
 
 mod catalog;
+mod history;
 mod ledger;
 mod role;
 mod rows;
@@ -15,6 +16,7 @@ use sqlx::{Connection, Row as _};
 
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
+use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::sink::{PageSink, scan_by_pages};
@@ -244,6 +246,14 @@ impl Session for PostgresSession {
 
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         role::close(&mut self.connection, mark).await
+    }
+
+    async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError> {
+        history::history(&mut self.connection).await
+    }
+
+    async fn note(&mut self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError> {
+        history::note(&mut self.connection, rotation, kind, node).await
     }
 
     async fn end(self: Box<Self>) {

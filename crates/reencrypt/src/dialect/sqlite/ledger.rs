@@ -52,7 +52,7 @@ async fn begin<'c>(
     connection.begin_with("BEGIN IMMEDIATE").await.doing(doing)
 }
 
-async fn exists(connection: &mut SqliteConnection) -> Result<bool, EngineError> {
+pub(super) async fn exists(connection: &mut SqliteConnection) -> Result<bool, EngineError> {
     sqlx::query(
         "SELECT count(*) = 2 FROM main.sqlite_schema
          WHERE type = 'table' AND name IN ('keyturn_rotation', 'keyturn_shard')",

@@ -1,6 +1,7 @@
 //! SQLite: one file on one host. Opening it with the settings that the work needs, and what the session answers.
 
 mod catalog;
+mod history;
 mod ledger;
 mod others;
 mod rows;
@@ -20,6 +21,7 @@ use tokio::sync::Mutex;
 
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
+use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::sink::{PageSink, scan_by_pages};
@@ -211,6 +213,15 @@ impl Session for SqliteSession {
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         let _turn = self.writing.lock().await;
         ledger::close(&mut self.connection, mark).await
+    }
+
+    async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError> {
+        history::history(&mut self.connection).await
+    }
+
+    async fn note(&mut self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError> {
+        let _turn = self.writing.lock().await;
+        history::note(&mut self.connection, rotation, kind, node).await
     }
 
     async fn end(self: Box<Self>) {
