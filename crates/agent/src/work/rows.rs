@@ -124,6 +124,15 @@ impl Signed<'_> {
         }
     }
 
+    /// The ledger must still go forward: rows that were turned back by hand open under the old key alone.
+    pub(super) async fn needs_way_forward(&self, to: &str) -> Result<(), Fault> {
+        let history = self.node.engine.history().await.map_err(|error| error.fault())?;
+        match history.iter().find(|found| found.rotation == self.assignment.rotation) {
+            Some(found) if found.direction == Direction::Forward => Ok(()),
+            Some(_) | None => Err(refused(&format!("asked to {to}, but the ledger in the database does not go forward"))),
+        }
+    }
+
     /// No row may need the new key any more, as far as the ledger knows.
     pub(super) async fn needs_rows_back(&self, to: &str) -> Result<(), Fault> {
         let shards = self.grant.plan.shards.iter().map(|shard| shard.id);

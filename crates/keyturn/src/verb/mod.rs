@@ -8,6 +8,7 @@ mod hidden;
 mod key;
 mod node;
 mod pki;
+mod recover;
 mod rotation;
 
 use clap::{Parser, Subcommand};
@@ -49,6 +50,8 @@ enum Command {
     /// Plan, start and follow rotations
     #[command(subcommand)]
     Rotation(rotation::Rotation),
+    /// Put this node back after a failure, without any coordinator: rows, encryption.config, instance
+    Recover(recover::Recover),
     /// Print a completion script for a shell
     Completions(completions::Completions),
     /// The sample application of the demo
@@ -69,6 +72,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Problem> {
         | Command::Key(_)
         | Command::Node(_)
         | Command::Rotation(_)
+        | Command::Recover(_)
         | Command::Completions(_)
         | Command::SampleVault(_)
         | Command::Balancer(_) => None,
@@ -82,6 +86,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Problem> {
         Command::Key(verb) => verb.run(),
         Command::Node(verb) => verb.run().await,
         Command::Rotation(verb) => verb.run().await,
+        Command::Recover(verb) => verb.run().await,
         Command::Completions(verb) => verb.run(),
         Command::SampleVault(arguments) => hidden::sample_vault(arguments).await,
         Command::Balancer(arguments) => hidden::balancer(arguments).await,

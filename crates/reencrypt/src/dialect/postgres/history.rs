@@ -4,7 +4,7 @@ use rotation::RotationId;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection, Row as _};
 
-use super::ledger;
+use super::ledger::{self, Hold};
 use crate::EngineError;
 use crate::error::Doing;
 use crate::history::{LedgerRotation, NoteKind, StoredRotation};
@@ -88,12 +88,18 @@ pub(super) async fn note(
         sqlx::raw_sql(CREATE).execute(&mut *transaction).await.doing(doing)?;
         transaction.commit().await.doing(doing)?;
     }
+    let mut transaction = connection.begin().await.doing(doing)?;
+    if kind == NoteKind::Admitted {
+        // Held until the commit: whoever turns the ledger back sees the note, or the note is refused.
+        let header = ledger::header(&mut transaction, rotation, Hold::Shared).await?;
+        header.ok_or(EngineError::LedgerMissing(*rotation))?.still_forward(rotation)?;
+    }
     sqlx::query("INSERT INTO keyturn.note (rotation, note, node) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
         .bind(rotation.to_string())
         .bind(kind.as_str())
         .bind(node)
-        .execute(connection)
+        .execute(&mut *transaction)
         .await
         .doing(doing)?;
-    Ok(())
+    transaction.commit().await.doing(doing)
 }

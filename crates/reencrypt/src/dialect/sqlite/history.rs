@@ -87,6 +87,10 @@ pub(super) async fn note(
 ) -> Result<(), EngineError> {
     let doing = || "leaving a note in the ledger".to_owned();
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.doing(doing)?;
+    if kind == NoteKind::Admitted {
+        let header = ledger::header(&mut transaction, rotation).await?;
+        header.ok_or(EngineError::LedgerMissing(*rotation))?.still_forward(rotation)?;
+    }
     sqlx::raw_sql(CREATE).execute(&mut *transaction).await.doing(doing)?;
     sqlx::query("INSERT INTO main.keyturn_note (rotation, note, node) VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
         .bind(rotation.to_string())
