@@ -60,9 +60,8 @@ impl KeptFile {
         let Some(record) = record.filter(|record| record.rotation == rotation) else { return Ok(None) };
         let malformed = |source| DurableError::Malformed { path: self.path.display().to_string(), source };
         let statement: Statement = serde_json::from_str(&record.statement).map_err(malformed)?;
-        let plan = Plan::from_bytes(record.plan.as_bytes()).map_err(|error| {
-            malformed(serde::de::Error::custom(format!("the plan cannot be read: {error}")))
-        })?;
+        let plan = Plan::from_bytes(record.plan.as_bytes())
+            .map_err(|error| malformed(serde::de::Error::custom(format!("the plan cannot be read: {error}"))))?;
         if Plan::digest_of(record.plan.as_bytes()) != statement.plan_digest {
             return Err(malformed(serde::de::Error::custom("the plan is not the one that the statement names")));
         }

@@ -78,7 +78,8 @@ impl CensusTaker<'_> {
             for after in self.beginnings(table, sample.is_some())? {
                 let limit = sample.unwrap_or(u64::MAX);
                 let range = KeyRange { after, through: None };
-                self.read(table, range, limit, session, &opener, &mut census, |read| progress(rows_done + read)).await?;
+                self.read(table, range, limit, session, &opener, &mut census, |read| progress(rows_done + read))
+                    .await?;
             }
             rows_done += census.rows_read;
             found.push(census);

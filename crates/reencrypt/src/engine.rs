@@ -345,8 +345,8 @@ impl Engine {
         Ok(history)
     }
 
-    /// Leaves a note about a node in the ledger. Noted already is as good. That it was admitted is
-    /// [`EngineError::Superseded`] once the ledger was turned back.
+    /// Leaves a note about a node in the ledger. Noted already is as good. What only the way forward
+    /// allows is [`EngineError::Superseded`] once the ledger was turned back or a recovery by hand has begun.
     pub async fn note(&self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError> {
         let mut session = self.open().await?;
         session.session.note(rotation, kind, node).await?;

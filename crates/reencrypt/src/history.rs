@@ -8,7 +8,9 @@ use crate::EngineError;
 /// A note in the ledger about one node in one rotation. Written once, never taken back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NoteKind {
-    /// The recovery on this node has its instance offline, and it stays so until the rows are back.
+    /// The node's instance may run with the new key, without clients: it was about to be started.
+    Started,
+    /// A recovery by hand has begun, and this node's instance is offline and stays so until the rows are back.
     Offline,
     /// The node's instance was let to clients with the new key: nothing is undone from here on.
     Admitted,
@@ -17,14 +19,23 @@ pub enum NoteKind {
 }
 
 impl NoteKind {
-    const ALL: [Self; 3] = [Self::Offline, Self::Admitted, Self::Recovered];
+    const ALL: [Self; 4] = [Self::Started, Self::Offline, Self::Admitted, Self::Recovered];
 
     /// As the ledger writes it.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Started => "started",
             Self::Offline => "offline",
             Self::Admitted => "admitted",
             Self::Recovered => "recovered",
+        }
+    }
+
+    /// Whether it is refused once the ledger has been turned back or a recovery by hand has begun.
+    pub(crate) const fn goes_forward(self) -> bool {
+        match self {
+            Self::Started | Self::Admitted => true,
+            Self::Offline | Self::Recovered => false,
         }
     }
 
@@ -74,6 +85,11 @@ impl LedgerRotation {
     pub fn nodes(&self, kind: NoteKind) -> impl Iterator<Item = &str> {
         self.notes.iter().filter(move |(noted, _)| *noted == kind).map(|(_, node)| node.as_str())
     }
+}
+
+/// What refuses a note that only the way forward allows.
+pub(crate) fn recovery_begun(rotation: &RotationId) -> EngineError {
+    EngineError::Superseded(format!("a recovery of rotation {rotation} by hand has begun"))
 }
 
 /// A header row and what its shards add up to, as a dialect reads it.

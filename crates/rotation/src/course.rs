@@ -219,7 +219,8 @@ mod tests {
     #[test]
     fn what_was_recovered_by_hand_ends_rolled_back_and_only_between_the_signature_and_the_end() {
         for phase in Phase::ALL {
-            let expected = (phase > Phase::Approval && phase < Phase::Completed).then_some(Next::Ended(Ending::RolledBack));
+            let expected =
+                (phase > Phase::Approval && phase < Phase::Completed).then_some(Next::Ended(Ending::RolledBack));
             assert_eq!(next(&forward(phase), Signal::Recovered), expected, "{phase:?}");
         }
         let undo = Course::Undo { from: Phase::Verify, step: UndoStep::RestoreRows };

@@ -4,8 +4,8 @@
 use crate::course::Signal;
 use crate::run::{Run, Stand};
 use crate::{
-    Answer, Assignment, AssignmentId, Course, Fault, FaultCode, Millis, NodeId, Outcome, Phase, State, UndoStep, Work, lease,
-    phases,
+    Answer, Assignment, AssignmentId, Course, Fault, FaultCode, Millis, NodeId, Outcome, Phase, State, UndoStep, Work,
+    lease, phases,
 };
 
 pub(crate) fn done(state: &mut State, now: Millis, id: &AssignmentId, answer: &Answer) -> Outcome {

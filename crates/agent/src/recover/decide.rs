@@ -64,7 +64,9 @@ pub fn decide(found: &Findings, choice: &Choice) -> Decision {
         Some(open) if is_past_return(found, open) => forward(found, choice, open),
         Some(open) => back(found, choice, open),
         None => match found.followed.and_then(|rotation| found.in_ledger(rotation)) {
-            Some(closed) if closed.direction == Direction::Forward && choice.key.is_none() => forward(found, choice, closed),
+            Some(closed) if closed.direction == Direction::Forward && choice.key.is_none() => {
+                forward(found, choice, closed)
+            }
             Some(_) | None => settle(found, choice),
         },
     }
@@ -84,7 +86,9 @@ fn back(found: &Findings, choice: &Choice, open: &LedgerRotation) -> Decision {
         Some(PlanFound { misfit: Some(misfit), .. }) if turned => {
             return Decision::impossible(
                 format!("rows of rotation {id} were turned, and the plan that this node keeps does not fit: {misfit}"),
-                format!("correct the agent's configuration, or run this on a node where it fits; else {RESTORE_BACKUP}"),
+                format!(
+                    "correct the agent's configuration, or run this on a node where it fits; else {RESTORE_BACKUP}"
+                ),
             );
         }
         None if turned => {
@@ -104,7 +108,9 @@ fn back(found: &Findings, choice: &Choice, open: &LedgerRotation) -> Decision {
     };
     if let Some(chosen) = choice.key.filter(|chosen| *chosen != key) {
         return Decision::impossible(
-            format!("the ledger holds rotation {id} open, whose way back leads to key {key}, and key {chosen} was asked for"),
+            format!(
+                "the ledger holds rotation {id} open, whose way back leads to key {key}, and key {chosen} was asked for"
+            ),
             "leave --key out; it is for a database that was restored from an older backup",
         );
     }
@@ -129,11 +135,12 @@ fn back(found: &Findings, choice: &Choice, open: &LedgerRotation) -> Decision {
         steps.push(Step::ProveKey { key, whole: true });
     }
     steps.push(Step::EndLedger { rotation: id, epoch });
-    let rows = match (turned, plan.is_some_and(|plan| plan.plan.tables.values().any(|t| t.strategy == Strategy::Shadow))) {
-        (false, _) => "no row was turned",
-        (true, false) => "rows were turned, and are turned back",
-        (true, true) => "rows were turned, and the original tables or their rows come back",
-    };
+    let rows =
+        match (turned, plan.is_some_and(|plan| plan.plan.tables.values().any(|t| t.strategy == Strategy::Shadow))) {
+            (false, _) => "no row was turned",
+            (true, false) => "rows were turned, and are turned back",
+            (true, true) => "rows were turned, and the original tables or their rows come back",
+        };
     let why = format!("rotation {id} is open in the ledger, no node was admitted with the new key, and {rows}");
     finish_back(found, Verdict::Back, why, Some(id), key, steps)
 }
@@ -264,7 +271,9 @@ fn forward(found: &Findings, choice: &Choice, rotation: &LedgerRotation) -> Deci
 fn key_of_data(found: &Findings, choice: &Choice) -> Result<KeyId, Decision> {
     let mut ids: Vec<KeyId> = Vec::new();
     for file in &found.files {
-        ids.extend(file.active.iter().chain(&file.decrypt_only).filter(|id| !ids.contains(id)).copied().collect::<Vec<_>>());
+        ids.extend(
+            file.active.iter().chain(&file.decrypt_only).filter(|id| !ids.contains(id)).copied().collect::<Vec<_>>(),
+        );
     }
     let empty = found.values_tried() == 0;
     if let Some(chosen) = choice.key {
@@ -301,16 +310,13 @@ fn missing_key(found: &Findings, plan: &PlanFound) -> Option<KeyId> {
     [plan.statement.old_key, plan.statement.new_key].into_iter().find(|key| !found.holds(*key))
 }
 
-/// The other nodes whose instances may still run with the new key. Only once the application's role had been let in
-/// again can one be connected; before that, the database itself shows that nobody is.
+/// The other nodes whose instances may still run with the new key: rows must not go back under them.
 fn waits_for(found: &Findings, choice: &Choice, open: &LedgerRotation) -> Option<Vec<String>> {
-    let let_in = open.direction == Direction::Forward && open.role_saved && !open.role_fenced;
-    if !let_in || choice.others_offline {
+    if choice.others_offline {
         return None;
     }
-    let plan = found.plan.as_ref()?;
-    let offline: Vec<&str> = open.nodes(NoteKind::Offline).collect();
-    let others = plan.plan.nodes.keys().filter(|id| **id != found.node && !offline.contains(&id.as_str()));
+    let offline: Vec<&str> = open.nodes(NoteKind::Offline).chain([found.node.as_str()]).collect();
+    let others = open.nodes(NoteKind::Started).filter(|node| !offline.contains(node));
     let others: Vec<String> = others.map(ToString::to_string).collect();
     (!others.is_empty()).then_some(others)
 }

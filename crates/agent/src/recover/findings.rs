@@ -96,7 +96,10 @@ impl Findings {
     pub fn file_with(&self, key: KeyId) -> Option<&FileFound> {
         let with_key = || self.files.iter().filter(|file| file.active == Some(key));
         let of = |role| with_key().find(|file| file.role == role);
-        of(FileRole::Current).or_else(|| of(FileRole::Dated)).or_else(|| of(FileRole::Other)).or_else(|| of(FileRole::Pending))
+        of(FileRole::Current)
+            .or_else(|| of(FileRole::Dated))
+            .or_else(|| of(FileRole::Other))
+            .or_else(|| of(FileRole::Pending))
     }
 
     /// Whether any file holds this key, active or not.

@@ -27,9 +27,7 @@ impl Recovery {
             Step::TakeOffline { rotation } => self.take_offline(*rotation).await,
             Step::NoteOffline { rotation } => self.note(rotation, NoteKind::Offline).await,
             Step::TurnBack { rotation, epoch, alone } => self.turn_back(*rotation, *epoch, *alone).await,
-            Step::RestoreRows { rotation, epoch, lease } => {
-                self.rows(*rotation, *epoch, *lease, false, progress).await
-            }
+            Step::RestoreRows { rotation, epoch, lease } => self.rows(*rotation, *epoch, *lease, false, progress).await,
             Step::VerifyRows { rotation, epoch, lease } => self.rows(*rotation, *epoch, *lease, true, progress).await,
             Step::EndLedger { rotation, epoch } => self.end_ledger(*rotation, *epoch).await,
             Step::ProveKey { key, whole } => self.prove_key(*key, *whole, progress).await,

@@ -20,7 +20,8 @@ pub(super) async fn take_offline(signed: Signed<'_>) -> Result<Answer, Fault> {
 pub(super) async fn start(signed: Signed<'_>, key: KeyId) -> Result<Answer, Fault> {
     expect_key(&signed.node.current_keys()?, &[key], "start the instance")?;
     if key == signed.grant.statement.new_key {
-        signed.needs_way_forward("start the instance with the new key").await?;
+        // For whoever recovers the farm by hand: this instance must be stopped before rows go back.
+        signed.note(NoteKind::Started).await?;
     }
     signed.node.set_proved(signed.assignment.rotation, None)?;
     start_and_prove(&signed, key).await?;
@@ -64,8 +65,7 @@ pub(super) async fn admit(signed: Signed<'_>) -> Result<Answer, Fault> {
     ticket.still_wanted()?;
     if key == grant.statement.new_key {
         // For whoever recovers the farm by hand: from here on nothing is undone. Refused once that has begun.
-        let noted = node.engine.note(&rotation, NoteKind::Admitted, node.id.as_str()).await;
-        noted.map_err(|error| error.fault())?;
+        signed.note(NoteKind::Admitted).await?;
     }
     {
         let mut memory = node.memory();

@@ -1,7 +1,7 @@
 //! Work on the database: the fence, the ledger, and rows, shard by shard. Tables come from this node's targets, keys
 //! from its store, and the ledger in the database has the last word on what is still wanted.
 
-use reencrypt::{LedgerMark, ShardJob};
+use reencrypt::{LedgerMark, NoteKind, ShardJob};
 use rotation::{Answer, DatabasePosition, Direction, Fault, FaultCode, LeaseNumber, Shard, Strategy};
 
 use super::key::{expect_key, find_key};
@@ -124,13 +124,10 @@ impl Signed<'_> {
         }
     }
 
-    /// The ledger must still go forward: rows that were turned back by hand open under the old key alone.
-    pub(super) async fn needs_way_forward(&self, to: &str) -> Result<(), Fault> {
-        let history = self.node.engine.history().await.map_err(|error| error.fault())?;
-        match history.iter().find(|found| found.rotation == self.assignment.rotation) {
-            Some(found) if found.direction == Direction::Forward => Ok(()),
-            Some(_) | None => Err(refused(&format!("asked to {to}, but the ledger in the database does not go forward"))),
-        }
+    /// Leaves a note about this node in the ledger, which refuses it when the rotation no longer goes forward.
+    pub(super) async fn note(&self, kind: NoteKind) -> Result<(), Fault> {
+        let noted = self.node.engine.note(&self.assignment.rotation, kind, self.node.id.as_str()).await;
+        noted.map_err(|error| error.fault())
     }
 
     /// No row may need the new key any more, as far as the ledger knows.

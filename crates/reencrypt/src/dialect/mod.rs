@@ -146,8 +146,8 @@ pub(crate) trait Session: Send {
     /// All rotations that the ledger remembers, oldest first; none where there is no ledger. Changes nothing.
     async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError>;
 
-    /// Leaves a note about a node in the ledger; one that is there already stays. That it was admitted is refused, in the
-    /// same transaction, once the ledger has been turned back; other notes stand whatever the header says.
+    /// Leaves a note about a node in the ledger; one that is there already stays. What only the way forward allows is
+    /// refused, in the same transaction, once the ledger has been turned back or a recovery has begun.
     async fn note(&mut self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError>;
 
     /// How many bytes of the database's history the slowest standby has still to replay; `None` where there is none, or

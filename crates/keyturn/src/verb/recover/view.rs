@@ -187,7 +187,8 @@ pub(super) fn findings_text(found: &Findings) -> String {
         };
         files.row([name, active, older.join(" "), file.problem.clone().unwrap_or_default()]);
     }
-    let mut ledger = Table::new(&["ROTATION", "DIRECTION", "EPOCH", "STATE", "SHARDS TURNED/VERIFIED/RESTORED", "NOTES"]);
+    let mut ledger =
+        Table::new(&["ROTATION", "DIRECTION", "EPOCH", "STATE", "SHARDS TURNED/VERIFIED/RESTORED", "NOTES"]);
     for rotation in rotations(found) {
         ledger.row([
             rotation.rotation,
@@ -218,11 +219,8 @@ pub(super) fn findings_text(found: &Findings) -> String {
         },
         None => "none kept".to_owned(),
     };
-    let node = fields(&[
-        ("Node", found.node.to_string()),
-        ("Instance", format!("{instance}{held}")),
-        ("Signed plan", kept),
-    ]);
+    let node =
+        fields(&[("Node", found.node.to_string()), ("Instance", format!("{instance}{held}")), ("Signed plan", kept)]);
     [node, files.render(), ledger.render(), data.render()].join("\n\n")
 }
 

@@ -7,7 +7,7 @@ use sqlx::{Connection, Row as _};
 use super::ledger::{self, Hold};
 use crate::EngineError;
 use crate::error::Doing;
-use crate::history::{LedgerRotation, NoteKind, StoredRotation};
+use crate::history::{LedgerRotation, NoteKind, StoredRotation, recovery_begun};
 
 const CREATE: &str = "
     CREATE TABLE IF NOT EXISTS keyturn.note (
@@ -71,7 +71,10 @@ async fn notes(connection: &mut PgConnection) -> Result<Vec<(String, String, Str
         .fetch_all(connection)
         .await
         .doing(doing)?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).collect::<Result<_, _>>().doing(doing)
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
+        .collect::<Result<_, _>>()
+        .doing(doing)
 }
 
 pub(super) async fn note(
@@ -89,10 +92,22 @@ pub(super) async fn note(
         transaction.commit().await.doing(doing)?;
     }
     let mut transaction = connection.begin().await.doing(doing)?;
-    if kind == NoteKind::Admitted {
-        // Held until the commit: whoever turns the ledger back sees the note, or the note is refused.
-        let header = ledger::header(&mut transaction, rotation, Hold::Shared).await?;
+    // Held until the commit: whoever turns the ledger back sees the note, or the note is refused. Notes are written one
+    // after the other, so that of two that contradict each other the second is refused.
+    let hold = if kind.goes_forward() || kind == NoteKind::Offline { Hold::Alone } else { Hold::Glance };
+    let header = ledger::header(&mut transaction, rotation, hold).await?;
+    if kind.goes_forward() {
         header.ok_or(EngineError::LedgerMissing(*rotation))?.still_forward(rotation)?;
+        let begun: bool =
+            sqlx::query("SELECT EXISTS (SELECT 1 FROM keyturn.note WHERE rotation = $1 AND note = 'offline')")
+                .bind(rotation.to_string())
+                .fetch_one(&mut *transaction)
+                .await
+                .and_then(|row| row.try_get(0))
+                .doing(doing)?;
+        if begun {
+            return Err(recovery_begun(rotation));
+        }
     }
     sqlx::query("INSERT INTO keyturn.note (rotation, note, node) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
         .bind(rotation.to_string())

@@ -7,7 +7,7 @@ use sqlx::{Connection, Row as _};
 use super::ledger;
 use crate::EngineError;
 use crate::error::Doing;
-use crate::history::{LedgerRotation, NoteKind, StoredRotation};
+use crate::history::{LedgerRotation, NoteKind, StoredRotation, recovery_begun};
 
 const CREATE: &str = "
     CREATE TABLE IF NOT EXISTS main.keyturn_note (
@@ -76,7 +76,10 @@ async fn notes(connection: &mut SqliteConnection) -> Result<Vec<(String, String,
         .fetch_all(connection)
         .await
         .doing(doing)?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).collect::<Result<_, _>>().doing(doing)
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)))
+        .collect::<Result<_, _>>()
+        .doing(doing)
 }
 
 pub(super) async fn note(
@@ -87,11 +90,21 @@ pub(super) async fn note(
 ) -> Result<(), EngineError> {
     let doing = || "leaving a note in the ledger".to_owned();
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.doing(doing)?;
-    if kind == NoteKind::Admitted {
+    sqlx::raw_sql(CREATE).execute(&mut *transaction).await.doing(doing)?;
+    if kind.goes_forward() {
         let header = ledger::header(&mut transaction, rotation).await?;
         header.ok_or(EngineError::LedgerMissing(*rotation))?.still_forward(rotation)?;
+        let begun: bool =
+            sqlx::query("SELECT count(*) > 0 FROM main.keyturn_note WHERE rotation = ? AND note = 'offline'")
+                .bind(rotation.to_string())
+                .fetch_one(&mut *transaction)
+                .await
+                .and_then(|row| row.try_get(0))
+                .doing(doing)?;
+        if begun {
+            return Err(recovery_begun(rotation));
+        }
     }
-    sqlx::raw_sql(CREATE).execute(&mut *transaction).await.doing(doing)?;
     sqlx::query("INSERT INTO main.keyturn_note (rotation, note, node) VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
         .bind(rotation.to_string())
         .bind(kind.as_str())

@@ -63,7 +63,10 @@ pub(super) async fn exists(connection: &mut SqliteConnection) -> Result<bool, En
     .doing(|| "looking for the ledger".to_owned())
 }
 
-pub(super) async fn header(connection: &mut SqliteConnection, rotation: &RotationId) -> Result<Option<Header>, EngineError> {
+pub(super) async fn header(
+    connection: &mut SqliteConnection,
+    rotation: &RotationId,
+) -> Result<Option<Header>, EngineError> {
     if !exists(connection).await? {
         return Ok(None);
     }
