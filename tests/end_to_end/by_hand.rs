@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::support::{alone, repository, succeed};
 
 /// The shell blocks of the page, in order: those for every database (`sh`) and those for this one (`sh sqlite`).
-fn commands(database: &str) -> String {
+pub(crate) fn commands(database: &str) -> String {
     let page = fs::read_to_string(repository().join("docs/by-hand.md")).expect("the page exists");
     let wanted = ["```sh".to_owned(), format!("```sh {database}")];
     let mut script = String::new();
@@ -25,21 +25,27 @@ fn commands(database: &str) -> String {
 
 #[track_caller]
 fn follow(database: &str) {
+    let said = run(&commands(database));
+    assert!(said.contains("completed"), "{said}");
+}
+
+/// Runs a script in an empty folder, with the binary on the path, and answers what it said; stops what it leaves running.
+#[track_caller]
+pub(crate) fn run(script: &str) -> String {
     let _alone = alone();
     let directory = tempfile::Builder::new().prefix("kt").tempdir().expect("a temporary folder can be made");
     let binary = std::path::Path::new(env!("CARGO_BIN_EXE_keyturn")).parent().expect("it lies in a folder");
     let path = format!("{}:{}", binary.display(), std::env::var("PATH").expect("a PATH"));
     // What the page leaves running is stopped at the end, whichever way that comes.
-    let script = format!("trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\nset -x\n{}", commands(database));
-    let said = succeed(
+    let script = format!("trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\nset -x\n{script}");
+    succeed(
         Command::new("bash")
             .args(["-euo", "pipefail", "-c", &script])
             .env("PATH", path)
             .env("HOME", directory.path())
             .env_remove("XDG_CONFIG_HOME")
             .current_dir(directory.path()),
-    );
-    assert!(said.contains("completed"), "{said}");
+    )
 }
 
 #[test]

@@ -5,4 +5,5 @@ mod demo;
 mod faults;
 mod foreign_schemas;
 mod oracle;
+mod replace;
 mod support;

@@ -251,8 +251,8 @@ impl InstanceConfig {
 }
 
 impl DatabaseConfig {
-    /// What the engine connects with.
-    pub(crate) fn engine(&self, node: &NodeId) -> Result<reencrypt::DatabaseConfig, ConfigError> {
+    /// What the engine connects with, for this node. Reads `url_file`.
+    pub fn engine(&self, node: &NodeId) -> Result<reencrypt::DatabaseConfig, ConfigError> {
         let url = match (&self.url, &self.url_file) {
             (Some(url), None) => url.expose().to_owned(),
             (None, Some(path)) => std::fs::read_to_string(path)

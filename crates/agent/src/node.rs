@@ -21,7 +21,7 @@ use crate::recovered::RecoveredFile;
 pub(crate) const RELEASE: &str = env!("CARGO_PKG_VERSION");
 /// The protocol between coordinator and agent that this release speaks. Raised when an older agent would
 /// misunderstand an assignment.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
 
 /// One node.
 #[derive(Debug)]

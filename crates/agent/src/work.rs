@@ -5,12 +5,13 @@ mod instance;
 mod key;
 mod preflight;
 mod rows;
+mod tables;
 
 use std::future::Future;
 use std::sync::Arc;
 
 use reencrypt::NoteKind;
-use rotation::{Answer, Assignment, Fault, FaultCode, Statement, Work};
+use rotation::{Answer, Assignment, Fault, FaultCode, Plan, Statement, Work};
 
 use crate::authorize::Grant;
 use crate::fault::fault;
@@ -21,9 +22,19 @@ use crate::registry::{Ticket, given_up};
 pub(crate) struct Job {
     pub(crate) node: Arc<Node>,
     pub(crate) assignment: Assignment,
-    /// What the operator signed; `None` in Preflight alone.
-    pub(crate) grant: Option<Grant>,
+    pub(crate) warrant: Warrant,
     pub(crate) ticket: Ticket,
+}
+
+/// With what right an assignment is done.
+#[derive(Debug)]
+pub(crate) enum Warrant {
+    /// It changes nothing, so it needs none.
+    Preflight,
+    /// An operator signed the rotation.
+    Start(Box<Grant>),
+    /// An operator signed that the tables be dropped which the rotation of this plan kept.
+    Retirement(Box<Plan>),
 }
 
 /// An authorised assignment: a [`Job`] whose grant is there.
@@ -52,23 +63,31 @@ impl Job {
         result.map_err(|fault| Fault { node: Some(self.node.id.clone()), ..fault })
     }
 
+    fn grant(&self) -> Option<&Grant> {
+        match &self.warrant {
+            Warrant::Start(grant) => Some(grant),
+            Warrant::Preflight | Warrant::Retirement(_) => None,
+        }
+    }
+
     /// What an administrator undid on this node is not taken up again.
     fn recovered_by_hand(&self) -> Option<Fault> {
         let memory = self.node.memory();
-        let mark = self.grant.as_ref().and(memory.recovered.get(self.assignment.rotation))?;
+        let mark = self.grant().and(memory.recovered.get(self.assignment.rotation))?;
         Some(recovered(&format!("this node was put back by `keyturn recover` and serves under key {}", mark.key)))
     }
 
     /// Work that failed because the rotation was undone by hand from another node. Work on this node's instance or key
     /// store alone is not asked about: it may be what brings the node after.
     async fn recovered_elsewhere(&self) -> Option<Fault> {
-        let Self { node, assignment, grant, .. } = self;
-        if !needs_way_forward(&assignment.work, &grant.as_ref()?.statement) {
+        let Self { node, assignment, .. } = self;
+        let grant = self.grant()?;
+        if !needs_way_forward(&assignment.work, &grant.statement) {
             return None;
         }
         // Admitted with the old key, a node only comes after.
         if assignment.work == Work::AdmitInstance
-            && node.current_keys().ok()?.active().secret.id() != grant.as_ref()?.statement.new_key
+            && node.current_keys().ok()?.active().secret.id() != grant.statement.new_key
         {
             return None;
         }
@@ -79,15 +98,18 @@ impl Job {
     }
 
     async fn dispatch(&self) -> Result<Answer, Fault> {
-        let Self { node, assignment, grant, ticket } = self;
-        let signed = || match grant {
-            Some(grant) => Ok(Signed { node, assignment, grant, ticket }),
-            None => Err(refused("the work is not covered by an operator's signature")),
+        let Self { node, assignment, warrant, ticket } = self;
+        let uncovered = || refused("the work is not covered by an operator's signature");
+        let signed = || match warrant {
+            Warrant::Start(grant) => Ok(Signed { node, assignment, grant, ticket }),
+            Warrant::Preflight | Warrant::Retirement(_) => Err(uncovered()),
         };
         match &assignment.work {
             Work::Inspect => self.in_turn(preflight::inspect(node, assignment.rotation, ticket)).await,
-            Work::SurveyDatabase { accepted, shards_wanted } => {
-                self.until_given_up(preflight::survey(node, accepted, *shards_wanted, ticket)).await
+            Work::SurveyDatabase { accepted, shards_wanted, agents, strategy } => {
+                let asked =
+                    preflight::Asked { accepted, shards_wanted: *shards_wanted, agents: *agents, strategy: *strategy };
+                self.until_given_up(preflight::survey(node, &asked, ticket)).await
             }
             Work::StoreKey => self.in_turn(key::store(signed()?)).await,
             Work::ActivateKey { at } => self.in_turn(key::activate(signed()?, *at)).await,
@@ -97,11 +119,13 @@ impl Job {
             Work::StartInstance { key } => self.in_turn(instance::start(signed()?, *key)).await,
             Work::AdmitInstance => self.in_turn(instance::admit(signed()?)).await,
             Work::FenceDatabase => self.until_given_up(rows::fence(signed()?)).await,
-            Work::ReencryptShard { shard, lease, direction } => {
-                self.until_given_up(rows::reencrypt(signed()?, shard, *lease, *direction)).await
+            Work::ReencryptShard { shard, lease, direction, rows_per_second } => {
+                let leased = rows::Leased { shard, lease: *lease, rows_per_second: *rows_per_second };
+                self.until_given_up(rows::reencrypt(signed()?, &leased, *direction)).await
             }
-            Work::VerifyShard { shard, lease, direction } => {
-                self.until_given_up(rows::verify(signed()?, shard, *lease, *direction)).await
+            Work::VerifyShard { shard, lease, direction, rows_per_second } => {
+                let leased = rows::Leased { shard, lease: *lease, rows_per_second: *rows_per_second };
+                self.until_given_up(rows::verify(signed()?, &leased, *direction)).await
             }
             Work::RecordPosition => self.until_given_up(rows::record_position(signed()?)).await,
             Work::LiftFence { direction, position } => {
@@ -109,6 +133,13 @@ impl Job {
             }
             Work::CloseLedger { direction } => self.until_given_up(rows::close(signed()?, *direction)).await,
             Work::TurnBack => self.until_given_up(rows::turn_back(signed()?)).await,
+            Work::FinishShadows => self.until_given_up(tables::finish(signed()?)).await,
+            Work::SwapTables => self.until_given_up(tables::swap(signed()?)).await,
+            Work::SwapTablesBack => self.until_given_up(tables::swap_back(signed()?)).await,
+            Work::RetireTables => match warrant {
+                Warrant::Retirement(plan) => self.until_given_up(tables::retire(node, assignment, plan)).await,
+                Warrant::Preflight | Warrant::Start(_) => Err(uncovered()),
+            },
         }
     }
 
@@ -154,6 +185,9 @@ fn needs_way_forward(work: &Work, statement: &Statement) -> bool {
         | Work::RecordPosition
         | Work::LiftFence { .. }
         | Work::CloseLedger { .. }
+        | Work::FinishShadows
+        | Work::SwapTables
+        | Work::SwapTablesBack
         | Work::TurnBack
         | Work::AdmitInstance => true,
         Work::Inspect
@@ -162,7 +196,8 @@ fn needs_way_forward(work: &Work, statement: &Statement) -> bool {
         | Work::TakeOffline
         | Work::ActivateKey { .. }
         | Work::RestoreKey
-        | Work::DiscardKey => false,
+        | Work::DiscardKey
+        | Work::RetireTables => false,
     }
 }
 

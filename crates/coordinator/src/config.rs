@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use wire::tls::TlsFiles;
 
-/// Replicas that one cluster may have. More than five make every write slower and no farm safer.
-const REPLICAS_MAX: usize = 5;
+use crate::raft::VOTERS_MAX;
 
 /// One coordinator's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// This replica's number; one of `replica`.
+    /// This replica's number, which is also the name in its certificate; one of `replica`, unless it joins.
     pub id: u64,
     /// The farm's name; the one in every certificate.
     pub farm: String,
@@ -24,8 +23,12 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The certificate of this replica and the authority that signs all others.
     pub tls: TlsFiles,
-    /// Every replica of the cluster, this one included.
-    #[serde(rename = "replica")]
+    /// Whether this replica joins a cluster that exists: it then never founds one, and waits to be added.
+    #[serde(default)]
+    pub join: bool,
+    /// Every replica with which the cluster is founded, this one included. Once there is a cluster its membership counts,
+    /// and this no more; a replica that joins needs none.
+    #[serde(rename = "replica", default)]
     pub replicas: Vec<ReplicaConfig>,
 }
 
@@ -61,7 +64,7 @@ pub enum ConfigError {
         source: toml::de::Error,
     },
     /// No `[[replica]]` has this replica's id.
-    #[error("id = {id}, but no [[replica]] has that id; list every replica, this one included")]
+    #[error("id = {id}, but no [[replica]] has that id; list every replica, this one included, or say join = true")]
     NotAmongReplicas {
         /// The id.
         id: u64,
@@ -105,7 +108,7 @@ impl Config {
     /// Checks what the types do not say.
     pub fn check(&self) -> Result<(), ConfigError> {
         let count = self.replicas.len();
-        if count.is_multiple_of(2) || count > REPLICAS_MAX {
+        if !self.join && (count.is_multiple_of(2) || count > VOTERS_MAX) {
             return Err(ConfigError::ReplicaCount { count });
         }
         let mut seen = BTreeMap::new();
@@ -117,7 +120,7 @@ impl Config {
                 return Err(ConfigError::Address { id: replica.id, address: replica.address.clone() });
             }
         }
-        if !seen.contains_key(&self.id) {
+        if !self.join && !seen.contains_key(&self.id) {
             return Err(ConfigError::NotAmongReplicas { id: self.id });
         }
         Ok(())
@@ -180,6 +183,16 @@ mod tests {
     }
 
     #[test]
+    fn a_replica_that_joins_needs_to_know_no_other() {
+        let (alone, _) = EXAMPLE.split_once("[[replica]]").expect("there is one");
+        load(alone).expect_err("nobody to found a cluster with");
+        let config = load(&alone.replace("id = 2", "id = 4\n join = true")).expect("valid");
+        assert!(config.join && config.replicas.is_empty());
+        let beside = EXAMPLE.replace("id = 2\n        farm", "id = 4\n        join = true\n        farm");
+        assert_eq!(load(&beside).expect("valid").replicas.len(), 3);
+    }
+
+    #[test]
     fn what_cannot_work_is_refused() {
         let check = |from: &str, to: &str, expected: &str| {
             let error = load(&EXAMPLE.replace(from, to)).expect_err("refused").to_string();
@@ -190,6 +203,7 @@ mod tests {
         check("https://[::1]:7003", "http://[::1]:7003", "write it as https://host:port");
         check("https://[::1]:7003", "https://host", "write it as https://host:port");
         check("farm = ", "form = ", "is not valid");
+
         check("[[replica]]\n        id = 3\n        address = \"https://[::1]:7003\"", "", "use 1, 3 or 5");
     }
 }

@@ -10,6 +10,7 @@ mod driver;
 mod notify;
 mod operator;
 mod raft;
+mod replicas;
 mod run;
 #[cfg(test)]
 mod sample;

@@ -4,19 +4,20 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use futures::Stream;
-use rotation::{Event, NodeId, Rotation, RotationId, RotationOptions, State, Statement};
+use rotation::{Event, NodeId, Retirement, Rotation, RotationId, RotationOptions, SignedRetirement, State, Statement};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, async_trait};
-use wire::convert::{ConvertError, optional_phase};
+use wire::convert::{ConvertError, optional_phase, strategy_choice};
 use wire::pki::Role;
 use wire::tls::Tls;
 use wire::{status, v1};
 
 use crate::driver::Hints;
-use crate::raft::{Consensus, Leadership, ProposeError, now};
+use crate::raft::{ChangeError, Consensus, Leadership, ProposeError, now, removed};
+use crate::replicas;
 use crate::view::{self, View};
 
 /// At least this much time is between two messages of one watch.
@@ -37,16 +38,24 @@ pub(crate) struct OperatorService {
 }
 
 impl OperatorService {
-    /// Sees that a read on the leader is of now, and not of the time before it was cut off.
+    /// Sees that a read on the leader is of now, and not of the time before it was cut off. Another replica answers what
+    /// it has applied, unless it was removed and so will never apply anything again.
     async fn fresh(&self) -> Result<(), Status> {
+        self.is_member()?;
         // Consensus's own view: a leader that is cut off counts as leading here, and so fails.
         let leads = self.consensus.leader() == Some(self.consensus.id());
         if leads { self.consensus.read_barrier().await.map_err(unavailable) } else { Ok(()) }
     }
 
+    /// Refuses on a replica that was removed from the cluster.
+    fn is_member(&self) -> Result<(), Status> {
+        if self.consensus.is_removed() { Err(removed(self.consensus.id())) } else { Ok(()) }
+    }
+
     /// Refuses on a replica that does not lead. While nobody does, as during an election, the answer waits for a
     /// moment, so that callers need not ask again and again.
     async fn lead(&self) -> Result<(), Status> {
+        self.is_member()?;
         let mut leadership = self.consensus.leadership();
         let known = leadership.wait_for(|now| *now != Leadership::Other { address: None });
         let found = timeout(LEADER_WAIT, known).await.map(|known| known.map(|now| now.clone()));
@@ -55,6 +64,13 @@ impl OperatorService {
             Ok(Ok(Leadership::Other { address })) => Err(status::not_leader(address.as_deref())),
             Ok(Err(_)) | Err(_) => Err(status::not_leader(None)),
         }
+    }
+
+    /// As [`Self::lead`], and what is read here afterwards holds everything that was committed before: also a leader that
+    /// does not know yet that it was replaced refuses.
+    async fn lead_now(&self) -> Result<(), Status> {
+        self.lead().await?;
+        self.consensus.read_barrier().await.map_err(unavailable)
     }
 
     async fn propose(&self, event: Event) -> Result<(), Status> {
@@ -85,28 +101,32 @@ impl OperatorService {
         Ok(Response::new(self.rotation(Some(id))?))
     }
 
-    /// Sees that the statement was signed by the caller.
-    fn check_signature(&self, authorization: &rotation::Authorization, by: &str) -> Result<(), Status> {
-        let next_step = "sign with the certificate that makes the call, as `keyturn rotation start` does";
-        let signer = wire::sign::verify(
-            &self.tls,
-            &authorization.certificates,
-            Role::Operator,
-            Statement::SIGNATURE_DOMAIN,
-            &authorization.statement,
-            &authorization.signature,
-        )
-        .map_err(|error| {
-            let message = format!("the statement is not signed by an operator of this farm: {error}");
+    /// Sees that what an operator said was signed by the caller.
+    fn check_signature(&self, word: &Word<'_>, by: &str) -> Result<(), Status> {
+        let Word { what, domain, bytes, certificates, signature } = *word;
+        let denied = |message: String| {
+            let next_step = "sign with the certificate that makes the call, as the command line does";
             status::error(Code::PermissionDenied, "SIGNATURE", message, next_step)
-        })?;
+        };
+        let signer = wire::sign::verify(&self.tls, certificates, Role::Operator, domain, bytes, signature)
+            .map_err(|error| denied(format!("the {what} is not signed by an operator of this farm: {error}")))?;
         if signer.name == by {
             Ok(())
         } else {
-            let message = format!("the statement is signed by {}, but {by} asks for the start", signer.name);
-            Err(status::error(Code::PermissionDenied, "SIGNATURE", message, next_step))
+            Err(denied(format!("the {what} is signed by {}, but {by} makes the call", signer.name)))
         }
     }
+}
+
+/// What an operator signed.
+struct Word<'a> {
+    /// Its name, for messages.
+    what: &'static str,
+    /// What the signature is for.
+    domain: &'static str,
+    bytes: &'a [u8],
+    certificates: &'a [Vec<u8>],
+    signature: &'a [u8],
 }
 
 type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Rotation, Status>> + Send>>;
@@ -118,7 +138,7 @@ impl v1::operator_server::Operator for OperatorService {
     async fn get_farm(&self, _: Request<v1::GetFarmRequest>) -> Result<Response<v1::Farm>, Status> {
         self.fresh().await?;
         let (addresses, id, leader) = (self.consensus.addresses(), self.consensus.id(), self.consensus.leader());
-        Ok(Response::new(self.view(|view| view::farm(view.state, &self.farm, addresses, id, leader))))
+        Ok(Response::new(self.view(|view| view::farm(view.state, &self.farm, &addresses, id, leader))))
     }
 
     async fn enroll_node(&self, request: Request<v1::EnrollNodeRequest>) -> Result<Response<v1::Node>, Status> {
@@ -141,9 +161,10 @@ impl v1::operator_server::Operator for OperatorService {
 
     async fn plan_rotation(&self, request: Request<v1::PlanRotationRequest>) -> Result<Response<v1::Rotation>, Status> {
         let by = caller(&request)?;
-        let v1::PlanRotationRequest { accepted, hold_at } = request.into_inner();
+        let v1::PlanRotationRequest { accepted, hold_at, strategy } = request.into_inner();
         let accepted = accepted.into_iter().map(TryInto::try_into).collect::<Result<_, ConvertError>>()?;
-        let options = RotationOptions { accepted, hold_at: optional_phase(hold_at)? };
+        let (hold_at, strategy) = (optional_phase(hold_at)?, strategy_choice(strategy)?);
+        let options = RotationOptions { accepted, hold_at, strategy };
         let rotation = RotationId::new(uuid::Uuid::now_v7());
         self.propose(Event::RotationRequested { rotation, by, options }).await?;
         Ok(Response::new(self.rotation(Some(rotation))?))
@@ -158,7 +179,14 @@ impl v1::operator_server::Operator for OperatorService {
         let authorization: rotation::Authorization =
             authorization.ok_or(ConvertError::Missing { field: "authorization" })?.try_into()?;
         self.lead().await?;
-        self.check_signature(&authorization, &by)?;
+        let word = Word {
+            what: "statement",
+            domain: Statement::SIGNATURE_DOMAIN,
+            bytes: &authorization.statement,
+            certificates: &authorization.certificates,
+            signature: &authorization.signature,
+        };
+        self.check_signature(&word, &by)?;
         let authorization = Box::new(authorization);
         self.command(&id, by, |rotation, by| Event::StartRequested { rotation, by, authorization }).await
     }
@@ -195,9 +223,38 @@ impl v1::operator_server::Operator for OperatorService {
         self.command(&request.into_inner().id, by, |rotation, by| Event::RetryRequested { rotation, by }).await
     }
 
+    async fn throttle_rotation(
+        &self,
+        request: Request<v1::ThrottleRotationRequest>,
+    ) -> Result<Response<v1::Rotation>, Status> {
+        let by = caller(&request)?;
+        let v1::ThrottleRotationRequest { id, rows_per_second } = request.into_inner();
+        self.command(&id, by, |rotation, by| Event::ThrottleRequested { rotation, by, rows_per_second }).await
+    }
+
+    async fn retire_rotation(
+        &self,
+        request: Request<v1::RetireRotationRequest>,
+    ) -> Result<Response<v1::Rotation>, Status> {
+        let by = caller(&request)?;
+        let v1::RetireRotationRequest { id, retirement } = request.into_inner();
+        let signed: SignedRetirement = retirement.ok_or(ConvertError::Missing { field: "retirement" })?.into();
+        self.lead().await?;
+        let word = Word {
+            what: "retirement",
+            domain: Retirement::SIGNATURE_DOMAIN,
+            bytes: &signed.retirement,
+            certificates: &signed.certificates,
+            signature: &signed.signature,
+        };
+        self.check_signature(&word, &by)?;
+        self.command(&id, by, |rotation, by| Event::RetireRequested { rotation, by, word: signed }).await
+    }
+
     async fn get_rotation(&self, request: Request<v1::GetRotationRequest>) -> Result<Response<v1::Rotation>, Status> {
         let id = rotation_id(&request.into_inner().id)?;
-        self.fresh().await?;
+        // An operator signs what is answered here.
+        self.lead_now().await?;
         Ok(Response::new(self.rotation(id)?))
     }
 
@@ -205,6 +262,7 @@ impl v1::operator_server::Operator for OperatorService {
         &self,
         _: Request<v1::ListRotationsRequest>,
     ) -> Result<Response<v1::ListRotationsResponse>, Status> {
+        self.fresh().await?;
         let rotations =
             self.view(|view| view.state.rotations.values().rev().map(|rotation| view.summary(rotation)).collect());
         Ok(Response::new(v1::ListRotationsResponse { rotations }))
@@ -215,8 +273,7 @@ impl v1::operator_server::Operator for OperatorService {
         request: Request<v1::WatchRotationRequest>,
     ) -> Result<Response<WatchStream>, Status> {
         let id = rotation_id(&request.into_inner().id)?;
-        self.lead().await?;
-        self.fresh().await?;
+        self.lead_now().await?;
         // The one that is meant now is watched, whichever is the newest later.
         let id = self.view(|view| find(view.state, id).map(|rotation| rotation.id))?;
         // One message is on its way while the next is made: a slow reader gets fewer, never older ones.
@@ -232,6 +289,30 @@ impl v1::operator_server::Operator for OperatorService {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn list_replicas(
+        &self,
+        _: Request<v1::ListReplicasRequest>,
+    ) -> Result<Response<v1::ListReplicasResponse>, Status> {
+        self.lead_now().await?;
+        Ok(Response::new(v1::ListReplicasResponse { replicas: replicas::view(self.consensus.members()) }))
+    }
+
+    async fn change_replicas(
+        &self,
+        request: Request<v1::ChangeReplicasRequest>,
+    ) -> Result<Response<v1::ChangeReplicasResponse>, Status> {
+        let by = caller(&request)?;
+        let change = replicas::change(request.into_inner())?;
+        self.lead().await?;
+        tracing::debug!("{by} asks for {change:?}");
+        let step = self.consensus.change_replicas(&change).await.map_err(|error| match error {
+            ChangeError::Refused(refusal) => replicas::refused(&refusal),
+            ChangeError::Propose(error) => unavailable(error),
+        })?;
+        let replicas = replicas::view(self.consensus.members());
+        Ok(Response::new(v1::ChangeReplicasResponse { stage: replicas::stage(&step).into(), replicas }))
     }
 }
 

@@ -47,14 +47,16 @@ pub enum RunError {
     Tls(#[from] TlsError),
     /// The certificate is somebody else's.
     #[error(
-        "the certificate is that of {peer} of the farm {:?}, and this is a coordinator of {farm:?}; \
-         issue one with `keyturn pki issue coordinator`", .peer.farm
+        "the certificate is that of {peer} of the farm {:?}, and this is coordinator {id} of {farm:?}; \
+         issue one with `keyturn pki issue coordinator {id}`", .peer.farm
     )]
     ForeignCertificate {
         /// Whose it is.
         peer: Peer,
         /// The farm in the configuration.
         farm: String,
+        /// The number in the configuration, which must be the certificate's name.
+        id: u64,
     },
     /// Consensus did not start.
     #[error("the replica cannot take part in consensus")]
@@ -92,8 +94,8 @@ pub async fn run_with(
     let address = listener.local_addr().unwrap_or(config.listen);
     let tls = Tls::load(&config.tls)?;
     let peer = tls.identity();
-    if peer.role != Role::Coordinator || peer.farm != config.farm {
-        return Err(RunError::ForeignCertificate { peer, farm: config.farm });
+    if peer.role != Role::Coordinator || peer.farm != config.farm || peer.name != config.id.to_string() {
+        return Err(RunError::ForeignCertificate { peer, farm: config.farm, id: config.id });
     }
 
     let consensus = Consensus::start(&config, tls.clone()).await?;

@@ -15,21 +15,39 @@ const SPARE_BYTES: usize = 64;
 
 /// Writes a new file that only its owner may read, durably. Refuses to overwrite.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Problem> {
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder)?.sync_all()
+    create(path, bytes, 0o600).map_err(|error| not_written(path, &error))
+}
+
+fn create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
+fn not_written(path: &Path, error: &io::Error) -> Problem {
+    let next = match error.kind() {
+        io::ErrorKind::AlreadyExists => "nothing is ever overwritten: choose another path, or move the old file away",
+        _ => "look at the folder's existence and rights, and at the space on the disk",
     };
-    write().map_err(|error| {
-        let next = match error.kind() {
-            io::ErrorKind::AlreadyExists => {
-                "nothing is ever overwritten: choose another path, or move the old file away"
-            }
-            _ => "look at the folder's existence and rights, and at the space on the disk",
-        };
-        Problem::refused("write-file", format!("{} could not be written", path.display()), next).because(&error)
+    Problem::refused("write-file", format!("{} could not be written", path.display()), next).because(error)
+}
+
+/// Writes a new file that everybody may read: it holds no secret. Refuses to overwrite.
+pub(crate) fn write_shared(path: &Path, bytes: &[u8]) -> Result<(), Problem> {
+    create(path, bytes, 0o644).map_err(|error| not_written(path, &error))
+}
+
+/// The same, and puts it into the place of one that is there, whole or not at all.
+pub(crate) fn replace_shared(path: &Path, bytes: &[u8]) -> Result<(), Problem> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let beside = path.with_file_name(name);
+    create(&beside, bytes, 0o644).map_err(|error| not_written(&beside, &error))?;
+    std::fs::rename(&beside, path).map_err(|error| {
+        let _ = std::fs::remove_file(&beside);
+        not_written(path, &error)
     })
 }
 

@@ -22,6 +22,8 @@ mod vault;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+pub use server::SpareDatabase;
+
 /// What `keyturn demo` was asked for.
 #[derive(Debug, Clone)]
 pub struct DemoOptions {

@@ -1,6 +1,7 @@
 //! How the engine reaches its database, and whose sessions it may find there.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 
 /// Connections that an engine holds at once unless configured: two shards with a reader and a writer each, and one
 /// for everything else.
-const CONNECTIONS_MAX_DEFAULT: u32 = 5;
+pub(crate) const CONNECTIONS_MAX_DEFAULT: u32 = 5;
 
 /// A shard needs a reader and a writer, so fewer connections could never do any work.
 pub(crate) const CONNECTIONS_MIN: u32 = 2;
@@ -17,6 +18,13 @@ pub(crate) const CONNECTIONS_MIN: u32 = 2;
 /// How long other sessions may take to go by themselves unless configured: an agent between two assignments, an
 /// instance that is exiting.
 const SESSIONS_WAIT_DEFAULT: Duration = Duration::from_secs(10);
+
+/// How far the slowest standby may fall behind unless configured: what one replays within seconds if it has to take over.
+const REPLICATION_LAG_BYTES_MAX_DEFAULT: u64 = 256 * 1024 * 1024;
+
+/// How slow a shard may become for a standby's sake unless configured. At this rate a million rows take a quarter of an
+/// hour on one agent.
+const LAGGING_ROWS_PER_SECOND_MIN_DEFAULT: NonZeroU32 = NonZeroU32::new(1000).expect("it is not zero");
 
 /// How the engine reaches its database.
 #[derive(Clone)]
@@ -32,6 +40,12 @@ pub struct DatabaseConfig {
     pub connections_max: u32,
     /// How long other sessions may take to go by themselves before they are reported.
     pub sessions_wait: Duration,
+    /// How far the slowest streaming standby may fall behind, bytes of history that it has not replayed. From half of it
+    /// on, rows are written more slowly.
+    pub replication_lag_bytes_max: u64,
+    /// Rows a second below which a standby does not slow a shard down: one that hangs must not keep the farm offline for
+    /// ever.
+    pub lagging_rows_per_second_min: NonZeroU32,
     /// Who works, shown as `keyturn-agent/NAME` in the database's list of sessions. The node's id.
     pub client_name: String,
 }
@@ -45,6 +59,8 @@ impl DatabaseConfig {
             allowed_session_users: Vec::new(),
             connections_max: CONNECTIONS_MAX_DEFAULT,
             sessions_wait: SESSIONS_WAIT_DEFAULT,
+            replication_lag_bytes_max: REPLICATION_LAG_BYTES_MAX_DEFAULT,
+            lagging_rows_per_second_min: LAGGING_ROWS_PER_SECOND_MIN_DEFAULT,
             client_name: format!("process-{}", std::process::id()),
         }
     }
@@ -58,6 +74,8 @@ impl fmt::Debug for DatabaseConfig {
             .field("allowed_session_users", &self.allowed_session_users)
             .field("connections_max", &self.connections_max)
             .field("sessions_wait", &self.sessions_wait)
+            .field("replication_lag_bytes_max", &self.replication_lag_bytes_max)
+            .field("lagging_rows_per_second_min", &self.lagging_rows_per_second_min)
             .field("client_name", &self.client_name)
             .finish()
     }

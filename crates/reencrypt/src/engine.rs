@@ -1,5 +1,8 @@
 //! The engine's door: one call for each piece of work that an agent is given on the database.
 
+mod shadows;
+mod shard;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -11,16 +14,18 @@ use rotation::{
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::census::{CensusRequest, CensusTaker, TableCensus};
-use crate::config::CONNECTIONS_MIN;
+use crate::config::{CONNECTIONS_MAX_DEFAULT, CONNECTIONS_MIN};
 use crate::dialect::{self, Dialect, Session};
+use crate::doctor::{Doctor, DoctorReport};
 use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
-use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
-use crate::pass::{self, Scope, with_rows};
+use crate::ledger::{LedgerMark, Pass};
+use crate::pace::Limits;
+use crate::scan::{self, ScanReport};
 use crate::shadow::ShadowState;
 use crate::survey::Surveyor;
 use crate::table::{KeyRange, Table};
-use crate::transform::{Accepted, Transformer};
+use crate::transform::Accepted;
 use crate::{DatabaseConfig, EngineError, Targets};
 
 /// Told how many rows of the present work are done; a hint for people. Called often, so it must be quick.
@@ -78,9 +83,10 @@ pub struct SwapJob {
 /// Works on one database. Holds no connection between calls, so that an idle agent is nobody's foreign session.
 /// Every call may be dropped at any time: what was not committed is not done.
 pub struct Engine {
-    dialect: Box<dyn Dialect>,
+    dialect: Arc<dyn Dialect>,
     targets: Targets,
     connections: Semaphore,
+    limits: Limits,
 }
 
 impl std::fmt::Debug for Engine {
@@ -98,12 +104,30 @@ impl Engine {
             return Err(EngineError::Configuration(problem));
         }
         let connections = Semaphore::new(config.connections_max as usize);
-        Ok(Self { dialect: dialect::of(config)?, targets, connections })
+        let limits = Limits {
+            rows_per_second: None,
+            lag_bytes_max: config.replication_lag_bytes_max,
+            lagging_rows_per_second_min: config.lagging_rows_per_second_min,
+        };
+        Ok(Self { dialect: dialect::of(config)?.into(), targets, connections, limits })
+    }
+
+    /// Another engine on the same database.
+    pub(crate) fn on(dialect: Arc<dyn Dialect>, targets: Targets) -> Self {
+        // For measuring: no standby slows it down.
+        let limits =
+            Limits { rows_per_second: None, lag_bytes_max: u64::MAX, lagging_rows_per_second_min: NonZeroU32::MIN };
+        Self { dialect, targets, connections: Semaphore::new(CONNECTIONS_MAX_DEFAULT as usize), limits }
     }
 
     /// Which system it is.
     pub fn kind(&self) -> DatabaseKind {
         self.dialect.kind()
+    }
+
+    /// How many agents may write at once.
+    pub(crate) fn writers_max(&self) -> u32 {
+        self.dialect.writers_max()
     }
 
     /// What is registered.
@@ -129,12 +153,41 @@ impl Engine {
         Ok(())
     }
 
+    /// Looks through the whole database, as far as the role may read it, for values of devolutions-crypto, registered or
+    /// not. Reads everything once, and lets the database count; changes nothing.
+    pub async fn scan(&self, progress: Progress<'_>) -> Result<ScanReport, EngineError> {
+        let _permit = self.permits(1).await?;
+        scan::scan(self.dialect.as_ref(), &self.targets, progress).await
+    }
+
+    /// Reads every registered value, and says under which key of the ring it is. With `repair`, values under an older key
+    /// are turned to the active one, each only if it still holds what was read, and everything is read again; refused
+    /// while a rotation is under way. Nothing else of a row is touched.
+    pub async fn doctor(
+        &self,
+        ring: &KeySet,
+        repair: bool,
+        progress: Progress<'_>,
+    ) -> Result<DoctorReport, EngineError> {
+        let mut session = self.open().await?;
+        let tables = session.session.tables(&self.targets).await?;
+        let page_rows_max = |table: &Table| self.dialect.page_rows_max(table);
+        let doctor = Doctor { tables: &tables, ring, page_rows_max: &page_rows_max };
+        let findings = doctor.run(session.session.as_mut(), repair, progress).await?;
+        session.end().await;
+        Ok(findings.report(self.dialect.kind().to_string(), ring.active().secret.id()))
+    }
+
     /// Reads every registered value with the current key while the farm serves. Counts, names what does not open,
     /// sets the bounds of the shards, chooses each table's strategy and forecasts the time offline. Changes nothing.
+    ///
+    /// Refuses ([`EngineError::Unregistered`]) while any column that the role may read holds ciphertexts and is neither
+    /// registered nor excluded.
     pub async fn survey(&self, request: &SurveyRequest<'_>, progress: Progress<'_>) -> Result<Survey, EngineError> {
         let mut session = self.open().await?;
         let tables = session.session.tables(&self.targets).await?;
         session.session.check_rights().await?;
+        scan::check(self.dialect.as_ref(), &self.targets, progress).await?;
         let surveyor = Surveyor {
             tables: &tables,
             ring: request.ring,
@@ -167,19 +220,24 @@ impl Engine {
     /// lease or a later one, it goes on after the last chunk that was committed.
     ///
     /// Going back, only the rows that had been turned are read, their digest must be the one they had then, and
-    /// the tally counts all rows of the shard.
+    /// the tally counts all rows of the shard. Once the application had been let in with the new key, every row is read,
+    /// what it wrote is turned too, and the tally is what was found.
+    ///
+    /// A table that goes by shadow is copied instead, its values turned on the way; going back, it is left alone unless
+    /// its shadow had to stay.
     pub async fn reencrypt(&self, job: &ShardJob, progress: Progress<'_>) -> Result<ShardTally, EngineError> {
         match job.mark.direction {
-            Direction::Forward => self.shard(job, Pass::Reencrypt, progress).await,
-            Direction::Back => self.restore(job, progress).await,
+            Direction::Forward => shard::reencrypt(self, job, progress).await,
+            Direction::Back => shard::restore(self, job, progress).await,
         }
     }
 
-    /// Reads the rows of a shard and opens every value: under the new key, or under the old one when going back.
+    /// Reads the rows of a shard and opens every value: under the new key, or under the old one when going back. Of a
+    /// table that goes by shadow the shadow is read until it is swapped in; going back, always the table that is live.
     pub async fn verify(&self, job: &ShardJob, progress: Progress<'_>) -> Result<ShardTally, EngineError> {
         match job.mark.direction {
-            Direction::Forward => self.shard(job, Pass::Verify, progress).await,
-            Direction::Back => self.shard(job, Pass::VerifyRestored, progress).await,
+            Direction::Forward => shard::verify(self, job, progress).await,
+            Direction::Back => shard::verify_restored(self, job, progress).await,
         }
     }
 
@@ -279,23 +337,20 @@ impl Engine {
     /// not built again; without shadows there is nothing to do. Progress is told in steps that are built, and while one
     /// takes long.
     pub async fn finish_shadows(&self, mark: &LedgerMark, progress: Progress<'_>) -> Result<(), EngineError> {
-        let _ = (mark, progress);
-        Err(EngineError::Internal("shadows are not swapped by this release".to_owned()))
+        shadows::finish(self, mark, progress).await
     }
 
     /// Puts the shadows into the places of their tables, all in one transaction, after it was seen under its lock that
     /// no original has changed since it was copied; else [`EngineError::RowsChanged`], and nothing is changed. Asked
     /// again, it finds that it is done.
     pub async fn swap(&self, job: &SwapJob, progress: Progress<'_>) -> Result<(), EngineError> {
-        let _ = (job, progress);
-        Err(EngineError::Internal("shadows are not swapped by this release".to_owned()))
+        shadows::swap(self, job, progress).await
     }
 
     /// Puts the originals back that were swapped out. A table that the application has written to since it was verified
     /// stays, and the restore of its shards turns its rows back in place.
     pub async fn swap_back(&self, job: &SwapJob, progress: Progress<'_>) -> Result<(), EngineError> {
-        let _ = (job, progress);
-        Err(EngineError::Internal("shadows are not swapped by this release".to_owned()))
+        shadows::swap_back(self, job, progress).await
     }
 
     /// Drops the original tables that a completed rotation retained. Dropped already is as good.
@@ -323,6 +378,28 @@ impl Engine {
             })
         };
         Ok(tables.into_iter().find(|label| !is_swapped(label)))
+    }
+
+    /// Why the first table that has a reason cannot go by shadow.
+    pub(crate) async fn shadow_obstacle(&self) -> Result<Option<String>, EngineError> {
+        let mut session = self.open().await?;
+        let mut obstacle = None;
+        for table in &session.session.tables(&self.targets).await? {
+            obstacle = session.session.shadow_obstacle(table).await?;
+            if obstacle.is_some() {
+                break;
+            }
+        }
+        session.end().await;
+        Ok(obstacle)
+    }
+
+    /// Drops what was copied and never swapped in, without closing the ledger.
+    pub(crate) async fn drop_shadows(&self, mark: &LedgerMark) -> Result<(), EngineError> {
+        let mut session = self.open().await?;
+        session.session.drop_shadows(mark).await?;
+        session.end().await;
+        Ok(())
     }
 
     /// Closes the ledger of a rotation that has ended. Nothing enters under it any more. Going back, the shadows that are
@@ -368,58 +445,19 @@ impl Engine {
         Ok(census)
     }
 
-    async fn shard(&self, job: &ShardJob, pass: Pass, progress: Progress<'_>) -> Result<ShardTally, EngineError> {
-        let mut work = self.begin(job, pass).await?;
-        let range = work.range.clone();
-        let record = work.run(job, range, None, progress).await?;
-        work.end().await;
-        Ok(record.tally)
-    }
-
-    async fn restore(&self, job: &ShardJob, progress: Progress<'_>) -> Result<ShardTally, EngineError> {
-        let mut work = self.begin(job, Pass::Restore).await?;
-        let forward = work.writer.record(&job.mark.rotation, job.shard.id, Pass::Reencrypt).await?.unwrap_or_default();
-        let mut restored = ShardRecord::default();
-        // Rows past the forward cursor were never touched. Without a cursor none was.
-        if let Some(cursor) = &forward.cursor {
-            let range = KeyRange { after: work.range.after.clone(), through: Some(cursor.clone()) };
-            restored = work.run(job, range, Some(forward.tally), progress).await?;
-            if restored.tally != forward.tally {
-                return Err(differs(job, &forward.tally, &restored.tally));
-            }
-        }
-        let rows = work.writer.count(&work.table, &work.range).await?;
-        let tally = with_rows(&restored.tally, rows);
-        work.end().await;
-        Ok(tally)
-    }
-
-    /// Opens the two connections of a shard and enters the ledger.
-    async fn begin(&self, job: &ShardJob, pass: Pass) -> Result<ShardWork<'_>, EngineError> {
-        let label = &job.shard.table;
-        let Some(target) = self.targets.table(label) else {
-            return Err(EngineError::UnknownTable(label.clone()));
-        };
-        let permit = self.permits(CONNECTIONS_MIN).await?;
-        let mut writer = self.dialect.open().await?;
-        let mut tables = writer.tables(&Targets::only(target.clone())).await?;
-        let Some(table) = tables.pop() else {
-            return Err(EngineError::Internal(format!("table {label} was not described")));
-        };
-        let range = KeyRange {
-            after: bound(job, &table, job.shard.range.after.as_ref())?,
-            through: bound(job, &table, job.shard.range.through.as_ref())?,
-        };
-        let claim = Claim { mark: job.mark, shard: job.shard.id, pass, lease: job.lease };
-        let record = writer.enter(&claim).await?;
-        let reader = self.dialect.open().await?;
-        let page_rows_max = self.dialect.page_rows_max(&table);
-        Ok(ShardWork { claim, table, range, record, page_rows_max, reader, writer, _permit: permit })
-    }
-
     async fn open(&self) -> Result<Open<'_>, EngineError> {
         let permit = self.permits(1).await?;
         Ok(Open { session: self.dialect.open().await?, _permit: permit })
+    }
+
+    /// Up to so many further connections, as far as nobody else needs them now.
+    async fn more(&self, wanted: usize) -> Result<Vec<Open<'_>>, EngineError> {
+        let mut more = Vec::new();
+        while more.len() < wanted {
+            let Ok(permit) = self.connections.try_acquire() else { break };
+            more.push(Open { session: self.dialect.open().await?, _permit: permit });
+        }
+        Ok(more)
     }
 
     async fn permits(&self, count: u32) -> Result<SemaphorePermit<'_>, EngineError> {
@@ -440,59 +478,14 @@ impl Open<'_> {
     }
 }
 
-/// A shard that was entered.
-struct ShardWork<'a> {
-    claim: Claim,
-    table: Table,
-    range: KeyRange,
-    record: ShardRecord,
-    page_rows_max: usize,
-    reader: Box<dyn Session>,
-    writer: Box<dyn Session>,
-    _permit: SemaphorePermit<'a>,
-}
-
-impl ShardWork<'_> {
-    async fn run(
-        &mut self,
-        job: &ShardJob,
-        range: KeyRange,
-        expected: Option<ShardTally>,
-        progress: Progress<'_>,
-    ) -> Result<ShardRecord, EngineError> {
-        let accepted = Accepted::new(&job.accepted);
-        let keys = (&job.old, &job.new);
-        let transformer = Transformer::new(self.table.clone(), self.claim.pass, keys, &job.mark.rotation, accepted);
-        let page_rows_max = self.page_rows_max;
-        let scope = Scope { claim: &self.claim, table: &self.table, range, page_rows_max, expected };
-        let (reader, writer) = (self.reader.as_mut(), self.writer.as_mut());
-        pass::run(&scope, Arc::new(transformer), self.record.clone(), reader, writer, progress).await
-    }
-
-    async fn end(self) {
-        self.reader.end().await;
-        self.writer.end().await;
-    }
-}
-
-fn bound(job: &ShardJob, table: &Table, bound: Option<&rotation::KeyBound>) -> Result<Option<Key>, EngineError> {
-    let Some(bound) = bound else { return Ok(None) };
-    match Key::parse(&bound.0) {
-        Ok(key) if key.fits(table) => Ok(Some(key)),
-        Ok(_) | Err(_) => Err(EngineError::ShardBounds(job.shard.id.to_string())),
-    }
-}
-
-fn differs(job: &ShardJob, before: &ShardTally, after: &ShardTally) -> EngineError {
-    let table = job.shard.table.clone();
-    if before.rows != after.rows {
-        let what = format!("{} rows of shard {} were turned, and {} came back", before.rows, job.shard.id, after.rows);
-        return EngineError::RowsChanged { table, what };
-    }
-    EngineError::DigestDiffers {
-        shard: job.shard.id.to_string(),
-        table,
-        before: before.digest.to_string(),
-        after: after.digest.to_string(),
-    }
+/// The range of a shard, if its bounds are keys of its table.
+fn range(shard: &Shard, table: &Table) -> Result<KeyRange, EngineError> {
+    let bound = |bound: Option<&rotation::KeyBound>| {
+        let Some(bound) = bound else { return Ok(None) };
+        match Key::parse(&bound.0) {
+            Ok(key) if key.fits(table) => Ok(Some(key)),
+            Ok(_) | Err(_) => Err(EngineError::ShardBounds(shard.id.to_string())),
+        }
+    };
+    Ok(KeyRange { after: bound(shard.range.after.as_ref())?, through: bound(shard.range.through.as_ref())? })
 }

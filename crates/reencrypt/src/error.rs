@@ -20,6 +20,12 @@ pub enum EngineError {
     /// Registered tables or columns that cannot be worked on; every one is named.
     #[error("targets.toml does not fit the database: {}", .0.join("; "))]
     Targets(Vec<String>),
+    /// Columns that hold ciphertexts, which a rotation would leave behind; every one is named.
+    #[error(
+        "columns hold ciphertexts that the farm's key may open, and targets.toml neither registers nor excludes them: {}",
+        .0.join(", ")
+    )]
+    Unregistered(Vec<String>),
     /// The database refused, or the connection to it was lost.
     #[error("{doing} failed")]
     Database {
@@ -144,6 +150,15 @@ pub enum EngineError {
     /// A shard whose bounds are no keys of its table.
     #[error("the bounds of shard {0} are no keys of its table")]
     ShardBounds(String),
+    /// Somebody else repairs rows.
+    #[error("another `keyturn db doctor --repair` is at work on this database")]
+    RepairUnderWay,
+    /// A scratch table's name is taken, perhaps by a measurement that was killed.
+    #[error("the scratch table {0} exists already")]
+    ScratchTaken(String),
+    /// This release cannot do it on this database.
+    #[error("{0}")]
+    Unsupported(String),
     /// The engine itself failed.
     #[error("the engine failed: {0}")]
     Internal(String),
@@ -200,6 +215,7 @@ impl EngineError {
             Self::Url(_) | Self::Configuration(_) | Self::Database { .. } | Self::TimedOut { .. } => {
                 FaultCode::Database
             }
+            Self::ScratchTaken(_) | Self::Unsupported(_) | Self::RepairUnderWay => FaultCode::Database,
             Self::Rights(_)
             | Self::Role { .. }
             | Self::LedgerOpen(_)
@@ -208,6 +224,7 @@ impl EngineError {
             | Self::Space { .. }
             | Self::ShadowState { .. } => FaultCode::Database,
             Self::Targets(_) | Self::UnknownTable(_) | Self::Trial { .. } | Self::Shadows(_) => FaultCode::Targets,
+            Self::Unregistered(_) => FaultCode::UnregisteredColumns,
             Self::SessionsRemain(_) | Self::SessionsUnknown(_) => FaultCode::SessionsRemain,
             Self::Undecryptable { .. } => FaultCode::Undecryptable,
             Self::UnexpectedKey { .. } => FaultCode::UnexpectedKey,
@@ -219,6 +236,21 @@ impl EngineError {
         }
     }
 
+    /// Whether the database could not be reached at all, or no longer.
+    pub fn is_connection(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => match source {
+                sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut => true,
+                sqlx::Error::Database(error) => error
+                    .code()
+                    .is_some_and(|code| code.starts_with("08") || code.starts_with("57P") || code.starts_with("28")),
+                _ => false,
+            },
+            Self::TimedOut { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether the same work may succeed if simply tried again.
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -227,6 +259,7 @@ impl EngineError {
             Self::Url(_)
             | Self::Configuration(_)
             | Self::Targets(_)
+            | Self::Unregistered(_)
             | Self::Trial { .. }
             | Self::SessionsRemain(_)
             | Self::SessionsUnknown(_)
@@ -247,6 +280,9 @@ impl EngineError {
             | Self::Position(_)
             | Self::UnknownTable(_)
             | Self::ShardBounds(_)
+            | Self::ScratchTaken(_)
+            | Self::RepairUnderWay
+            | Self::Unsupported(_)
             | Self::Internal(_) => false,
         }
     }
@@ -259,6 +295,10 @@ impl EngineError {
             }
             Self::Targets(_) => {
                 "correct targets.toml on every node, or the tables or grants it names (docs/database.md)"
+            }
+            Self::Unregistered(_) => {
+                "`keyturn db scan --config FILE --targets FILE` writes a targets.toml that registers them; use it on every \
+                 node, or add an [[exclude]] with the reason (docs/database.md)"
             }
             Self::Database { source, .. } | Self::Trial { source, .. } => database_next_step(source),
             Self::TimedOut { .. } => "see whether the database answers, and what locks it waits for",
@@ -289,6 +329,11 @@ impl EngineError {
             Self::Space { .. } => "make room on the database's disk, or plan with --strategy in-place",
             Self::ShadowState { .. } => "see `keyturn rotation status`, and retry; abort if it stays so",
             Self::UnknownTable(_) | Self::ShardBounds(_) => "make targets.toml the same on every node and plan again",
+            Self::RepairUnderWay => "wait for its end",
+            Self::ScratchTaken(_) => {
+                "see whether another measurement runs; if none does, drop the tables that it names and its kin"
+            }
+            Self::Unsupported(_) => "use another database system, or leave it out",
             Self::Internal(_) => "see the agent's log",
         }
     }

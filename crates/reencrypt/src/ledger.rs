@@ -18,7 +18,17 @@ pub struct LedgerMark {
 }
 
 /// The version of the ledger's tables, in every header row.
-pub(crate) const LEDGER_FORMAT: i64 = 1;
+pub(crate) const LEDGER_FORMAT: i64 = 2;
+
+/// Rotations that are none: the ids under which a measurement works on scratch tables, as a pattern of SQL. One that was
+/// left open by a crash keeps no rotation from beginning.
+pub(crate) const SCRATCH_ROTATIONS: &str = "6b657974-7572-8e62-8%";
+
+/// An id among [`SCRATCH_ROTATIONS`].
+pub(crate) fn scratch_rotation(number: u64) -> RotationId {
+    let id = format!("6b657974-7572-8e62-8{:03x}-{:012x}", number >> 48 & 0xfff, number & 0xffff_ffff_ffff);
+    id.parse().expect("these are the digits of a UUID")
+}
 
 /// One reading of a shard from its beginning to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,14 +79,16 @@ pub(crate) struct ShardRecord {
     pub(crate) cursor: Option<Key>,
     /// What was counted up to it.
     pub(crate) tally: ShardTally,
+    /// The digest of the rows that were read as they are stored. What is written meanwhile is not in it.
+    pub(crate) raw: ContentDigest,
     /// The pass has reached the shard's end.
     pub(crate) done: bool,
 }
 
 impl ShardRecord {
     /// The record after a chunk that ended at `cursor`.
-    pub(crate) fn after(&self, cursor: Key, chunk: &ShardTally) -> Self {
-        Self { cursor: Some(cursor), tally: plus(&self.tally, chunk), done: false }
+    pub(crate) fn after(&self, cursor: Key, chunk: &ShardTally, raw: ContentDigest) -> Self {
+        Self { cursor: Some(cursor), tally: plus(&self.tally, chunk), raw: self.raw.plus(raw), done: false }
     }
 }
 
@@ -109,6 +121,8 @@ pub(crate) struct Header {
     pub(crate) role_saved: Option<String>,
     /// Whether it is fenced now.
     pub(crate) role_fenced: bool,
+    /// The fence was lifted going forward: the application may have written under the new key.
+    pub(crate) let_in: bool,
 }
 
 impl Header {
@@ -174,6 +188,8 @@ pub(crate) struct StoredRecord {
     pub(crate) values: i64,
     pub(crate) undecryptable: i64,
     pub(crate) digest: String,
+    pub(crate) rest: String,
+    pub(crate) raw: String,
     pub(crate) done: bool,
 }
 
@@ -202,15 +218,15 @@ impl StoredRecord {
             Some(text) => Some(Key::parse(text).map_err(|_| unreadable("the cursor is no key"))?),
             None => None,
         };
-        let digest: ContentDigest = self.digest.parse().map_err(|_| unreadable("the digest is none"))?;
+        let digest = |text: &str| text.parse::<ContentDigest>().map_err(|_| unreadable("a digest is none"));
         let tally = ShardTally {
             rows: count(self.rows)?,
             values: count(self.values)?,
             undecryptable: count(self.undecryptable)?,
-            digest,
-            rest: ContentDigest::default(),
+            digest: digest(&self.digest)?,
+            rest: digest(&self.rest)?,
         };
-        Ok(ShardRecord { cursor, tally, done: self.done })
+        Ok(ShardRecord { cursor, tally, raw: digest(&self.raw)?, done: self.done })
     }
 }
 

@@ -7,15 +7,20 @@
 //!
 //! SQL stands in `dialect/` only. Ciphertexts are opened by the `keys` crate only.
 
+pub mod bench;
 mod census;
 mod config;
 mod dialect;
+pub mod doctor;
 mod engine;
 mod error;
+mod forecast;
 mod history;
 mod key;
 mod ledger;
+mod pace;
 mod pass;
+pub mod scan;
 mod shadow;
 mod sink;
 mod split;
@@ -30,4 +35,4 @@ pub use engine::{Engine, Progress, ShardJob, SurveyRequest, SwapJob};
 pub use error::EngineError;
 pub use history::{LedgerRotation, NoteKind};
 pub use ledger::LedgerMark;
-pub use targets::{Aad, ColumnTarget, TableTarget, Targets, TargetsError};
+pub use targets::{Aad, ColumnTarget, Exclude, TableTarget, Targets, TargetsError};

@@ -16,6 +16,9 @@ pub(crate) struct Table {
     pub(crate) key: Vec<KeyColumn>,
     /// The encrypted columns, in the order of targets.toml.
     pub(crate) columns: Vec<ValueColumn>,
+    /// Every column that is neither registered nor generated, the key's too, as SQL names it, quoted: what a row's rest
+    /// is read from. In SQLite also the rowid where it is not the key.
+    pub(crate) others: Vec<String>,
     /// Triggers that would fire and must be taken away for the length of a chunk's transaction.
     pub(crate) triggers: Vec<Trigger>,
 }
@@ -103,6 +106,7 @@ pub(crate) struct Row {
     pub(crate) key: Key,
     pub(crate) values: Vec<Stored>,
     /// The key and every column that is not registered, in the dialect's own exact form; empty where nobody asked.
+    /// Without generated columns: they follow from the others, and those that are computed from a ciphertext change with it.
     pub(crate) rest: Vec<u8>,
 }
 

@@ -1,5 +1,7 @@
 //! `targets.toml`: which tables and columns hold ciphertexts, and how they are stored.
 
+mod exclude;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -8,6 +10,8 @@ use std::path::{Path, PathBuf};
 use keys::value::Encoding;
 use rotation::Digest;
 use serde::{Deserialize, Serialize};
+
+pub use exclude::Exclude;
 
 /// The version of the format that this release reads.
 const VERSION: u32 = 1;
@@ -22,6 +26,7 @@ const AAD_BYTES_MAX: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Targets {
     tables: Vec<TableTarget>,
+    excludes: Vec<Exclude>,
 }
 
 /// One registered table.
@@ -52,6 +57,13 @@ pub struct ColumnTarget {
     /// The additional authenticated data that the application gives with every value of this column, if any.
     #[serde(default, skip_serializing_if = "Aad::is_empty")]
     pub aad: Aad,
+}
+
+impl ColumnTarget {
+    /// A column of raw ciphertexts without additional data.
+    pub(crate) fn raw(name: &str) -> Self {
+        Self { name: name.to_owned(), encoding: raw(), aad: Aad::default() }
+    }
 }
 
 /// Additional authenticated data: plain text, or `hex:` and hexadecimal digits.
@@ -129,6 +141,8 @@ struct File {
     version: u32,
     #[serde(default, rename = "table")]
     tables: Vec<TableTarget>,
+    #[serde(default, rename = "exclude")]
+    excludes: Vec<Exclude>,
 }
 
 impl Targets {
@@ -151,9 +165,16 @@ impl Targets {
                 return refuse("is registered twice; put all its columns under one [[table]]".to_owned());
             }
         }
-        let mut tables = file.tables;
+        let mut seen = BTreeSet::new();
+        for exclude in &file.excludes {
+            if let Some(problem) = exclude.problem(&file.tables, &mut seen) {
+                return Err(TargetsError::Table { table: exclude.label(), problem });
+            }
+        }
+        let (mut tables, mut excludes) = (file.tables, file.excludes);
         tables.sort_by_key(TableTarget::label);
-        Ok(Self { tables })
+        excludes.sort();
+        Ok(Self { tables, excludes })
     }
 
     /// Reads the file.
@@ -172,14 +193,29 @@ impl Targets {
         self.tables.iter().find(|table| table.label() == label)
     }
 
+    /// Columns that hold ciphertexts and stay as they are.
+    pub fn excludes(&self) -> &[Exclude] {
+        &self.excludes
+    }
+
+    /// Nothing at all, for who only looks.
+    pub const fn none() -> Self {
+        Self { tables: Vec::new(), excludes: Vec::new() }
+    }
+
     /// This table alone.
     pub(crate) fn only(table: TableTarget) -> Self {
-        Self { tables: vec![table] }
+        Self { tables: vec![table], excludes: Vec::new() }
     }
 
     /// The digest of what is registered; comments, spacing and the order of tables do not count.
     pub fn digest(&self) -> Digest {
-        let canonical = serde_json::to_vec(&(VERSION, &self.tables)).expect("plain strings always have a JSON form");
+        let canonical = match self.excludes.as_slice() {
+            // As before there were any, so that a file that has none keeps its digest.
+            [] => serde_json::to_vec(&(VERSION, &self.tables)),
+            excludes => serde_json::to_vec(&(VERSION, &self.tables, excludes)),
+        };
+        let canonical = canonical.expect("plain strings always have a JSON form");
         Digest::new(blake3::derive_key("keyturn targets v1", &canonical))
     }
 }
@@ -188,10 +224,7 @@ impl TableTarget {
     /// The name by which plan, shards and messages call the table: `schema.name`, or `name` when no schema is given.
     /// A part that holds a dot or a quote is put in double quotes, so that no two tables share a label.
     pub fn label(&self) -> String {
-        match &self.schema {
-            Some(schema) => format!("{}.{}", label_part(schema), label_part(&self.name)),
-            None => label_part(&self.name),
-        }
+        label(self.schema.as_deref(), &self.name)
     }
 
     fn problem(&self) -> Option<String> {
@@ -227,6 +260,13 @@ impl TableTarget {
 
 const fn raw() -> Encoding {
     Encoding::Raw
+}
+
+pub(crate) fn label(schema: Option<&str>, name: &str) -> String {
+    match schema {
+        Some(schema) => format!("{}.{}", label_part(schema), label_part(name)),
+        None => label_part(name),
+    }
 }
 
 fn label_part(name: &str) -> String {

@@ -4,13 +4,13 @@
 use std::collections::HashMap;
 
 use keys::SecretKey;
-use keys::content::{ContentDigester, ContentValue};
+use keys::content::{ContentDigester, ContentHasher, ContentValue};
 use keys::value::{Cipher, Rewrapper, ValueError};
-use rotation::{Digest, RotationId, ShardTally, UndecryptableValue};
+use rotation::{ContentDigest, Digest, RotationId, ShardTally, UndecryptableValue};
 
 use crate::EngineError;
 use crate::key::Key;
-use crate::ledger::{Pass, plus};
+use crate::ledger::Pass;
 use crate::table::{Change, Row, Stored, Table, ValueColumn};
 
 /// A page, turned.
@@ -20,8 +20,19 @@ pub(crate) struct Batch {
     pub(crate) last: Key,
     /// What was counted.
     pub(crate) tally: ShardTally,
+    /// The digest of the rows as they are stored.
+    pub(crate) raw: ContentDigest,
     /// Rows that are to be written.
     pub(crate) changes: Vec<Change>,
+}
+
+/// Which rows of a page are handed on to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HandOn {
+    /// Those that change.
+    Changed,
+    /// Every one, without the old bytes of values that were turned.
+    Every,
 }
 
 /// Values that may stay undecryptable, each bound to its raw bytes: (table, column, key) to digest.
@@ -66,6 +77,7 @@ pub(crate) struct Transformer {
     work: Work,
     digester: ContentDigester,
     accepted: Accepted,
+    hand_on: HandOn,
 }
 
 /// What became of one value.
@@ -81,6 +93,7 @@ impl Transformer {
         (old, new): (&SecretKey, &SecretKey),
         rotation: &RotationId,
         accepted: Accepted,
+        hand_on: HandOn,
     ) -> Self {
         let work = match pass {
             Pass::Reencrypt => {
@@ -98,45 +111,73 @@ impl Transformer {
                 other_problem: "is still under the new key",
             },
         };
-        Self { table, work, digester: ContentDigester::new(old, new, rotation), accepted }
+        Self { table, work, digester: ContentDigester::new(old, new, rotation), accepted, hand_on }
     }
 
     /// Turns a page that is not empty.
     pub(crate) fn batch(&self, rows: Vec<Row>) -> Result<Batch, EngineError> {
         let mut tally = ShardTally::default();
-        let mut changes = Vec::new();
+        let mut raw = ContentDigest::default();
+        let mut changes = Vec::with_capacity(rows.len());
         let mut failures = Failures::default();
+        let mut hasher = self.digester.hasher();
+        let mut key = String::new();
         let last = match rows.last() {
             Some(row) => row.key.clone(),
             None => return Err(EngineError::Internal("an empty page was to be turned".to_owned())),
         };
-        for row in rows {
-            let key = row.key.to_string();
+        for mut row in rows {
+            key.clear();
+            row.key.write_to(&mut key);
+            tally.rest = tally.rest.plus(hasher.rest(&self.table.label, &row.rest));
+            raw = raw.plus(hasher.raw(&self.table.label, &row.rest, row.values.iter().map(Stored::bytes)));
             let mut new = Vec::with_capacity(row.values.len());
             for (column, stored) in self.table.columns.iter().zip(&row.values) {
-                match self.value(column, &key, stored) {
+                match self.value(&mut hasher, column, &key, stored) {
                     Ok(turned) => {
-                        tally = plus(&tally, &turned.tally);
+                        tally.values += turned.tally.values;
+                        tally.undecryptable += turned.tally.undecryptable;
+                        tally.digest = tally.digest.plus(turned.tally.digest);
                         new.push(turned.new);
                     }
                     Err(problem) => failures.add(problem, || self.place(column, &key))?,
                 }
             }
             tally.rows += 1;
-            if new.iter().any(Option::is_some) {
-                changes.push(Change { row, new });
+            let changed = new.iter().any(Option::is_some);
+            match self.hand_on {
+                HandOn::Every => {
+                    for (stored, new) in row.values.iter_mut().zip(&new) {
+                        if new.is_some() {
+                            *stored = Stored::Null;
+                        }
+                    }
+                    changes.push(Change { row, new });
+                }
+                HandOn::Changed if changed => {
+                    // Only the values are compared when they are written.
+                    row.rest = Vec::new();
+                    changes.push(Change { row, new });
+                }
+                HandOn::Changed => {}
             }
         }
         failures.end()?;
-        Ok(Batch { last, tally, changes })
+        Ok(Batch { last, tally, raw, changes })
     }
 
-    fn value(&self, column: &ValueColumn, key: &str, stored: &Stored) -> Result<Turned, Problem> {
-        let digest = |value| self.digester.value(&self.table.label, &column.name, key, value);
-        let untouched = |value| Turned { new: None, tally: ShardTally { digest: digest(value), ..Default::default() } };
+    fn value(
+        &self,
+        hasher: &mut ContentHasher,
+        column: &ValueColumn,
+        key: &str,
+        stored: &Stored,
+    ) -> Result<Turned, Problem> {
+        let mut digest = |value| hasher.value(&self.table.label, &column.name, key, value);
+        let untouched = |digest| Turned { new: None, tally: ShardTally { digest, ..Default::default() } };
         let raw = match stored {
-            Stored::Null => return Ok(untouched(ContentValue::Null)),
-            Stored::Bytes(raw) if raw.is_empty() => return Ok(untouched(ContentValue::Empty)),
+            Stored::Null => return Ok(untouched(digest(ContentValue::Null))),
+            Stored::Bytes(raw) if raw.is_empty() => return Ok(untouched(digest(ContentValue::Empty))),
             Stored::Bytes(raw) | Stored::Number(raw) => raw,
         };
         let opened = match stored {

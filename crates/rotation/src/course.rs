@@ -91,10 +91,11 @@ const FORWARD: [(Phase, Signal, To); 32] = [
 ];
 
 /// The steps of an undo in order, each with the first phase from which on it is needed.
-const UNDO: [(UndoStep, Phase); 10] = [
+const UNDO: [(UndoStep, Phase); 11] = [
     (UndoStep::TurnBack, Phase::Quiesce),
     (UndoStep::StopInstances, Phase::Start),
     (UndoStep::RestoreKeys, Phase::Activate),
+    (UndoStep::SwapTablesBack, Phase::Activate),
     (UndoStep::RestoreRows, Phase::Reencrypt),
     (UndoStep::VerifyRows, Phase::Reencrypt),
     (UndoStep::LiftFence, Phase::Quiesce),

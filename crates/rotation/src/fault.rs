@@ -28,6 +28,8 @@ pub enum FaultCode {
     Canary,
     /// A table or column of targets.toml does not exist, has no primary key, or is of no usable type.
     Targets,
+    /// Columns hold ciphertexts that targets.toml neither registers nor excludes.
+    UnregisteredColumns,
     /// The database refused, or the connection to it was lost.
     Database,
     /// Sessions of somebody else remain in the database.
@@ -65,6 +67,7 @@ impl FaultCode {
             Self::Instance => "instance",
             Self::Canary => "canary",
             Self::Targets => "targets",
+            Self::UnregisteredColumns => "unregistered-columns",
             Self::Database => "database",
             Self::SessionsRemain => "sessions-remain",
             Self::Undecryptable => "undecryptable",
@@ -80,7 +83,7 @@ impl FaultCode {
     }
 
     /// Every code, for documentation and conversions.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::NodeUnreachable,
         Self::AssignmentRefused,
         Self::NodesDisagree,
@@ -90,6 +93,7 @@ impl FaultCode {
         Self::Instance,
         Self::Canary,
         Self::Targets,
+        Self::UnregisteredColumns,
         Self::Database,
         Self::SessionsRemain,
         Self::Undecryptable,

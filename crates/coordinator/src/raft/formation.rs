@@ -2,7 +2,8 @@
 //!
 //! A replica that never wrote anything asks all the others. If none was ever part of a cluster, it is a first start:
 //! the lowest id founds it. If one was, then this replica is new only to itself: it has lost what it had promised, so
-//! it neither votes nor stands for election until a leader has brought it up to everything committed meanwhile.
+//! it neither votes nor stands for election until a leader has brought it up to everything committed meanwhile. One
+//! whose configuration says that it joins asks nobody and founds nothing: it waits for a leader in the same way.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +11,11 @@ use futures::future::join_all;
 use openraft::BasicNode;
 use openraft::raft::AppendEntriesRequest;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use super::network::Peers;
+use super::network::{NEVER, Peers};
 use super::store::{Store, StoreError};
-use super::timing::{PROBE_INTERVAL, PROBE_TIMEOUT};
+use super::timing::PROBE_INTERVAL;
 use super::types::{Raft, TypeConfig};
 
 /// What this replica may do in consensus.
@@ -22,7 +23,7 @@ use super::types::{Raft, TypeConfig};
 pub(super) enum Standing {
     /// It does not know yet whether it is new or has lost its disk; it answers nobody.
     Undecided,
-    /// It has lost its disk: it takes entries and does not vote.
+    /// It is new to the cluster or has lost its disk: it takes entries and does not vote.
     Rejoining,
     /// A full member.
     Voter,
@@ -53,29 +54,39 @@ impl Membership {
     }
 
     /// Finds out what this replica is, if it does not know, and founds the cluster if that falls to it.
-    pub(super) async fn settle(&self, raft: &Raft, peers: &Peers, own: u64) -> Result<(), StoreError> {
+    pub(super) async fn settle(&self, raft: &Raft, peers: &Peers, own: u64, join: bool) -> Result<(), StoreError> {
         if *self.standing.borrow() != Standing::Undecided {
             return Ok(());
         }
-        let others: Vec<u64> = peers.addresses().keys().copied().filter(|id| *id != own).collect();
+        if join {
+            tracing::info!("this replica is new: it waits to be added, see `keyturn coordinator add` and `replace`");
+            return self.rejoin(raft);
+        }
+        let others: Vec<(u64, &str)> =
+            peers.configured().iter().filter(|(id, _)| **id != own).map(|(id, to)| (*id, to.as_str())).collect();
         loop {
-            let answers = join_all(others.iter().map(|id| probe(peers, *id))).await;
+            let answers = join_all(others.iter().map(|(id, address)| probe(peers, *id, address))).await;
             if answers.contains(&Probed::Founded) {
                 tracing::warn!("this replica's data directory is empty, but the cluster exists: catching up first");
-                raft.runtime_config().elect(false);
-                self.store.set_rejoining(true)?;
-                self.standing.send_replace(Standing::Rejoining);
-                return Ok(());
+                return self.rejoin(raft);
             }
             if answers.iter().all(|answer| *answer == Probed::New) {
                 self.standing.send_replace(Standing::Voter);
-                if others.iter().all(|id| own < *id) {
+                if others.iter().all(|(id, _)| own < *id) {
                     found(raft, peers).await;
                 }
                 return Ok(());
             }
             sleep(PROBE_INTERVAL).await;
         }
+    }
+
+    /// From now on it takes entries, and does not vote before it has caught up.
+    fn rejoin(&self, raft: &Raft) -> Result<(), StoreError> {
+        raft.runtime_config().elect(false);
+        self.store.set_rejoining(true)?;
+        self.standing.send_replace(Standing::Rejoining);
+        Ok(())
     }
 
     /// Takes note that a leader's entries were accepted. A replica that has lost its disk is a voter again once it
@@ -119,29 +130,21 @@ enum Probed {
     Unknown,
 }
 
-async fn probe(peers: &Peers, id: u64) -> Probed {
-    match timeout(PROBE_TIMEOUT, peers.probe(id)).await {
-        Ok(Ok(answer)) if answer.id != id => {
-            tracing::error!(
-                "replica {id} answers as replica {}; correct id or address in its configuration",
-                answer.id
-            );
-            Probed::Unknown
-        }
-        Ok(Ok(answer)) if answer.initialized => Probed::Founded,
-        Ok(Ok(_)) => Probed::New,
-        Ok(Err(status)) => {
+async fn probe(peers: &Peers, id: u64, address: &str) -> Probed {
+    match peers.probe(id, address, NEVER).await {
+        Ok(answer) if answer.initialized => Probed::Founded,
+        Ok(_) => Probed::New,
+        Err(status) => {
             tracing::debug!("replica {id} does not answer yet: {}", wire::status::describe(&status));
             Probed::Unknown
         }
-        Err(_) => Probed::Unknown,
     }
 }
 
 /// Writes the first membership. Every replica would write the same, so doing it twice is harmless.
 async fn found(raft: &Raft, peers: &Peers) {
     let members: BTreeMap<u64, BasicNode> =
-        peers.addresses().iter().map(|(id, address)| (*id, BasicNode::new(address))).collect();
+        peers.configured().iter().map(|(id, address)| (*id, BasicNode::new(address))).collect();
     match raft.initialize(members).await {
         Ok(()) => tracing::info!("the cluster of coordinators is founded"),
         // It was asked to vote before it came to this: another replica has founded the cluster.

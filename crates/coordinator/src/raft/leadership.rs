@@ -39,7 +39,7 @@ impl Heard {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    fn within(&self, duration: Duration) -> bool {
+    pub(super) fn within(&self, duration: Duration) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|heard| heard.elapsed() <= duration)
     }
 }
@@ -99,7 +99,10 @@ async fn lead(consensus: &Consensus, leadership: &watch::Sender<Leadership>, ter
             }
             sleep(PRESENCE_INTERVAL).await;
             match timeout(READ_TIMEOUT, consensus.raft.ensure_linearizable()).await {
-                Ok(Ok(_)) => failures = 0,
+                Ok(Ok(_)) => {
+                    failures = 0;
+                    consensus.finish_change().await;
+                }
                 Ok(Err(_)) | Err(_) => failures += 1,
             }
         }

@@ -1,17 +1,22 @@
 //! Consensus: everything that knows openraft, so that another release of it, or another library, is a matter of this
 //! folder alone. The rest of the coordinator proposes events, watches the state, and asks who leads.
 
+mod change;
 mod formation;
 mod frame;
 mod leadership;
 mod log;
 mod machine;
+mod members;
 mod network;
+mod removal;
 mod service;
 mod store;
 mod timing;
 mod types;
 
+#[cfg(test)]
+mod change_tests;
 #[cfg(test)]
 mod frame_tests;
 #[cfg(test)]
@@ -38,8 +43,10 @@ use store::Store;
 use timing::{READ_TIMEOUT, WRITE_TIMEOUT};
 use types::{Applied, Raft};
 
+pub(crate) use change::{ChangeError, Member};
 pub(crate) use leadership::Leadership;
-pub(crate) use service::RaftService;
+pub(crate) use members::{Change, Refusal, Step, VOTERS_MAX};
+pub(crate) use service::{RaftService, removed};
 pub use store::OpenStoreError;
 
 /// The largest entry: half a message, and little enough to reach a follower within a heartbeat on a usual network.
@@ -90,10 +97,10 @@ pub(crate) struct Consensus {
     heard: Heard,
     state: watch::Receiver<State>,
     leadership: watch::Receiver<Leadership>,
+    removed: watch::Receiver<bool>,
     stop: CancellationToken,
     tasks: TaskTracker,
     closed: CancellationToken,
-    addresses: Arc<BTreeMap<u64, String>>,
 }
 
 impl Consensus {
@@ -107,16 +114,18 @@ impl Consensus {
         let state = machine.watch();
 
         let addresses = config.addresses();
-        let place = addresses.keys().position(|id| *id == config.id).unwrap_or_default();
+        // Of those before it in number, also when it joins and the configuration does not name it.
+        let place = addresses.keys().filter(|id| **id < config.id).count();
         let elect = *membership.standing().borrow() != Standing::Rejoining;
         let raft_config = timing::openraft_config(&config.farm, u32::try_from(place).unwrap_or(0), elect)
             .map_err(|error| StartError::Consensus(error))?;
-        let peers = Peers::new(tls, addresses.clone());
+        let peers = Peers::new(tls, addresses);
         let raft = Raft::new(config.id, Arc::new(raft_config), peers.clone(), log::Log::new(store), machine)
             .await
             .map_err(|error| StartError::Consensus(Box::new(error)))?;
 
         let (leadership_sender, leadership) = watch::channel(Leadership::Other { address: None });
+        let (removed_sender, removed) = watch::channel(false);
         let consensus = Self {
             raft,
             id: config.id,
@@ -126,14 +135,15 @@ impl Consensus {
             heard: Heard::default(),
             state,
             leadership,
+            removed,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             closed,
-            addresses: Arc::new(addresses),
         };
         consensus.tasks.spawn(leadership::observe(consensus.clone(), leadership_sender, consensus.stop.clone()));
         consensus.tasks.spawn(leadership::watch_for_leaderless(consensus.clone(), consensus.stop.clone()));
-        consensus.tasks.spawn(consensus.clone().form());
+        consensus.tasks.spawn(removal::watch(consensus.clone(), removed_sender, consensus.stop.clone()));
+        consensus.tasks.spawn(consensus.clone().form(config.join));
         consensus.tasks.close();
         Ok(consensus)
     }
@@ -144,14 +154,15 @@ impl Consensus {
             raft: self.raft.clone(),
             membership: self.membership.clone(),
             heard: self.heard.clone(),
+            state: self.state.clone(),
             id: self.id,
         }
     }
 
-    async fn form(self) {
+    async fn form(self, join: bool) {
         tokio::select! {
             () = self.stop.cancelled() => {}
-            settled = self.membership.settle(&self.raft, &self.peers, self.id) => {
+            settled = self.membership.settle(&self.raft, &self.peers, self.id, join) => {
                 if let Err(error) = settled {
                     tracing::error!("the store failed while the cluster formed: {error}");
                 }
@@ -164,18 +175,22 @@ impl Consensus {
         self.id
     }
 
-    /// Every replica's address.
-    pub(crate) fn addresses(&self) -> &BTreeMap<u64, String> {
-        &self.addresses
+    /// The address of every member; of every replica of the configuration while there is no membership yet.
+    pub(crate) fn addresses(&self) -> BTreeMap<u64, String> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let members: BTreeMap<u64, String> =
+            metrics.membership_config.membership().nodes().map(|(id, node)| (*id, node.addr.clone())).collect();
+        if members.is_empty() { self.peers.configured().clone() } else { members }
     }
 
     fn address_of(&self, id: u64) -> Option<String> {
-        let known = self.addresses.get(&id).cloned();
-        known.or_else(|| {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow();
-            metrics.membership_config.membership().get_node(&id).map(|node| node.addr.clone())
-        })
+        self.addresses().remove(&id)
+    }
+
+    /// Whether this replica was removed from the cluster, as far as it knows.
+    pub(crate) fn is_removed(&self) -> bool {
+        *self.removed.borrow()
     }
 
     /// The state as this replica has applied it, as it changes. A borrow of it must be short: it holds up applying.
@@ -237,7 +252,7 @@ impl Consensus {
     }
 
     async fn stand_for_election(&self) {
-        let votes = *self.membership.standing().borrow() == Standing::Voter;
+        let votes = *self.membership.standing().borrow() == Standing::Voter && !self.is_removed();
         let initialized = self.raft.is_initialized().await.unwrap_or(false);
         if votes && initialized {
             tracing::info!("no leader for long: standing for election");

@@ -13,6 +13,7 @@ use openraft::raft::{
 use openraft::{AnyError, BasicNode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use wire::pki::Role;
@@ -20,11 +21,14 @@ use wire::tls::{ExpectedPeer, InvalidAddress, Tls};
 use wire::v1;
 use wire::v1::raft_client::RaftClient;
 
-use super::timing::UNREACHABLE_RETRY;
+use super::timing::{PROBE_TIMEOUT, UNREACHABLE_RETRY};
 use super::types::TypeConfig;
 
 /// The version of the frames in [`v1::RaftRequest`] and [`v1::RaftResponse`].
 const PROTOCOL: u32 = 1;
+
+/// For [`Peers::probe`], when nobody doubts that we are a member.
+pub(super) const NEVER: u64 = u64::MAX;
 
 /// How long a replica may leave every call unanswered before a new connection is made. openraft drops a late call
 /// without a word, and a connection over a network that was cut may be silent for minutes after it is whole again.
@@ -50,62 +54,92 @@ pub(super) fn unpack<T: DeserializeOwned>(version: u32, payload: &[u8]) -> Resul
         .map_err(|error| Status::invalid_argument(format!("not a message of consensus: {error}")))
 }
 
-/// The other replicas: where they are and how they are reached.
+/// The other replicas: how they are reached. Where each of them is, the membership says; the configuration only as long
+/// as there is none.
 #[derive(Clone)]
 pub(crate) struct Peers {
     tls: Tls,
-    addresses: Arc<BTreeMap<u64, String>>,
+    configured: Arc<BTreeMap<u64, String>>,
     /// Locked only to look up or put a link, never across a call.
     links: Arc<Mutex<BTreeMap<u64, Link>>>,
 }
 
 /// The connection to one replica.
 struct Link {
+    address: String,
     channel: Channel,
     /// Since when no call was answered; `None` when the last one was.
     unanswered_since: Option<Instant>,
+    /// When it last answered a call with anything but a failure.
+    heard: Option<Instant>,
 }
 
 impl Peers {
-    /// Takes the addresses of all replicas.
-    pub(crate) fn new(tls: Tls, addresses: BTreeMap<u64, String>) -> Self {
-        Self { tls, addresses: Arc::new(addresses), links: Arc::default() }
+    /// Takes the addresses of the replicas that the configuration names.
+    pub(crate) fn new(tls: Tls, configured: BTreeMap<u64, String>) -> Self {
+        Self { tls, configured: Arc::new(configured), links: Arc::default() }
     }
 
-    /// The addresses of all replicas.
-    pub(crate) fn addresses(&self) -> &BTreeMap<u64, String> {
-        &self.addresses
+    /// The addresses of the replicas that the configuration names.
+    pub(crate) fn configured(&self) -> &BTreeMap<u64, String> {
+        &self.configured
     }
 
-    /// A client for one call. `fallback` is the address that consensus knows, for a replica that the configuration
-    /// does not name.
-    fn client(&self, replica: u64, fallback: &str) -> Result<RaftClient<Channel>, InvalidAddress> {
+    /// A client for one call. The server's certificate must be that of this very replica: what listens at an address is
+    /// taken for a replica only if the farm's authority says so.
+    fn client(&self, replica: u64, address: &str) -> Result<RaftClient<Channel>, InvalidAddress> {
         let now = Instant::now();
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(link) = links.get_mut(&replica) {
+        if let Some(link) = links.get_mut(&replica).filter(|link| link.address == address) {
             let since = *link.unanswered_since.get_or_insert(now);
             if now.duration_since(since) < SILENCE_MAX {
                 return Ok(wire::rpc::raft_client(link.channel.clone()));
             }
         }
-        let address = self.addresses.get(&replica).map_or(fallback, String::as_str);
-        let channel = self.tls.channel(address, ExpectedPeer { role: Role::Coordinator, name: None })?;
-        links.insert(replica, Link { channel: channel.clone(), unanswered_since: Some(now) });
+        let expect = ExpectedPeer { role: Role::Coordinator, name: Some(replica.to_string()) };
+        let channel = self.tls.channel(address, expect)?;
+        let link =
+            Link { address: address.to_owned(), channel: channel.clone(), unanswered_since: Some(now), heard: None };
+        links.insert(replica, link);
         Ok(wire::rpc::raft_client(channel))
     }
 
-    fn answered(&self, replica: u64) {
+    /// Takes note that a call to a replica came to an end, and whether the replica itself ended it well.
+    fn ended(&self, replica: u64, well: bool) {
         if let Some(link) = self.links.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&replica) {
             link.unanswered_since = None;
+            if well {
+                link.heard = Some(Instant::now());
+            }
         }
     }
 
-    /// Asks a replica whether it has ever been part of a cluster.
-    pub(super) async fn probe(&self, replica: u64) -> Result<v1::ProbeResponse, Status> {
-        let mut client = self.client(replica, "").map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let answer = client.probe(v1::ProbeRequest {}).await;
-        self.answered(replica);
-        Ok(answer?.into_inner())
+    /// Whether a replica answered a call within this time.
+    pub(super) fn heard_within(&self, replica: u64, duration: Duration) -> bool {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.get(&replica).and_then(|link| link.heard).is_some_and(|heard| heard.elapsed() <= duration)
+    }
+
+    /// Asks a replica what it is, and whether a membership of at least this index is without us. One that answers by
+    /// another number than it is called by is refused.
+    pub(super) async fn probe(
+        &self,
+        replica: u64,
+        address: &str,
+        without_us_since: u64,
+    ) -> Result<v1::ProbeResponse, Status> {
+        let mut client = self.client(replica, address).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let probing = client.probe(v1::ProbeRequest { without_us_since });
+        let silent = |_| Status::deadline_exceeded(format!("no answer within {} s", PROBE_TIMEOUT.as_secs()));
+        let answer = timeout(PROBE_TIMEOUT, probing).await.map_err(silent)?;
+        self.ended(replica, answer.is_ok());
+        let answer = answer?.into_inner();
+        if answer.id != replica {
+            let message = format!("replica {replica} answers as replica {}; correct id or address", answer.id);
+            tracing::error!("{message}");
+            return Err(Status::failed_precondition(message));
+        }
+        Ok(answer)
     }
 }
 
@@ -146,7 +180,7 @@ impl Peer {
             Method::Vote => client.vote(request).await,
             Method::InstallSnapshot => client.install_snapshot(request).await,
         };
-        self.peers.answered(self.target);
+        self.peers.ended(self.target, answered.is_ok());
         let response = answered.map_err(|status| unreachable(&status))?.into_inner();
         unpack(response.version, &response.payload).map_err(|status| unreachable(&status).into())
     }

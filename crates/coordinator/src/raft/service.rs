@@ -1,17 +1,22 @@
 //! The service with which the replicas speak among themselves.
 
+use std::sync::Arc;
+
 use openraft::error::{InstallSnapshotError, RaftError};
-use openraft::raft::{AppendEntriesResponse, InstallSnapshotRequest};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, VoteRequest};
+use openraft::{BasicNode, EffectiveMembership};
+use rotation::State;
 use serde::Serialize;
+use tokio::sync::watch;
 use tokio::time::timeout;
-use tonic::{Request, Response, Status, async_trait};
-use wire::v1;
+use tonic::{Code, Request, Response, Status, async_trait};
+use wire::{status, v1};
 
 use super::formation::{Accepted, Membership, Standing};
 use super::leadership::Heard;
 use super::network::{pack, unpack};
 use super::timing::STANDING_TIMEOUT;
-use super::types::{Raft, TypeConfig};
+use super::types::{Raft, TypeConfig, Vote};
 
 /// Largest snapshot that is taken in. A state of a thousand rotations with large plans is well below it; openraft would
 /// make room up to wherever a piece is said to stand.
@@ -23,6 +28,7 @@ pub(crate) struct RaftService {
     pub(super) raft: Raft,
     pub(super) membership: Membership,
     pub(super) heard: Heard,
+    pub(super) state: watch::Receiver<State>,
     pub(super) id: u64,
 }
 
@@ -34,6 +40,54 @@ impl RaftService {
         match timeout(STANDING_TIMEOUT, decided).await {
             Ok(Ok(standing)) => Ok(*standing),
             _ => Err(Status::unavailable("this replica does not know yet whether it is new to the cluster")),
+        }
+    }
+
+    /// The membership that this replica knows to be committed.
+    async fn committed(&self) -> Result<Arc<EffectiveMembership<u64, BasicNode>>, Status> {
+        self.raft.with_raft_state(|state| state.membership_state.committed().clone()).await.map_err(stopped)
+    }
+
+    /// Refuses the vote to a replica that was removed and does not know: it would only disturb those who are left. A
+    /// replica whose log reaches the membership is judged as any other.
+    async fn check_member(&self, request: &VoteRequest<u64>, candidate: u64) -> Result<(), Status> {
+        let committed = self.committed().await?;
+        if committed.get_node(&candidate).is_none() && *committed.log_id() > request.last_log_id {
+            tracing::warn!("coordinator {candidate} stands for election, but it was removed; stop it");
+            return Err(removed(candidate));
+        }
+        Ok(())
+    }
+}
+
+/// What a replica that is no member any more is told, and tells others.
+pub(crate) fn removed(id: u64) -> Status {
+    let message = format!("coordinator {id} was removed from the cluster");
+    let next_step = "stop it, delete its data_dir, and ask the others; a new one gets a number of its own";
+    status::error(Code::Unavailable, "REPLICA_REMOVED", message, next_step)
+}
+
+/// The number in the caller's certificate.
+fn caller<T>(request: &Request<T>) -> Option<u64> {
+    wire::access::peer(request).and_then(|peer| peer.name.parse().ok())
+}
+
+/// Sees that who sends a message of consensus is the replica in whose name it speaks: no replica, nor one that was
+/// removed and given another number, speaks for another.
+fn check_sender(caller: Option<u64>, vote: &Vote) -> Result<u64, Status> {
+    match (caller, vote.leader_id().voted_for()) {
+        (Some(caller), Some(named)) if caller == named => Ok(caller),
+        (caller, named) => {
+            let number = |id: Option<u64>| id.map_or_else(|| "no number".to_owned(), |id| id.to_string());
+            let message = format!(
+                "the certificate is that of coordinator {}, and the message that of coordinator {}",
+                number(caller),
+                number(named)
+            );
+            let next_step =
+                "give every coordinator the certificate of its own number, by `keyturn pki issue coordinator NUMBER`";
+            tracing::error!("{message}");
+            Err(status::error(Code::PermissionDenied, "REPLICA_CERTIFICATE", message, next_step))
         }
     }
 }
@@ -56,8 +110,10 @@ fn stopped(error: impl std::fmt::Display) -> Status {
 impl v1::raft_server::Raft for RaftService {
     async fn append_entries(&self, request: Request<v1::RaftRequest>) -> Result<Response<v1::RaftResponse>, Status> {
         self.standing().await?;
+        let caller = caller(&request);
         let request = request.into_inner();
-        let request = unpack(request.version, &request.payload)?;
+        let request: AppendEntriesRequest<TypeConfig> = unpack(request.version, &request.payload)?;
+        check_sender(caller, &request.vote)?;
         let accepted = Accepted::of(&request);
         let response = self.raft.append_entries(request).await.map_err(stopped)?;
         if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
@@ -73,15 +129,20 @@ impl v1::raft_server::Raft for RaftService {
         if self.standing().await? != Standing::Voter {
             return Err(Status::unavailable("this replica lost its log and does not vote until it has caught up"));
         }
+        let caller = caller(&request);
         let request = request.into_inner();
-        let request = unpack(request.version, &request.payload)?;
+        let request: VoteRequest<u64> = unpack(request.version, &request.payload)?;
+        let candidate = check_sender(caller, &request.vote)?;
+        self.check_member(&request, candidate).await?;
         answer(&self.raft.vote(request).await.map_err(stopped)?)
     }
 
     async fn install_snapshot(&self, request: Request<v1::RaftRequest>) -> Result<Response<v1::RaftResponse>, Status> {
         self.standing().await?;
+        let caller = caller(&request);
         let request = request.into_inner();
-        let request = unpack(request.version, &request.payload)?;
+        let request: InstallSnapshotRequest<TypeConfig> = unpack(request.version, &request.payload)?;
+        check_sender(caller, &request.vote)?;
         if !fits(&request) {
             return Err(Status::invalid_argument(format!("a snapshot has {SNAPSHOT_BYTES_MAX} bytes at most")));
         }
@@ -92,17 +153,35 @@ impl v1::raft_server::Raft for RaftService {
         }
     }
 
-    async fn probe(&self, _: Request<v1::ProbeRequest>) -> Result<Response<v1::ProbeResponse>, Status> {
+    async fn probe(&self, request: Request<v1::ProbeRequest>) -> Result<Response<v1::ProbeResponse>, Status> {
+        let caller = caller(&request);
+        let since = request.into_inner().without_us_since;
+        let committed = self.committed().await?;
+        let newer = committed.log_id().as_ref().is_some_and(|log_id| log_id.index >= since);
+        let is_member = caller.is_some_and(|caller| committed.get_node(&caller).is_some());
         // The first entry is the membership that a founder writes before anybody voted; a second one means that a
         // leader was elected.
         let initialized = self.raft.metrics().borrow().last_log_index > Some(0);
-        Ok(Response::new(v1::ProbeResponse { id: self.id, initialized }))
+        let cluster = self.state.borrow().cluster.map(|cluster| cluster.to_string()).unwrap_or_default();
+        let votes = *self.membership.standing().borrow() == Standing::Voter;
+        Ok(Response::new(v1::ProbeResponse { id: self.id, initialized, cluster, votes, removed: newer && !is_member }))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_speaks_for_another_replica() {
+        let vote = Vote::new_committed(5, 2);
+        assert_eq!(check_sender(Some(2), &vote).expect("its own number"), 2);
+        for caller in [Some(3), None] {
+            let refused = check_sender(caller, &vote).expect_err("not its own number");
+            assert_eq!(refused.code(), Code::PermissionDenied);
+            assert_eq!(status::problem(&refused).expect("a problem").reason, "REPLICA_CERTIFICATE");
+        }
+    }
 
     #[test]
     fn a_piece_far_out_makes_no_room() {

@@ -56,6 +56,13 @@ pub(super) const LEADERLESS_MIN: Duration = Duration::from_secs(6);
 /// … and at most; drawn anew every time.
 pub(super) const LEADERLESS_MAX: Duration = Duration::from_secs(12);
 
+/// How often a replica that hears no leader asks whether it was removed.
+pub(super) const REMOVAL_INTERVAL: Duration = Duration::from_secs(3);
+
+/// How long a request waits for a step of a change of the membership to be confirmed before it is answered that the step
+/// is under way: shorter than callers wait for an answer.
+pub(super) const CHANGE_WAIT: Duration = Duration::from_secs(2);
+
 /// Between two rounds of probing while a cluster forms.
 pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(150);
 

@@ -10,7 +10,7 @@ use wire::v1;
 
 use crate::support::{BOUND, FARM, Farm, client, write_files};
 
-async fn enroll(farm: &Farm, tls: &Tls, name: &str) -> Result<v1::Node, Status> {
+pub(crate) async fn enroll(farm: &Farm, tls: &Tls, name: &str) -> Result<v1::Node, Status> {
     let request = v1::EnrollNodeRequest { id: name.to_owned(), address: "https://127.0.0.1:9".to_owned() };
     farm.call(tls, |mut client| {
         let request = request.clone();
@@ -19,11 +19,11 @@ async fn enroll(farm: &Farm, tls: &Tls, name: &str) -> Result<v1::Node, Status> 
     .await
 }
 
-async fn get_farm(farm: &Farm, tls: &Tls, replica: usize) -> Result<v1::Farm, Status> {
+pub(crate) async fn get_farm(farm: &Farm, tls: &Tls, replica: usize) -> Result<v1::Farm, Status> {
     farm.client(tls, replica).get_farm(v1::GetFarmRequest {}).await.map(tonic::Response::into_inner)
 }
 
-fn node_names(farm: &v1::Farm) -> Vec<&str> {
+pub(crate) fn node_names(farm: &v1::Farm) -> Vec<&str> {
     farm.nodes.iter().map(|node| node.id.as_str()).collect()
 }
 
@@ -122,6 +122,17 @@ async fn a_replica_that_lost_its_disk_catches_up_and_counts_again() {
 /// More than a snapshot covers and the log keeps behind it.
 const MANY_ENTRIES: usize = 1_300;
 
+/// Makes the log so long that it is compacted. A refused command is an entry like any other.
+pub(crate) async fn write_many(farm: &Farm, tls: &Tls, leader: usize) {
+    let client = farm.client(tls, leader);
+    let commands = (0..MANY_ENTRIES).map(|_| {
+        let mut client = client.clone();
+        async move { client.remove_node(v1::RemoveNodeRequest { id: "nobody".to_owned() }).await }
+    });
+    let answers = futures::stream::iter(commands).buffer_unordered(64).collect::<Vec<_>>().await;
+    assert!(answers.iter().all(|answer| answer.as_ref().is_err_and(|s| s.code() == Code::FailedPrecondition)));
+}
+
 #[tokio::test]
 async fn a_replica_that_the_log_does_not_reach_back_to_is_brought_up_by_a_snapshot() {
     let mut farm = Farm::start(3);
@@ -132,14 +143,7 @@ async fn a_replica_that_the_log_does_not_reach_back_to_is_brought_up_by_a_snapsh
     farm.replicas[lost].kill().await;
     farm.replicas[lost].lose_data();
 
-    // A refused command is an entry like any other.
-    let client = farm.client(&operator, leader);
-    let commands = (0..MANY_ENTRIES).map(|_| {
-        let mut client = client.clone();
-        async move { client.remove_node(v1::RemoveNodeRequest { id: "nobody".to_owned() }).await }
-    });
-    let answers = futures::stream::iter(commands).buffer_unordered(64).collect::<Vec<_>>().await;
-    assert!(answers.iter().all(|answer| answer.as_ref().is_err_and(|s| s.code() == Code::FailedPrecondition)));
+    write_many(&farm, &operator, leader).await;
 
     farm.replicas[lost].restart();
     farm.replicas[other].kill().await;

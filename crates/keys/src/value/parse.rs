@@ -5,13 +5,13 @@ use devolutions_crypto::ciphertext::Ciphertext;
 use super::{CipherVersion, Encoding, VALUE_BYTES_MAX, ValueError, base64};
 
 /// Signature, type, subtype and version, two bytes each, little-endian.
-const HEADER_BYTES: usize = 8;
-const SIGNATURE: u16 = 0x0C0D;
-const TYPE_CIPHERTEXT: u16 = 2;
+pub(super) const HEADER_BYTES: usize = 8;
+pub(super) const SIGNATURE: u16 = 0x0C0D;
+pub(super) const TYPE_CIPHERTEXT: u16 = 2;
 /// What releases before subtypes wrote.
-const SUBTYPE_LEGACY: u16 = 0;
-const SUBTYPE_SYMMETRIC: u16 = 1;
-const SUBTYPE_ASYMMETRIC: u16 = 2;
+pub(super) const SUBTYPE_LEGACY: u16 = 0;
+pub(super) const SUBTYPE_SYMMETRIC: u16 = 1;
+pub(super) const SUBTYPE_ASYMMETRIC: u16 = 2;
 /// Header, initialisation vector, one block and HMAC.
 const V1_BYTES_MIN: usize = HEADER_BYTES + 16 + 16 + 32;
 /// Header, nonce and tag.

@@ -1,7 +1,7 @@
 //! Calls to the coordinators that find the leader and survive its change: everybody is tried, hints are followed, and
 //! after a bounded wait the answer is that nobody leads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -40,6 +40,8 @@ pub(crate) struct Coordinators {
 #[derive(Debug, Default)]
 struct Known {
     leader: Option<String>,
+    /// Where coordinators are by their own word, beside those that we were told: one may have replaced another since.
+    members: BTreeSet<String>,
     clients: BTreeMap<String, Client>,
 }
 
@@ -87,7 +89,7 @@ impl Coordinators {
         R: Future<Output = Result<Response<T>, Status>>,
     {
         let deadline = Instant::now() + LEADER_WAIT;
-        let mut candidates = Candidates::new(&self.addresses, self.leader().as_deref());
+        let mut candidates = Candidates::new(&self.everybody(), self.leader().as_deref());
         let mut last_words = BTreeMap::new();
         let mut lost = false;
         loop {
@@ -133,7 +135,7 @@ impl Coordinators {
         R: Future<Output = Result<Response<T>, Status>>,
     {
         if self.leader().as_deref() != Some(address) {
-            match leader_of(client.clone()).await? {
+            match self.leader_of(client.clone()).await? {
                 Leader::Itself => {}
                 Leader::Other(leader) => return Err(Attempt::Elsewhere(Some(leader))),
                 Leader::Nobody => return Err(Attempt::Elsewhere(None)),
@@ -148,9 +150,9 @@ impl Coordinators {
 
     /// Asks everybody but `address` whether another one leads meanwhile.
     pub(crate) async fn leads_no_longer(&self, address: &str) -> bool {
-        for other in self.addresses.iter().filter(|other| *other != address) {
+        for other in self.everybody().iter().filter(|other| *other != address) {
             let Ok(client) = self.client(other) else { continue };
-            let leader = match leader_of(client).await {
+            let leader = match self.leader_of(client).await {
                 Ok(Leader::Itself) => other.clone(),
                 Ok(Leader::Other(leader)) => leader,
                 Ok(Leader::Nobody) | Err(_) => continue,
@@ -161,6 +163,29 @@ impl Coordinators {
             }
         }
         false
+    }
+
+    /// Asks one coordinator who leads, and who is a member.
+    async fn leader_of(&self, mut client: Client) -> Result<Leader, Attempt> {
+        let replicas = match timeout(CALL_MAX, client.get_farm(v1::GetFarmRequest {})).await {
+            Ok(Ok(farm)) => farm.into_inner().replicas,
+            Ok(Err(status)) => return Err(judge(status)),
+            Err(_) => return Err(Attempt::Later(format!("did not answer within {} s", CALL_MAX.as_secs()))),
+        };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.members = replicas.iter().map(|replica| replica.address.clone()).collect();
+        Ok(match replicas.into_iter().find(|replica| replica.leader) {
+            Some(replica) if replica.answering => Leader::Itself,
+            Some(replica) => Leader::Other(replica.address),
+            None => Leader::Nobody,
+        })
+    }
+
+    /// Every address that may be a coordinator's: those that we were told, then what members said of each other.
+    fn everybody(&self) -> Vec<String> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = known.members.iter().filter(|address| !self.addresses.contains(address));
+        self.addresses.iter().chain(others).cloned().collect()
     }
 
     fn leader(&self) -> Option<String> {
@@ -209,22 +234,6 @@ enum Leader {
     Other(String),
     /// None now.
     Nobody,
-}
-
-/// Asks one coordinator who leads.
-async fn leader_of(mut client: Client) -> Result<Leader, Attempt> {
-    match timeout(CALL_MAX, client.get_farm(v1::GetFarmRequest {})).await {
-        Ok(Ok(farm)) => {
-            let leader = farm.into_inner().replicas.into_iter().find(|replica| replica.leader);
-            Ok(match leader {
-                Some(replica) if replica.answering => Leader::Itself,
-                Some(replica) => Leader::Other(replica.address),
-                None => Leader::Nobody,
-            })
-        }
-        Ok(Err(status)) => Err(judge(status)),
-        Err(_) => Err(Attempt::Later(format!("did not answer within {} s", CALL_MAX.as_secs()))),
-    }
 }
 
 fn judge(status: Status) -> Attempt {

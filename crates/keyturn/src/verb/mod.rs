@@ -3,6 +3,7 @@
 mod agent;
 mod completions;
 mod coordinator;
+mod db;
 mod demo;
 mod hidden;
 mod key;
@@ -34,7 +35,7 @@ pub(crate) struct Cli {
 enum Command {
     /// Build a whole farm on this machine, rotate its keys under load, and check everything
     Demo(demo::Demo),
-    /// Run a coordinator: one replica of the rotation's state
+    /// Run a coordinator, one replica of the rotation's state; or list, add, replace and remove them
     Coordinator(coordinator::Coordinator),
     /// Run a node's agent
     Agent(agent::Agent),
@@ -47,6 +48,9 @@ enum Command {
     /// Manage the farm's nodes
     #[command(subcommand)]
     Node(node::Node),
+    /// Look into a database: what holds ciphertexts, under which keys, and how fast they turn
+    #[command(subcommand)]
+    Db(db::Db),
     /// Plan, start and follow rotations
     #[command(subcommand)]
     Rotation(rotation::Rotation),
@@ -65,12 +69,13 @@ enum Command {
 /// Carries out what was asked.
 pub(crate) async fn run(cli: Cli) -> Result<Exit, Problem> {
     let service = match &cli.command {
-        Command::Coordinator(verb) => Some(verb.log.log_format),
+        Command::Coordinator(verb) => verb.service_log(),
         Command::Agent(verb) => Some(verb.log.log_format),
         Command::Demo(_)
         | Command::Pki(_)
         | Command::Key(_)
         | Command::Node(_)
+        | Command::Db(_)
         | Command::Rotation(_)
         | Command::Recover(_)
         | Command::Completions(_)
@@ -85,6 +90,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Problem> {
         Command::Pki(verb) => verb.run(),
         Command::Key(verb) => verb.run(),
         Command::Node(verb) => verb.run().await,
+        Command::Db(verb) => verb.run().await,
         Command::Rotation(verb) => verb.run().await,
         Command::Recover(verb) => verb.run().await,
         Command::Completions(verb) => verb.run(),

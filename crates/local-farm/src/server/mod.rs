@@ -2,6 +2,7 @@
 
 mod binaries;
 mod roles;
+mod spare;
 mod temporary;
 
 use std::fs;
@@ -13,6 +14,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 
 use crate::database::Database;
 use roles::Roles;
+pub use spare::SpareDatabase;
 use temporary::TemporaryServer;
 
 /// What the parts of the farm need to reach the vault's database.

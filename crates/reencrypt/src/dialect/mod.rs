@@ -1,6 +1,8 @@
 //! What the engine asks of a database system. One folder per system holds all SQL of it; nothing else does.
 
+pub(crate) mod found;
 mod postgres;
+pub(crate) mod scratch;
 mod sqlite;
 
 use async_trait::async_trait;
@@ -12,7 +14,10 @@ use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
 use crate::sink::PageSink;
 use crate::table::{Change, KeyRange, Row, Table};
+use crate::targets::Exclude;
 use crate::{DatabaseConfig, EngineError, Targets};
+use found::Seen;
+use scratch::{Scratch, ScratchNames};
 
 pub(crate) use postgres::Postgres;
 pub(crate) use sqlite::Sqlite;
@@ -79,6 +84,22 @@ pub(crate) trait Dialect: Send + Sync {
 
     /// Opens a connection with the settings that the work needs.
     async fn open(&self) -> Result<Box<dyn Session>, EngineError>;
+
+    /// Opens a connection for measurements on scratch tables of these names.
+    async fn scratch(&self, _names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
+        Err(EngineError::Unsupported("this release measures nothing on this database".to_owned()))
+    }
+
+    /// Looks through every column of the database that the role may read, for values of devolutions-crypto. Reads
+    /// everything, once; changes nothing.
+    async fn see(&self) -> Result<Seen, EngineError> {
+        Err(EngineError::Unsupported("this release cannot look through this database".to_owned()))
+    }
+
+    /// The excluded columns that do not exist, as `table.column`.
+    async fn missing(&self, excludes: &[Exclude]) -> Result<Vec<String>, EngineError> {
+        if excludes.is_empty() { Ok(Vec::new()) } else { self.see().await.map(|_| Vec::new()) }
+    }
 }
 
 /// One connection. Every method either does all of what it says or nothing.
@@ -137,8 +158,11 @@ pub(crate) trait Session: Send {
     /// Turns the header back, ends the sessions of other workers, and fences the application again if it was.
     async fn turn_back(&mut self, mark: &LedgerMark) -> Result<(), EngineError>;
 
-    /// Gives the application's role its attributes back.
+    /// Gives the application's role its attributes back. Going forward, the header notes that it was let in.
     async fn lift_fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError>;
+
+    /// Whether the application was let in going forward, so that it may have written under the new key.
+    async fn was_let_in(&mut self, rotation: &RotationId) -> Result<bool, EngineError>;
 
     /// Closes the header, so that no work enters under this rotation any more.
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError>;
@@ -149,6 +173,17 @@ pub(crate) trait Session: Send {
     /// Leaves a note about a node in the ledger; one that is there already stays. What only the way forward allows is
     /// refused, in the same transaction, once the ledger has been turned back or a recovery has begun.
     async fn note(&mut self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError>;
+
+    /// Makes this session the only one that mends rows, until it ends, and sees that no rotation is under way.
+    async fn hold_repairs(&mut self) -> Result<(), EngineError> {
+        Err(EngineError::Unsupported("this release repairs nothing on this database".to_owned()))
+    }
+
+    /// Writes rows outside any rotation, in one transaction, each only if it still holds what was read. Refused
+    /// ([`EngineError::LedgerOpen`]) while a rotation is under way, which cannot begin as long as the transaction lasts.
+    async fn mend(&mut self, _table: &Table, _changes: &[Change]) -> Result<Written, EngineError> {
+        Err(EngineError::Unsupported("this release repairs nothing on this database".to_owned()))
+    }
 
     /// How many bytes of the database's history the slowest standby has still to replay; `None` where there is none, or
     /// where it cannot be known. Asked about once a second while rows are written.

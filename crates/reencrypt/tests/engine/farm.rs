@@ -29,7 +29,7 @@ const SCHEMA: &str = "
     CREATE TABLE attachments (
         entry_id bigint NOT NULL, file_name text NOT NULL, content {blob}, PRIMARY KEY (entry_id, file_name));";
 
-const TARGETS: &str = r#"
+pub(crate) const TARGETS: &str = r#"
     version = 1
     [[table]]
     name = "connections"

@@ -45,13 +45,33 @@ impl Farm {
             listeners.iter().map(|listener| listener.local_addr().expect("bound")).collect();
         for (place, listener) in listeners.into_iter().enumerate() {
             let id = place as u64 + 1;
-            let tls = farm.files(Role::Coordinator, &format!("coordinator-{id}"));
+            let tls = farm.files(Role::Coordinator, &id.to_string());
             let data_dir = farm.directory.path().join(format!("data-{id}"));
             let mut replica = Replica::new(id, &addresses, data_dir, tls);
             replica.start(listener);
             farm.replicas.push(replica);
         }
         farm
+    }
+
+    /// Starts a new replica of this number, that waits to be added; answers its place.
+    pub(crate) fn join(&mut self, id: u64) -> usize {
+        self.start_another(id, Replica::joining)
+    }
+
+    /// Starts a replica of this number that knows only itself, and so founds a cluster; answers its place.
+    pub(crate) fn found_apart(&mut self, id: u64) -> usize {
+        self.start_another(id, Replica::apart)
+    }
+
+    fn start_another(&mut self, id: u64, make: fn(u64, SocketAddr, PathBuf, TlsFiles) -> Replica) -> usize {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let tls = self.files(Role::Coordinator, &id.to_string());
+        let data_dir = self.directory.path().join(format!("data-{id}"));
+        let mut replica = make(id, listener.local_addr().expect("bound"), data_dir, tls);
+        replica.start(listener);
+        self.replicas.push(replica);
+        self.replicas.len() - 1
     }
 
     /// Issues a certificate and writes it where a process would find it.

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use coordinator::{Config, ReplicaConfig, RunError};
@@ -22,6 +23,8 @@ struct Running {
     runtime: Runtime,
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), RunError>>,
+    /// While it stands still; dropping it lets it go on.
+    frozen: Option<mpsc::Sender<()>>,
 }
 
 impl Replica {
@@ -32,8 +35,30 @@ impl Replica {
             .map(|(place, address)| ReplicaConfig { id: place as u64 + 1, address: format!("https://{address}") })
             .collect();
         let listen = addresses[usize::try_from(id).expect("small") - 1];
-        let config = Config { id, farm: FARM.to_owned(), listen, data_dir, tls, replicas };
+        let config = Config { id, farm: FARM.to_owned(), listen, data_dir, tls, join: false, replicas };
         Self { config, running: None }
+    }
+
+    /// One that joins, and knows nobody.
+    pub(crate) fn joining(id: u64, listen: SocketAddr, data_dir: PathBuf, tls: TlsFiles) -> Self {
+        let config = Config { id, farm: FARM.to_owned(), listen, data_dir, tls, join: true, replicas: Vec::new() };
+        Self { config, running: None }
+    }
+
+    /// One that is the only one of its cluster.
+    pub(crate) fn apart(id: u64, listen: SocketAddr, data_dir: PathBuf, tls: TlsFiles) -> Self {
+        let mut replica = Self::joining(id, listen, data_dir, tls);
+        replica.config.join = false;
+        replica.config.replicas = vec![ReplicaConfig { id, address: format!("https://{listen}") }];
+        replica
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.config.id
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
     }
 
     pub(crate) fn address(&self) -> String {
@@ -41,7 +66,26 @@ impl Replica {
     }
 
     pub(crate) fn is_running(&self) -> bool {
-        self.running.is_some()
+        self.running.as_ref().is_some_and(|running| running.frozen.is_none())
+    }
+
+    /// Makes it stand still wherever it is, as SIGSTOP does a process: its one thread is taken.
+    pub(crate) fn freeze(&mut self) {
+        let running = self.running.as_mut().expect("it runs");
+        let (frozen, thawed) = mpsc::channel();
+        let (sender, stands_still) = mpsc::channel();
+        running.runtime.spawn(async move {
+            sender.send(()).expect("somebody waits");
+            // Ends when the other end is dropped.
+            let _ = thawed.recv();
+        });
+        stands_still.recv_timeout(BOUND).expect("it stands still");
+        running.frozen = Some(frozen);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&mut self) {
+        self.running.as_mut().expect("it runs").frozen = None;
     }
 
     /// Starts it on a listener that is bound to its address.
@@ -59,7 +103,7 @@ impl Replica {
             let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
             coordinator::run_with(config, listener, stop.cancelled_owned()).await
         });
-        self.running = Some(Running { runtime, shutdown, task });
+        self.running = Some(Running { runtime, shutdown, task, frozen: None });
     }
 
     /// Starts it again at its address.
@@ -95,7 +139,8 @@ async fn end(runtime: Runtime) {
 
 impl Drop for Replica {
     fn drop(&mut self) {
-        if let Some(running) = self.running.take() {
+        if let Some(mut running) = self.running.take() {
+            running.frozen = None;
             running.runtime.shutdown_timeout(Duration::ZERO);
         }
     }

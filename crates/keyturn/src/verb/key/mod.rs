@@ -95,7 +95,7 @@ impl SetView {
 }
 
 /// Reads the agent's configuration, which names the key store.
-fn agent_config(path: &Path) -> Result<agent::Config, Problem> {
+pub(super) fn agent_config(path: &Path) -> Result<agent::Config, Problem> {
     agent::Config::load(path).map_err(|error| {
         Problem::refused(
             "configuration",
@@ -107,6 +107,6 @@ fn agent_config(path: &Path) -> Result<agent::Config, Problem> {
 }
 
 /// A key store that did not do what was asked.
-fn store_problem(message: &str, error: &keys::StoreError) -> Problem {
+pub(super) fn store_problem(message: &str, error: &keys::StoreError) -> Problem {
     Problem::refused("key-store", message, error.next_step()).because(error)
 }

@@ -151,6 +151,17 @@ impl Operator for Hostile {
         unasked()
     }
 
+    async fn throttle_rotation(
+        &self,
+        _: Request<v1::ThrottleRotationRequest>,
+    ) -> Result<Response<v1::Rotation>, Status> {
+        unasked()
+    }
+
+    async fn retire_rotation(&self, _: Request<v1::RetireRotationRequest>) -> Result<Response<v1::Rotation>, Status> {
+        unasked()
+    }
+
     async fn list_rotations(
         &self,
         _: Request<v1::ListRotationsRequest>,
@@ -162,6 +173,20 @@ impl Operator for Hostile {
         &self,
         _: Request<v1::WatchRotationRequest>,
     ) -> Result<Response<Self::WatchRotationStream>, Status> {
+        unasked()
+    }
+
+    async fn list_replicas(
+        &self,
+        _: Request<v1::ListReplicasRequest>,
+    ) -> Result<Response<v1::ListReplicasResponse>, Status> {
+        unasked()
+    }
+
+    async fn change_replicas(
+        &self,
+        _: Request<v1::ChangeReplicasRequest>,
+    ) -> Result<Response<v1::ChangeReplicasResponse>, Status> {
         unasked()
     }
 }

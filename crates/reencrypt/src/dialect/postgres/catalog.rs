@@ -12,7 +12,7 @@ use crate::{EngineError, Targets};
 use keys::value::Encoding;
 
 /// The schema of a table for which targets.toml gives none.
-const SCHEMA_DEFAULT: &str = "public";
+pub(super) const SCHEMA_DEFAULT: &str = "public";
 
 const RELATION: &str = "
     SELECT c.oid::int8, c.relkind::text, c.relispartition,
@@ -179,7 +179,10 @@ async fn describe(
     // ONLY: tables that inherit from it are tables of their own. Partitions are not.
     let only = if kind == "r" { "ONLY " } else { "" };
     let from = format!("{only}{}.{}", quote(schema), quote(&target.name));
-    Ok(Some((oid, Table { label: target.label(), from, key, columns: values, triggers: Vec::new() })))
+    Ok(Some((
+        oid,
+        Table { label: target.label(), from, key, columns: values, others: Vec::new(), triggers: Vec::new() },
+    )))
 }
 
 /// Whether it is a table at all.

@@ -7,6 +7,7 @@ use sqlx::{Connection, Row as _};
 use super::ledger::{self, Hold};
 use crate::EngineError;
 use crate::error::Doing;
+use crate::ledger::SCRATCH_ROTATIONS;
 use crate::history::{LedgerRotation, NoteKind, StoredRotation, recovery_begun};
 
 const CREATE: &str = "
@@ -25,6 +26,7 @@ const ROTATIONS: &str = "
            count(*) FILTER (WHERE s.pass = 'verify-restored' AND s.done),
            COALESCE(max(s.lease), 0)
     FROM keyturn.rotation r LEFT JOIN keyturn.shard s ON s.rotation = r.rotation
+    WHERE r.rotation NOT LIKE $1
     GROUP BY r.rotation ORDER BY r.rotation";
 
 /// All rotations of the ledger, oldest first; none where there is no ledger.
@@ -34,7 +36,7 @@ pub(super) async fn history(connection: &mut PgConnection) -> Result<Vec<LedgerR
         return Ok(Vec::new());
     }
     // Notes are read last: one that is written in between is seen rather than missed.
-    let rows = sqlx::query(ROTATIONS).fetch_all(&mut *connection).await.doing(doing)?;
+    let rows = sqlx::query(ROTATIONS).bind(SCRATCH_ROTATIONS).fetch_all(&mut *connection).await.doing(doing)?;
     let notes = notes(connection).await?;
     rows.iter().map(|row| read(row).doing(doing)?.read(&notes)).collect()
 }

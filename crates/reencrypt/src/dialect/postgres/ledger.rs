@@ -5,12 +5,13 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection, Row as _};
 
 use super::super::{Chunk, Written};
-use super::rows;
+use super::layout::Layout;
+use super::{load, rows};
 use crate::EngineError;
 use crate::error::Doing;
 use crate::ledger::{
-    Claim, Header, LEDGER_FORMAT, LedgerMark, Pass, ShardRecord, StoredRecord, chunk_superseded, direction_text,
-    epoch_number, number,
+    Claim, Header, LEDGER_FORMAT, LedgerMark, Pass, SCRATCH_ROTATIONS, ShardRecord, StoredRecord, chunk_superseded,
+    direction_text, epoch_number, number,
 };
 
 /// One lock for all that make the ledger's tables, so that two agents do not make them at once. Any number will do.
@@ -29,7 +30,8 @@ const CREATE: &str = "
         role_saved text,
         role_fenced boolean NOT NULL DEFAULT false,
         opened_at timestamptz NOT NULL DEFAULT now(),
-        closed_at timestamptz
+        closed_at timestamptz,
+        let_in boolean NOT NULL DEFAULT false
     );
     CREATE TABLE IF NOT EXISTS keyturn.shard (
         rotation text NOT NULL REFERENCES keyturn.rotation ON DELETE CASCADE,
@@ -45,26 +47,51 @@ const CREATE: &str = "
         done boolean NOT NULL DEFAULT false,
         holder_pid integer NOT NULL,
         holder_start timestamptz NOT NULL,
+        rest_digest text NOT NULL DEFAULT '00000000000000000000000000000000',
+        raw_digest text NOT NULL DEFAULT '00000000000000000000000000000000',
         PRIMARY KEY (rotation, shard, pass)
     );";
 
+/// What format 2 has beyond format 1, besides the shadows.
+const UPGRADE: &str = "
+    ALTER TABLE keyturn.rotation ADD COLUMN let_in boolean NOT NULL DEFAULT false;
+    ALTER TABLE keyturn.shard
+        ADD COLUMN rest_digest text NOT NULL DEFAULT '00000000000000000000000000000000',
+        ADD COLUMN raw_digest text NOT NULL DEFAULT '00000000000000000000000000000000';
+    UPDATE keyturn.rotation SET format = 2;";
+
 const HEADER: &str = "
-    SELECT format, direction, epoch, closed, role_saved, role_fenced FROM keyturn.rotation WHERE rotation = $1";
+    SELECT format, direction, epoch, closed, role_saved, role_fenced, let_in FROM keyturn.rotation WHERE rotation = $1";
 
 const SHARD: &str = "
-    SELECT epoch, lease, cursor_key, rows_done, values_opened, values_undecryptable, content_digest, done
+    SELECT epoch, lease, cursor_key, rows_done, values_opened, values_undecryptable, content_digest, done,
+           rest_digest, raw_digest
     FROM keyturn.shard WHERE rotation = $1 AND shard = $2 AND pass = $3";
 
-/// Whether the ledger's tables are there.
+/// Whether the ledger is there in this release's form. One of an earlier form in which all is closed knows nothing of
+/// any rotation that could be asked about; one in which a rotation is open is that release's.
 pub(super) async fn exists(connection: &mut PgConnection) -> Result<bool, EngineError> {
-    sqlx::query(
-        "SELECT count(*) = 2 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-         WHERE n.nspname = 'keyturn' AND c.relname IN ('rotation', 'shard') AND c.relkind = 'r'",
+    let doing = || "looking for the ledger".to_owned();
+    let tables: i64 = sqlx::query(
+        "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname = 'keyturn' AND c.relname IN ('rotation', 'shard', 'shadow') AND c.relkind = 'r'",
     )
-    .fetch_one(connection)
+    .fetch_one(&mut *connection)
     .await
     .and_then(|row| row.try_get(0))
-    .doing(|| "looking for the ledger".to_owned())
+    .doing(doing)?;
+    if tables != 2 {
+        return Ok(tables == 3);
+    }
+    let open: Option<String> = sqlx::query("SELECT rotation FROM keyturn.rotation WHERE NOT closed LIMIT 1")
+        .fetch_optional(connection)
+        .await
+        .and_then(|row| row.map(|row| row.try_get(0)).transpose())
+        .doing(doing)?;
+    match open {
+        Some(open) => Err(EngineError::LedgerOld(open)),
+        None => Ok(false),
+    }
 }
 
 /// Keeps others from making tables of the ledger until the transaction ends.
@@ -73,7 +100,7 @@ pub(super) async fn lock_creation(connection: &mut PgConnection) -> Result<(), s
 }
 
 /// Makes the ledger's schema and tables where they are missing. An administrator may make the schema beforehand, so
-/// that the agent's role needs no right to make schemas.
+/// that the agent's role needs no right to make schemas. Tables of an earlier form are brought to this one.
 pub(super) async fn create(connection: &mut PgConnection) -> Result<(), EngineError> {
     if exists(connection).await? {
         return Ok(());
@@ -81,16 +108,70 @@ pub(super) async fn create(connection: &mut PgConnection) -> Result<(), EngineEr
     let doing = || "making the ledger's tables".to_owned();
     let mut transaction = connection.begin().await.doing(doing)?;
     lock_creation(&mut transaction).await.doing(doing)?;
-    let schema: bool = sqlx::query("SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = 'keyturn')")
+    // Somebody else may have made them while we waited.
+    if exists(&mut transaction).await? {
+        return Ok(());
+    }
+    let row = sqlx::query(
+        "SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = 'keyturn'),
+                EXISTS (SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                        WHERE n.nspname = 'keyturn' AND c.relname = 'rotation')",
+    )
+    .fetch_one(&mut *transaction)
+    .await
+    .doing(doing)?;
+    let (schema, old): (bool, bool) = (row.try_get(0).doing(doing)?, row.try_get(1).doing(doing)?);
+    if !schema {
+        sqlx::raw_sql("CREATE SCHEMA keyturn").execute(&mut *transaction).await.doing(doing)?;
+    }
+    sqlx::raw_sql(if old { UPGRADE } else { CREATE }).execute(&mut *transaction).await.doing(doing)?;
+    sqlx::raw_sql(super::shadow::CREATE).execute(&mut *transaction).await.doing(doing)?;
+    transaction.commit().await.doing(doing)
+}
+
+/// A rotation whose header is open, if there is one; measurements do not count.
+pub(super) async fn open_rotation(connection: &mut PgConnection) -> Result<Option<String>, EngineError> {
+    sqlx::query("SELECT rotation FROM keyturn.rotation WHERE NOT closed AND rotation NOT LIKE $1 LIMIT 1")
+        .bind(SCRATCH_ROTATIONS)
+        .fetch_optional(connection)
+        .await
+        .and_then(|row| row.map(|row| row.try_get(0)).transpose())
+        .doing(|| "looking for a rotation under way".to_owned())
+}
+
+/// Takes the ledger away again in which no rotation stands.
+pub(super) async fn drop_unused(connection: &mut PgConnection) -> Result<(), EngineError> {
+    let doing = || "removing the ledger that only measurements used".to_owned();
+    let mut transaction = connection.begin().await.doing(doing)?;
+    sqlx::raw_sql("LOCK TABLE keyturn.rotation IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *transaction)
+        .await
+        .doing(doing)?;
+    let used: bool = sqlx::query("SELECT EXISTS (SELECT 1 FROM keyturn.rotation)")
         .fetch_one(&mut *transaction)
         .await
         .and_then(|row| row.try_get(0))
         .doing(doing)?;
-    if !schema {
-        sqlx::raw_sql("CREATE SCHEMA keyturn").execute(&mut *transaction).await.doing(doing)?;
+    if used {
+        return Ok(());
     }
-    sqlx::raw_sql(CREATE).execute(&mut *transaction).await.doing(doing)?;
-    transaction.commit().await.doing(doing)
+    let tables: Vec<String> = sqlx::query(
+        "SELECT quote_ident(c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname = 'keyturn' AND c.relkind = 'r' AND c.relname NOT LIKE 'keyturn\\_%' ORDER BY 1",
+    )
+    .fetch_all(&mut *transaction)
+    .await
+    .and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect())
+    .doing(doing)?;
+    for table in tables {
+        // Reviewed: a quoted identifier.
+        let sql = format!("DROP TABLE keyturn.{table} CASCADE");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut *transaction).await.doing(doing)?;
+    }
+    transaction.commit().await.doing(doing)?;
+    // An administrator may have made the schema for the role, which then may not drop it, or something else stands in it.
+    let _ = sqlx::raw_sql("DROP SCHEMA keyturn").execute(connection).await;
+    Ok(())
 }
 
 /// How the header is to be held by the transaction that reads it.
@@ -132,7 +213,16 @@ fn read_header(row: &PgRow) -> Result<Header, sqlx::Error> {
         closed: row.try_get(3)?,
         role_saved: row.try_get(4)?,
         role_fenced: row.try_get(5)?,
+        let_in: row.try_get(6)?,
     })
+}
+
+/// Whether the application was let in going forward.
+pub(super) async fn was_let_in(connection: &mut PgConnection, rotation: &RotationId) -> Result<bool, EngineError> {
+    if !exists(connection).await? {
+        return Ok(false);
+    }
+    Ok(header(connection, rotation, Hold::Glance).await?.is_some_and(|header| header.let_in))
 }
 
 /// Inserts the header if there is none.
@@ -159,7 +249,7 @@ pub(super) async fn update_header(
 ) -> Result<(), EngineError> {
     sqlx::query(
         "UPDATE keyturn.rotation
-         SET direction = $2, epoch = $3, closed = $4, role_saved = $5, role_fenced = $6,
+         SET direction = $2, epoch = $3, closed = $4, role_saved = $5, role_fenced = $6, let_in = $7,
              closed_at = CASE WHEN $4 THEN COALESCE(closed_at, now()) END
          WHERE rotation = $1",
     )
@@ -169,6 +259,7 @@ pub(super) async fn update_header(
     .bind(header.closed)
     .bind(&header.role_saved)
     .bind(header.role_fenced)
+    .bind(header.let_in)
     .execute(connection)
     .await
     .doing(|| "writing the ledger's header".to_owned())?;
@@ -256,6 +347,9 @@ pub(super) async fn record(
     shard: ShardId,
     pass: Pass,
 ) -> Result<Option<ShardRecord>, EngineError> {
+    if !exists(connection).await? {
+        return Err(EngineError::LedgerMissing(*rotation));
+    }
     let doing = || format!("reading shard {shard} in the ledger");
     let row = sqlx::query(SHARD)
         .bind(rotation.to_string())
@@ -270,17 +364,37 @@ pub(super) async fn record(
     }
 }
 
-pub(super) async fn commit(connection: &mut PgConnection, chunk: &Chunk<'_>) -> Result<Written, EngineError> {
+/// A commit that need not be on disk when it answers: rows and ledger are lost together or not at all, and whoever goes
+/// on finds the ledger's cursor where the rows are. Only the end of a shard is told to anybody, and its commit is
+/// durable; the log is one, so everything before it is durable with it. (docs/decisions/0009)
+const BEGIN_CHUNK: &str = "BEGIN; SET LOCAL synchronous_commit = off";
+
+/// A commit that is told: on disk, and on standbys if the server is set up so.
+const BEGIN_DURABLE: &str = "BEGIN; SET LOCAL synchronous_commit = on";
+
+/// Writes rows and the shard's row. `layout` says how rows travel where they go into a copy.
+pub(super) async fn commit(
+    connection: &mut PgConnection,
+    chunk: &Chunk<'_>,
+    layout: Option<&Layout>,
+) -> Result<Written, EngineError> {
     let claim = chunk.claim;
     let doing = || format!("committing a chunk of {}", chunk.table.label);
-    let mut transaction = connection.begin().await.doing(doing)?;
+    let begin = if chunk.after.done || chunk.after.cursor.is_none() { BEGIN_DURABLE } else { BEGIN_CHUNK };
+    let mut transaction = connection.begin_with(begin).await.doing(doing)?;
     // The header first, held until the commit: whoever turns it back waits for us, or we for him.
     let header = header(&mut transaction, &claim.mark.rotation, Hold::Shared).await?;
     header.ok_or(EngineError::LedgerMissing(claim.mark.rotation))?.admit(&claim.mark)?;
     // Then the shard's row, before any row of the user's: of two that hold the same lease only one may go on.
     write_shard(&mut transaction, claim, chunk.after, Some(chunk.before)).await?;
     if !chunk.changes.is_empty() {
-        let written = rows::update(&mut transaction, chunk.table, chunk.changes).await?;
+        let written = match (chunk.into, layout) {
+            (Some(into), Some(layout)) => {
+                super::shadow::act_as_owner_of(&mut transaction, into).await?;
+                load::insert(&mut transaction, chunk.table, into, layout, chunk.changes).await?
+            }
+            (None, _) | (_, None) => rows::update(&mut transaction, chunk.table, chunk.changes).await?,
+        };
         if written != chunk.changes.len() as u64 {
             transaction.rollback().await.doing(doing)?;
             return Ok(Written::RowsDiffer);
@@ -301,7 +415,7 @@ async fn write_shard(
     let done = sqlx::query(
         "UPDATE keyturn.shard s
          SET epoch = $4, lease = $5, cursor_key = $6, rows_done = $7, values_opened = $8, values_undecryptable = $9,
-             content_digest = $10, done = $11, holder_pid = a.pid, holder_start = a.backend_start
+             content_digest = $10, done = $11, rest_digest = $15, raw_digest = $16, holder_pid = a.pid, holder_start = a.backend_start
          FROM pg_stat_activity a
          WHERE s.rotation = $1 AND s.shard = $2 AND s.pass = $3 AND a.pid = pg_backend_pid()
            AND (NOT $12 OR (s.epoch = $4 AND s.lease = $5 AND NOT s.done
@@ -321,6 +435,8 @@ async fn write_shard(
     .bind(before.is_some())
     .bind(before.and_then(|before| before.cursor.as_ref()).map(ToString::to_string))
     .bind(before.map_or(0, |before| number(before.tally.rows)))
+    .bind(record.tally.rest.to_string())
+    .bind(record.raw.to_string())
     .execute(connection)
     .await
     .doing(|| format!("writing shard {} in the ledger", claim.shard))?;
@@ -337,5 +453,7 @@ fn read_shard(row: &PgRow) -> Result<StoredRecord, sqlx::Error> {
         undecryptable: row.try_get(5)?,
         digest: row.try_get(6)?,
         done: row.try_get(7)?,
+        rest: row.try_get(8)?,
+        raw: row.try_get(9)?,
     })
 }

@@ -1,11 +1,21 @@
 //! PostgreSQL 14 and later: connecting with the settings that the work needs, and what the session answers.
 
+mod bench;
 mod catalog;
 mod history;
+mod layout;
 mod ledger;
+mod load;
+mod look;
+mod mend;
 mod role;
 mod rows;
+mod scan;
+mod shadow;
+#[cfg(test)]
+mod tests;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +24,18 @@ use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, Sha
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Row as _};
 
+use self::layout::Layout;
+use super::found::Seen;
+use super::scratch::{Scratch, ScratchNames};
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
 use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
-use crate::sink::{PageSink, scan_by_pages};
-use crate::table::{KeyRange, Row, Table};
+use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
+use crate::sink::PageSink;
+use crate::table::{Change, KeyRange, Row, Table};
+use crate::targets::Exclude;
 use crate::{DatabaseConfig, EngineError, Targets};
 
 /// Agents that may write at once. Beyond this, on the hardware of a vault, they wait for the same log and disk.
@@ -104,6 +119,19 @@ struct PostgresSession {
     shared: Arc<Shared>,
     /// Whether triggers and rules of the user are off; setting that takes a right of its own.
     triggers_off: bool,
+    /// How rows of a table travel, by its SQL name, once a copy of it was filled in this session.
+    layouts: HashMap<String, Arc<Layout>>,
+}
+
+impl PostgresSession {
+    async fn layout(&mut self, table: &Table) -> Result<Arc<Layout>, EngineError> {
+        if let Some(layout) = self.layouts.get(&table.from) {
+            return Ok(Arc::clone(layout));
+        }
+        let layout = Arc::new(Layout::of(&mut self.connection, table).await?);
+        self.layouts.insert(table.from.clone(), Arc::clone(&layout));
+        Ok(layout)
+    }
 }
 
 #[async_trait]
@@ -126,20 +154,36 @@ impl Dialect for Postgres {
     }
 
     async fn open(&self) -> Result<Box<dyn Session>, EngineError> {
-        let connecting = PgConnection::connect_with(&self.options);
-        let mut connection = match tokio::time::timeout(CONNECT_TIME_MAX, connecting).await {
-            Ok(connected) => connected.doing(|| "connecting to PostgreSQL".to_owned())?,
-            Err(_) => {
-                let doing = "connecting to PostgreSQL".to_owned();
-                return Err(EngineError::TimedOut { doing, seconds: CONNECT_TIME_MAX.as_secs() });
-            }
-        };
+        let mut connection = connect(&self.options).await?;
         sqlx::raw_sql(SETTINGS)
             .execute(&mut connection)
             .await
             .doing(|| "setting up a PostgreSQL session".to_owned())?;
         let triggers_off = turn_triggers_off(&mut connection).await?;
-        Ok(Box::new(PostgresSession { connection, shared: Arc::clone(&self.shared), triggers_off }))
+        let (shared, layouts) = (Arc::clone(&self.shared), HashMap::new());
+        Ok(Box::new(PostgresSession { connection, shared, triggers_off, layouts }))
+    }
+
+    async fn scratch(&self, names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
+        Ok(Box::new(bench::PostgresScratch::open(&self.options, names).await?))
+    }
+
+    async fn see(&self) -> Result<Seen, EngineError> {
+        look::see(&self.options).await
+    }
+
+    async fn missing(&self, excludes: &[Exclude]) -> Result<Vec<String>, EngineError> {
+        look::missing(&self.options, excludes).await
+    }
+}
+
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, EngineError> {
+    match tokio::time::timeout(CONNECT_TIME_MAX, PgConnection::connect_with(options)).await {
+        Ok(connected) => connected.doing(|| "connecting to PostgreSQL".to_owned()),
+        Err(_) => {
+            let doing = "connecting to PostgreSQL".to_owned();
+            Err(EngineError::TimedOut { doing, seconds: CONNECT_TIME_MAX.as_secs() })
+        }
     }
 }
 
@@ -196,11 +240,15 @@ impl Session for PostgresSession {
     }
 
     async fn page(&mut self, scan: &Scan<'_>, limit: PageLimit) -> Result<Vec<Row>, EngineError> {
+        if scan.whole {
+            return Err(EngineError::Internal("whole rows of PostgreSQL come from scans".to_owned()));
+        }
         rows::page(&mut self.connection, scan.table, scan.range, limit).await
     }
 
     async fn scan(&mut self, scan: &Scan<'_>, sink: &mut PageSink) -> Result<(), EngineError> {
-        scan_by_pages(self, scan, sink).await
+        let layout = if scan.whole { self.layout(scan.table).await? } else { Arc::new(Layout::of_key(scan.table)) };
+        scan::scan(&mut self.connection, scan, &layout, sink).await
     }
 
     async fn row(&mut self, table: &Table, key: &Key) -> Result<Option<Row>, EngineError> {
@@ -225,7 +273,11 @@ impl Session for PostgresSession {
     }
 
     async fn commit(&mut self, chunk: &Chunk<'_>) -> Result<Written, EngineError> {
-        ledger::commit(&mut self.connection, chunk).await
+        let layout = match chunk.into {
+            Some(_) => Some(self.layout(chunk.table).await?),
+            None => None,
+        };
+        ledger::commit(&mut self.connection, chunk, layout.as_deref()).await
     }
 
     async fn try_write(&mut self, table: &Table, key: &Key, turn: Turn<'_>) -> Result<bool, EngineError> {
@@ -241,7 +293,12 @@ impl Session for PostgresSession {
     }
 
     async fn lift_fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
+        shadow::let_go(&mut self.connection, mark).await?;
         role::lift_fence(&mut self.connection, mark).await
+    }
+
+    async fn was_let_in(&mut self, rotation: &RotationId) -> Result<bool, EngineError> {
+        ledger::was_let_in(&mut self.connection, rotation).await
     }
 
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
@@ -254,6 +311,66 @@ impl Session for PostgresSession {
 
     async fn note(&mut self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError> {
         history::note(&mut self.connection, rotation, kind, node).await
+    }
+
+    async fn hold_repairs(&mut self) -> Result<(), EngineError> {
+        mend::hold(&mut self.connection).await
+    }
+
+    async fn mend(&mut self, table: &Table, changes: &[Change]) -> Result<Written, EngineError> {
+        mend::mend(&mut self.connection, table, changes).await
+    }
+
+    async fn shadow_obstacle(&mut self, table: &Table) -> Result<Option<String>, EngineError> {
+        shadow::obstacle(&mut self.connection, table, self.triggers_off).await
+    }
+
+    async fn space(&mut self, tables: &[Table]) -> Result<Space, EngineError> {
+        shadow::space(&mut self.connection, tables).await
+    }
+
+    async fn shadow(&mut self, mark: &LedgerMark, table: &Table) -> Result<Shadow, EngineError> {
+        shadow::shadow(&mut self.connection, mark, table).await
+    }
+
+    async fn shadows(&mut self, rotation: &RotationId) -> Result<Vec<Shadow>, EngineError> {
+        shadow::shadows(&mut self.connection, rotation).await
+    }
+
+    async fn build_steps(&mut self, mark: &LedgerMark, pair: &Pair) -> Result<Vec<BuildStep>, EngineError> {
+        shadow::build_steps(&mut self.connection, mark, &pair.original).await
+    }
+
+    async fn build(&mut self, mark: &LedgerMark, pair: &Pair, step: &BuildStep) -> Result<(), EngineError> {
+        shadow::build(&mut self.connection, mark, &pair.original, step).await
+    }
+
+    async fn built(&mut self, mark: &LedgerMark, pair: &Pair) -> Result<(), EngineError> {
+        shadow::built(&mut self.connection, mark, &pair.original).await
+    }
+
+    async fn hold_for_swap(&mut self, mark: &LedgerMark, pairs: &[Pair]) -> Result<HeldReaders, EngineError> {
+        shadow::hold(&mut self.connection, mark, pairs).await
+    }
+
+    async fn swap(&mut self, mark: &LedgerMark, pairs: &[Pair]) -> Result<(), EngineError> {
+        shadow::swap(&mut self.connection, mark, pairs).await
+    }
+
+    async fn swap_back(&mut self, mark: &LedgerMark, back: &[Pair], kept: &[Pair]) -> Result<(), EngineError> {
+        shadow::swap_back(&mut self.connection, mark, back, kept).await
+    }
+
+    async fn release(&mut self) -> Result<(), EngineError> {
+        shadow::release(&mut self.connection).await
+    }
+
+    async fn drop_shadows(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
+        shadow::drop_shadows(&mut self.connection, mark).await
+    }
+
+    async fn retire(&mut self, rotation: &RotationId) -> Result<(), EngineError> {
+        shadow::retire(&mut self.connection, rotation).await
     }
 
     async fn end(self: Box<Self>) {

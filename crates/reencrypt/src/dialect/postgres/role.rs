@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rotation::Direction;
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Row as _};
@@ -10,7 +11,7 @@ use super::ledger::{self, Hold};
 use super::{APPLICATION_PREFIX, Shared};
 use crate::EngineError;
 use crate::error::Doing;
-use crate::ledger::{LedgerMark, direction_text, epoch_number};
+use crate::ledger::{LedgerMark, SCRATCH_ROTATIONS, direction_text, epoch_number};
 use crate::table::quote;
 
 /// How often it is looked whether they have gone.
@@ -146,13 +147,15 @@ pub(super) async fn fence(
     let mut transaction = connection.begin().await.doing(doing)?;
     // The role changes in the transaction that holds the header, so a fence that comes late cannot shut the
     // application out after the rotation has gone on.
-    let open: Option<String> =
-        sqlx::query("SELECT rotation FROM keyturn.rotation WHERE NOT closed AND rotation <> $1 LIMIT 1")
-            .bind(mark.rotation.to_string())
-            .fetch_optional(&mut *transaction)
-            .await
-            .and_then(|row| row.map(|row| row.try_get(0)).transpose())
-            .doing(doing)?;
+    let open: Option<String> = sqlx::query(
+        "SELECT rotation FROM keyturn.rotation WHERE NOT closed AND rotation <> $1 AND rotation NOT LIKE $2 LIMIT 1",
+    )
+    .bind(mark.rotation.to_string())
+    .bind(SCRATCH_ROTATIONS)
+    .fetch_optional(&mut *transaction)
+    .await
+    .and_then(|row| row.map(|row| row.try_get(0)).transpose())
+    .doing(doing)?;
     if let Some(open) = open {
         return Err(EngineError::LedgerOpen(open));
     }
@@ -310,7 +313,7 @@ pub(super) async fn turn_back(
 
 /// Ends the sessions of all other workers, wherever they are. One that is stopped inside a transaction would
 /// otherwise hold the header for as long as it likes.
-async fn end_other_workers(connection: &mut PgConnection) -> Result<(), EngineError> {
+pub(super) async fn end_other_workers(connection: &mut PgConnection) -> Result<(), EngineError> {
     sqlx::query(
         "SELECT pg_terminate_backend(pid, $2) FROM pg_stat_activity
          WHERE datname = current_database() AND usename = session_user AND pid <> pg_backend_pid()
@@ -360,6 +363,7 @@ pub(super) async fn lift_fence(connection: &mut PgConnection, mark: &LedgerMark)
     let mut header = header.ok_or(EngineError::LedgerMissing(mark.rotation))?;
     header.admit(mark)?;
     header.epoch = epoch_number(mark);
+    header.let_in |= mark.direction == Direction::Forward;
     give_back(&mut transaction, &mut header).await?;
     ledger::update_header(&mut transaction, mark, &header).await?;
     transaction.commit().await.doing(doing)

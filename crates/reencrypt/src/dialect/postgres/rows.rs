@@ -121,8 +121,14 @@ pub(super) async fn update(
 ) -> Result<u64, EngineError> {
     // Reviewed: as in `page`.
     let mut query = sqlx::query(AssertSqlSafe(update_sql(table)));
-    for at in 0..table.key.len() {
-        query = query.bind(changes.iter().map(|change| text(&change.row.key.0[at])).collect::<Vec<String>>());
+    for (at, column) in table.key.iter().enumerate() {
+        let values = changes.iter().map(|change| &change.row.key.0[at]);
+        query = match column.kind {
+            KeyKind::Integer => query.bind(values.map(|value| integer(table, value)).collect::<Result<Vec<i64>, _>>()?),
+            KeyKind::Text | KeyKind::Bytes | KeyKind::Other | KeyKind::Any => {
+                query.bind(values.map(text).collect::<Vec<String>>())
+            }
+        };
     }
     for (at, column) in table.columns.iter().enumerate() {
         let old = changes.iter().map(|change| change.row.values[at].bytes());
@@ -146,7 +152,8 @@ fn update_sql(table: &Table) -> String {
     let mut sets = Vec::new();
     let mut conditions = Vec::new();
     for (at, key) in table.key.iter().enumerate() {
-        arrays.push(format!("${}::text[]", arrays.len() + 1));
+        let array = if key.kind == KeyKind::Integer { "int8[]" } else { "text[]" };
+        arrays.push(format!("${}::{array}", arrays.len() + 1));
         names.push(format!("k{at}"));
         casts.push(format!("k{at}::{} AS k{at}", key.cast));
         conditions.push(format!("t.{} = batch.k{at}", key.sql));
@@ -224,8 +231,17 @@ fn bind_key<'q>(mut query: PgQuery<'q>, key: &Key) -> PgQuery<'q> {
     query
 }
 
-/// Keys travel as text, which PostgreSQL casts to the column's own type: one way for all types, and exact.
-fn text(value: &KeyValue) -> String {
+fn integer(table: &Table, value: &KeyValue) -> Result<i64, EngineError> {
+    match value {
+        KeyValue::Integer(number) => Ok(*number),
+        KeyValue::Text(_) | KeyValue::Bytes(_) | KeyValue::Other(_) => {
+            Err(EngineError::Internal(format!("a key of {} is no whole number", table.label)))
+        }
+    }
+}
+
+/// Keys that are no whole numbers travel as text, which PostgreSQL casts to the column's own type: one way for all types, and exact.
+pub(super) fn text(value: &KeyValue) -> String {
     match value {
         KeyValue::Integer(number) => number.to_string(),
         KeyValue::Text(text) | KeyValue::Other(text) => text.clone(),

@@ -14,7 +14,7 @@ use crate::{EngineError, Targets};
 const SCHEMA: &str = "main";
 
 /// Columns with their place in the primary key (0: none) and whether they are generated (`hidden` 2 and 3).
-const COLUMNS: &str = "SELECT name, upper(type), \"notnull\", pk, hidden FROM pragma_table_xinfo(?)";
+const COLUMNS: &str = "SELECT name, upper(type), \"notnull\", pk, hidden, cid FROM pragma_table_xinfo(?)";
 
 /// The collations of the primary key's own index, in its order. There is none for an `INTEGER PRIMARY KEY`.
 const COLLATIONS: &str = "
@@ -29,11 +29,15 @@ const FOREIGN_KEYS: &str = "
     SELECT f.\"to\", m.name FROM sqlite_schema m, pragma_foreign_key_list(m.name) f
     WHERE m.type = 'table' AND f.\"table\" = ?1 COLLATE NOCASE AND f.\"to\" IS NOT NULL";
 
+/// How the rowid is called, unless a column has the name.
+pub(super) const ROWID_NAMES: [&str; 3] = ["rowid", "_rowid_", "oid"];
+
 struct Column {
     declared: String,
     not_null: bool,
     key_position: i64,
     generated: bool,
+    position: i64,
 }
 
 /// Finds all of them, or names every problem with any.
@@ -103,11 +107,41 @@ async fn describe(
     .map(|(name, definition)| Trigger { sql: quote(&name), definition })
     .collect();
     let from = format!("{}.{}", quote(SCHEMA), quote(&target.name));
-    let table = Table { label: target.label(), from, key, columns: values, triggers };
+    let others = others(connection, target, &columns, &collations).await.doing(doing)?;
+    let table = Table { label: target.label(), from, key, columns: values, others, triggers };
     if problems.is_empty() {
         nulls(connection, target, &table, &columns, problems).await?;
     }
     Ok(Some(table))
+}
+
+/// The rest of a row, in the order of the table. A rowid that is not the key belongs to it: applications remember it.
+async fn others(
+    connection: &mut SqliteConnection,
+    target: &TableTarget,
+    columns: &BTreeMap<String, Column>,
+    collations: &[(String, String)],
+) -> Result<Vec<String>, sqlx::Error> {
+    let registered = |name: &str| target.columns.iter().any(|column| column.name == name);
+    let mut others: Vec<(i64, String)> = columns
+        .iter()
+        .filter(|(name, column)| !column.generated && !registered(name))
+        .map(|(name, column)| (column.position, quote(name)))
+        .collect();
+    // Only the key that is the rowid itself has no index of its own.
+    let has_rowid: bool =
+        sqlx::query("SELECT NOT wr FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE")
+            .bind(&target.name)
+            .fetch_one(connection)
+            .await?
+            .try_get(0)?;
+    if has_rowid && !collations.is_empty() {
+        let taken = |name: &str| columns.keys().any(|column| column.eq_ignore_ascii_case(name));
+        // With columns of all three names it cannot be read, and nobody can remember it.
+        others.extend(ROWID_NAMES.into_iter().find(|name| !taken(name)).map(|name| (-1, name.to_owned())));
+    }
+    others.sort_unstable();
+    Ok(others.into_iter().map(|(_, name)| name).collect())
 }
 
 /// SQLite takes NULL, and more than one, in a primary key that is not declared NOT NULL. Such rows have no name by
@@ -151,6 +185,7 @@ async fn columns(
             not_null: row.try_get(2)?,
             key_position: row.try_get(3)?,
             generated: matches!(row.try_get::<i64, _>(4)?, 2 | 3),
+            position: row.try_get(5)?,
         };
         columns.insert(row.try_get(0)?, column);
     }

@@ -7,6 +7,7 @@ use sqlx::{Connection, Row as _};
 use super::ledger;
 use crate::EngineError;
 use crate::error::Doing;
+use crate::ledger::SCRATCH_ROTATIONS;
 use crate::history::{LedgerRotation, NoteKind, StoredRotation, recovery_begun};
 
 const CREATE: &str = "
@@ -27,7 +28,7 @@ const ROTATIONS: &str = "
            (SELECT count(*) FROM main.keyturn_shard s
             WHERE s.rotation = r.rotation AND s.pass = 'verify-restored' AND s.done),
            (SELECT COALESCE(max(s.lease), 0) FROM main.keyturn_shard s WHERE s.rotation = r.rotation)
-    FROM main.keyturn_rotation r ORDER BY r.rotation";
+    FROM main.keyturn_rotation r WHERE r.rotation NOT LIKE ? ORDER BY r.rotation";
 
 /// All rotations of the ledger, oldest first; none where there is no ledger.
 pub(super) async fn history(connection: &mut SqliteConnection) -> Result<Vec<LedgerRotation>, EngineError> {
@@ -37,7 +38,7 @@ pub(super) async fn history(connection: &mut SqliteConnection) -> Result<Vec<Led
     let notes = notes(&mut transaction).await?;
     let mut rotations = Vec::new();
     if ledger::exists(&mut transaction).await? {
-        let rows = sqlx::query(ROTATIONS).fetch_all(&mut *transaction).await.doing(doing)?;
+        let rows = sqlx::query(ROTATIONS).bind(SCRATCH_ROTATIONS).fetch_all(&mut *transaction).await.doing(doing)?;
         for row in &rows {
             rotations.push(read(row).doing(doing)?.read(&notes)?);
         }

@@ -1,7 +1,7 @@
 //! The ledger in SQLite: its tables, entering a shard, and the transaction of a chunk. Every transaction that may
 //! write takes the database's one lock at its beginning, so what it reads stays true until it ends.
 
-use rotation::{RotationId, ShardId};
+use rotation::{Direction, RotationId, ShardId};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection, Row as _, Sqlite, Transaction};
 
@@ -11,10 +11,10 @@ use crate::EngineError;
 use crate::error::Doing;
 use crate::key::Key;
 use crate::ledger::{
-    Claim, Header, LEDGER_FORMAT, LedgerMark, Pass, ShardRecord, StoredRecord, chunk_superseded, direction_text,
-    epoch_number, number,
+    Claim, Header, LEDGER_FORMAT, LedgerMark, Pass, SCRATCH_ROTATIONS, ShardRecord, StoredRecord, chunk_superseded,
+    direction_text, epoch_number, number,
 };
-use crate::table::{Change, Table};
+use crate::table::{Change, Table, quote};
 
 const CREATE: &str = "
     CREATE TABLE IF NOT EXISTS main.keyturn_rotation (
@@ -24,7 +24,8 @@ const CREATE: &str = "
         epoch INTEGER NOT NULL,
         closed INTEGER NOT NULL DEFAULT 0,
         opened_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
-        closed_at TEXT
+        closed_at TEXT,
+        let_in INTEGER NOT NULL DEFAULT 0
     ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS main.keyturn_shard (
         rotation TEXT NOT NULL,
@@ -38,29 +39,84 @@ const CREATE: &str = "
         values_undecryptable INTEGER NOT NULL DEFAULT 0,
         content_digest TEXT NOT NULL DEFAULT '00000000000000000000000000000000',
         done INTEGER NOT NULL DEFAULT 0,
+        rest_digest TEXT NOT NULL DEFAULT '00000000000000000000000000000000',
+        raw_digest TEXT NOT NULL DEFAULT '00000000000000000000000000000000',
         PRIMARY KEY (rotation, shard, pass)
     ) WITHOUT ROWID;";
 
+const CREATE_SHADOW: &str = "
+    CREATE TABLE main.keyturn_shadow (
+        rotation TEXT NOT NULL,
+        label TEXT NOT NULL,
+        table_name TEXT NOT NULL,
+        shadow_name TEXT NOT NULL,
+        retained_name TEXT NOT NULL,
+        state TEXT NOT NULL,
+        epoch INTEGER NOT NULL,
+        PRIMARY KEY (rotation, label)
+    ) WITHOUT ROWID;";
+
+/// What format 2 has beyond format 1, besides the shadows.
+const UPGRADE: &str = "
+    ALTER TABLE main.keyturn_rotation ADD COLUMN let_in INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE main.keyturn_shard
+        ADD COLUMN rest_digest TEXT NOT NULL DEFAULT '00000000000000000000000000000000';
+    ALTER TABLE main.keyturn_shard
+        ADD COLUMN raw_digest TEXT NOT NULL DEFAULT '00000000000000000000000000000000';
+    UPDATE main.keyturn_rotation SET format = 2;";
+
 const SHARD: &str = "
-    SELECT epoch, lease, cursor_key, rows_done, values_opened, values_undecryptable, content_digest, done
+    SELECT epoch, lease, cursor_key, rows_done, values_opened, values_undecryptable, content_digest, done,
+           rest_digest, raw_digest
     FROM main.keyturn_shard WHERE rotation = ? AND shard = ? AND pass = ?";
 
-async fn begin<'c>(
+pub(super) async fn begin<'c>(
     connection: &'c mut SqliteConnection,
     doing: impl FnOnce() -> String,
 ) -> Result<Transaction<'c, Sqlite>, EngineError> {
     connection.begin_with("BEGIN IMMEDIATE").await.doing(doing)
 }
 
+/// Whether the ledger is there in this release's form. One of an earlier form in which all is closed knows nothing of
+/// any rotation that could be asked about; one in which a rotation is open is that release's.
 pub(super) async fn exists(connection: &mut SqliteConnection) -> Result<bool, EngineError> {
-    sqlx::query(
-        "SELECT count(*) = 2 FROM main.sqlite_schema
-         WHERE type = 'table' AND name IN ('keyturn_rotation', 'keyturn_shard')",
+    let doing = || "looking for the ledger".to_owned();
+    let tables: i64 = sqlx::query(
+        "SELECT count(*) FROM main.sqlite_schema
+         WHERE type = 'table' AND name IN ('keyturn_rotation', 'keyturn_shard', 'keyturn_shadow')",
     )
-    .fetch_one(connection)
+    .fetch_one(&mut *connection)
     .await
     .and_then(|row| row.try_get(0))
-    .doing(|| "looking for the ledger".to_owned())
+    .doing(doing)?;
+    if tables != 2 {
+        return Ok(tables == 3);
+    }
+    let open: Option<String> = sqlx::query("SELECT rotation FROM main.keyturn_rotation WHERE NOT closed LIMIT 1")
+        .fetch_optional(connection)
+        .await
+        .and_then(|row| row.map(|row| row.try_get(0)).transpose())
+        .doing(doing)?;
+    match open {
+        Some(open) => Err(EngineError::LedgerOld(open)),
+        None => Ok(false),
+    }
+}
+
+/// Makes the ledger's tables, or brings those of an earlier form to this one.
+pub(super) async fn create(connection: &mut SqliteConnection) -> Result<(), EngineError> {
+    if exists(connection).await? {
+        return Ok(());
+    }
+    let doing = || "making the ledger's tables".to_owned();
+    let old: bool = sqlx::query("SELECT count(*) FROM main.sqlite_schema WHERE name = 'keyturn_rotation'")
+        .fetch_one(&mut *connection)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(doing)?;
+    sqlx::raw_sql(if old { UPGRADE } else { CREATE }).execute(&mut *connection).await.doing(doing)?;
+    sqlx::raw_sql(CREATE_SHADOW).execute(connection).await.doing(doing)?;
+    Ok(())
 }
 
 pub(super) async fn header(
@@ -71,11 +127,12 @@ pub(super) async fn header(
         return Ok(None);
     }
     let doing = || "reading the ledger's header".to_owned();
-    let row = sqlx::query("SELECT format, direction, epoch, closed FROM main.keyturn_rotation WHERE rotation = ?")
-        .bind(rotation.to_string())
-        .fetch_optional(connection)
-        .await
-        .doing(doing)?;
+    let row =
+        sqlx::query("SELECT format, direction, epoch, closed, let_in FROM main.keyturn_rotation WHERE rotation = ?")
+            .bind(rotation.to_string())
+            .fetch_optional(connection)
+            .await
+            .doing(doing)?;
     let read = |row: SqliteRow| {
         Ok(Header {
             format: row.try_get(0)?,
@@ -84,17 +141,22 @@ pub(super) async fn header(
             closed: row.try_get(3)?,
             role_saved: None,
             role_fenced: false,
+            let_in: row.try_get(4)?,
         })
     };
     row.map(read).transpose().doing(doing)
 }
 
-async fn known_header(connection: &mut SqliteConnection, mark: &LedgerMark) -> Result<Header, EngineError> {
+pub(super) async fn known_header(connection: &mut SqliteConnection, mark: &LedgerMark) -> Result<Header, EngineError> {
     header(connection, &mark.rotation).await?.ok_or(EngineError::LedgerMissing(mark.rotation))
 }
 
 /// Writes the header as the mark has it.
-async fn write_header(connection: &mut SqliteConnection, mark: &LedgerMark, closed: bool) -> Result<(), EngineError> {
+pub(super) async fn write_header(
+    connection: &mut SqliteConnection,
+    mark: &LedgerMark,
+    closed: bool,
+) -> Result<(), EngineError> {
     sqlx::query(
         "INSERT INTO main.keyturn_rotation (rotation, format, direction, epoch, closed) VALUES (?1, ?2, ?3, ?4, ?5)
          ON CONFLICT (rotation) DO UPDATE SET direction = ?3, epoch = ?4, closed = ?5,
@@ -114,14 +176,16 @@ async fn write_header(connection: &mut SqliteConnection, mark: &LedgerMark, clos
 pub(super) async fn fence(connection: &mut SqliteConnection, mark: &LedgerMark) -> Result<(), EngineError> {
     let doing = || "opening the ledger".to_owned();
     let mut transaction = begin(connection, doing).await?;
-    sqlx::raw_sql(CREATE).execute(&mut *transaction).await.doing(doing)?;
-    let open: Option<String> =
-        sqlx::query("SELECT rotation FROM main.keyturn_rotation WHERE NOT closed AND rotation <> ? LIMIT 1")
-            .bind(mark.rotation.to_string())
-            .fetch_optional(&mut *transaction)
-            .await
-            .and_then(|row| row.map(|row| row.try_get(0)).transpose())
-            .doing(doing)?;
+    create(&mut transaction).await?;
+    let open: Option<String> = sqlx::query(
+        "SELECT rotation FROM main.keyturn_rotation WHERE NOT closed AND rotation <> ? AND rotation NOT LIKE ? LIMIT 1",
+    )
+    .bind(mark.rotation.to_string())
+    .bind(SCRATCH_ROTATIONS)
+    .fetch_optional(&mut *transaction)
+    .await
+    .and_then(|row| row.map(|row| row.try_get(0)).transpose())
+    .doing(doing)?;
     if let Some(open) = open {
         return Err(EngineError::LedgerOpen(open));
     }
@@ -132,10 +196,67 @@ pub(super) async fn fence(connection: &mut SqliteConnection, mark: &LedgerMark) 
     transaction.commit().await.doing(doing)
 }
 
+/// A rotation whose header is open, if there is one; measurements do not count.
+pub(super) async fn open_rotation(connection: &mut SqliteConnection) -> Result<Option<String>, EngineError> {
+    sqlx::query("SELECT rotation FROM main.keyturn_rotation WHERE NOT closed AND rotation NOT LIKE ? LIMIT 1")
+        .bind(SCRATCH_ROTATIONS)
+        .fetch_optional(connection)
+        .await
+        .and_then(|row| row.map(|row| row.try_get(0)).transpose())
+        .doing(|| "looking for a rotation under way".to_owned())
+}
+
+/// Writes the header of a measurement, which looks for nobody else.
+pub(super) async fn open(connection: &mut SqliteConnection, mark: &LedgerMark) -> Result<(), EngineError> {
+    let doing = || "opening the ledger".to_owned();
+    let mut transaction = begin(connection, doing).await?;
+    write_header(&mut transaction, mark, false).await?;
+    transaction.commit().await.doing(doing)
+}
+
+/// Removes headers whose ids are like this, and their shards.
+pub(super) async fn forget(connection: &mut SqliteConnection, rotations: &str) -> Result<(), EngineError> {
+    let doing = || "removing a measurement from the ledger".to_owned();
+    let mut transaction = begin(connection, doing).await?;
+    for sql in [
+        "DELETE FROM main.keyturn_shard WHERE rotation LIKE ?",
+        "DELETE FROM main.keyturn_rotation WHERE rotation LIKE ?",
+    ] {
+        sqlx::query(sql).bind(rotations).execute(&mut *transaction).await.doing(doing)?;
+    }
+    transaction.commit().await.doing(doing)
+}
+
+/// Takes the ledger away again in which no rotation stands.
+pub(super) async fn drop_unused(connection: &mut SqliteConnection) -> Result<(), EngineError> {
+    let doing = || "removing the ledger that only measurements used".to_owned();
+    let mut transaction = begin(connection, doing).await?;
+    let used: bool = sqlx::query("SELECT EXISTS (SELECT 1 FROM main.keyturn_rotation)")
+        .fetch_one(&mut *transaction)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(doing)?;
+    if used {
+        return Ok(());
+    }
+    let tables: Vec<String> = sqlx::query(
+        "SELECT name FROM main.sqlite_schema
+         WHERE type = 'table' AND name IN ('keyturn_shard', 'keyturn_shadow', 'keyturn_rotation')",
+    )
+    .fetch_all(&mut *transaction)
+    .await
+    .and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect())
+    .doing(doing)?;
+    for table in tables {
+        run(&mut transaction, format!("DROP TABLE main.{}", quote(&table))).await.doing(doing)?;
+    }
+    transaction.commit().await.doing(doing)
+}
+
 pub(super) async fn turn_back(connection: &mut SqliteConnection, mark: &LedgerMark) -> Result<(), EngineError> {
     let doing = || "turning the ledger back".to_owned();
     let mut transaction = begin(connection, doing).await?;
-    sqlx::raw_sql(CREATE).execute(&mut *transaction).await.doing(doing)?;
+    create(&mut transaction).await?;
     if let Some(header) = header(&mut transaction, &mark.rotation).await? {
         header.admit_epoch(mark)?;
     }
@@ -143,13 +264,26 @@ pub(super) async fn turn_back(connection: &mut SqliteConnection, mark: &LedgerMa
     transaction.commit().await.doing(doing)
 }
 
-/// Raises the header to the mark, if it admits it.
-pub(super) async fn touch(connection: &mut SqliteConnection, mark: &LedgerMark) -> Result<(), EngineError> {
-    let doing = || "entering the ledger".to_owned();
+/// There is no role; the header alone is raised, so that a late worker learns that it is late, and notes that the
+/// application is let in.
+pub(super) async fn lift_fence(connection: &mut SqliteConnection, mark: &LedgerMark) -> Result<(), EngineError> {
+    let doing = || "lifting the fence".to_owned();
     let mut transaction = begin(connection, doing).await?;
     known_header(&mut transaction, mark).await?.admit(mark)?;
     write_header(&mut transaction, mark, false).await?;
+    if mark.direction == Direction::Forward {
+        sqlx::query("UPDATE main.keyturn_rotation SET let_in = 1 WHERE rotation = ?")
+            .bind(mark.rotation.to_string())
+            .execute(&mut *transaction)
+            .await
+            .doing(doing)?;
+    }
     transaction.commit().await.doing(doing)
+}
+
+/// Whether the application was let in going forward.
+pub(super) async fn was_let_in(connection: &mut SqliteConnection, rotation: &RotationId) -> Result<bool, EngineError> {
+    Ok(header(connection, rotation).await?.is_some_and(|header| header.let_in))
 }
 
 pub(super) async fn close(connection: &mut SqliteConnection, mark: &LedgerMark) -> Result<(), EngineError> {
@@ -206,6 +340,9 @@ pub(super) async fn record(
     shard: ShardId,
     pass: Pass,
 ) -> Result<Option<ShardRecord>, EngineError> {
+    if !exists(connection).await? {
+        return Err(EngineError::LedgerMissing(*rotation));
+    }
     match self::shard(connection, rotation, shard, pass).await? {
         Some(stored) => stored.read(shard, pass).map(Some),
         None => Ok(None),
@@ -260,7 +397,11 @@ pub(super) async fn try_write(
 ///
 /// SQLite cannot keep triggers from firing. They are taken away and made again in the caller's transaction, so that
 /// no other connection ever sees the table without them.
-async fn write(connection: &mut SqliteConnection, table: &Table, changes: &[Change]) -> Result<u64, EngineError> {
+pub(super) async fn write(
+    connection: &mut SqliteConnection,
+    table: &Table,
+    changes: &[Change],
+) -> Result<u64, EngineError> {
     let doing = || format!("keeping the triggers of {} from firing", table.label);
     for trigger in &table.triggers {
         run(connection, format!("DROP TRIGGER main.{}", trigger.sql)).await.doing(doing)?;
@@ -302,7 +443,7 @@ async fn write_shard(
     sqlx::query(
         "UPDATE main.keyturn_shard
          SET epoch = ?, lease = ?, cursor_key = ?, rows_done = ?, values_opened = ?, values_undecryptable = ?,
-             content_digest = ?, done = ?
+             content_digest = ?, done = ?, rest_digest = ?, raw_digest = ?
          WHERE rotation = ? AND shard = ? AND pass = ?",
     )
     .bind(epoch_number(&claim.mark))
@@ -313,6 +454,8 @@ async fn write_shard(
     .bind(number(record.tally.undecryptable))
     .bind(record.tally.digest.to_string())
     .bind(record.done)
+    .bind(record.tally.rest.to_string())
+    .bind(record.raw.to_string())
     .bind(claim.mark.rotation.to_string())
     .bind(number(claim.shard.get()))
     .bind(claim.pass.as_str())
@@ -332,5 +475,7 @@ fn read_shard(row: &SqliteRow) -> Result<StoredRecord, sqlx::Error> {
         undecryptable: row.try_get(5)?,
         digest: row.try_get(6)?,
         done: row.try_get(7)?,
+        rest: row.try_get(8)?,
+        raw: row.try_get(9)?,
     })
 }

@@ -1,13 +1,17 @@
 //! SQLite: one file on one host. Opening it with the settings that the work needs, and what the session answers.
 
+mod bench;
 mod catalog;
 mod history;
 mod ledger;
+mod look;
+mod mend;
 mod others;
 mod rows;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,13 +23,16 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 use sqlx::{Connection, Row as _};
 use tokio::sync::Mutex;
 
+use super::found::Seen;
+use super::scratch::{Scratch, ScratchNames};
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
 use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::sink::{PageSink, scan_by_pages};
-use crate::table::{KeyRange, Row, Table};
+use crate::table::{Change, KeyRange, Row, Table};
+use crate::targets::Exclude;
 use crate::{EngineError, Targets};
 
 /// SQLite has one writer, whoever it is.
@@ -75,6 +82,8 @@ struct SqliteSession {
     /// met at SQLite's lock. Nothing but the transaction is awaited while it is held, so nobody can wait for another
     /// in a circle.
     writing: Arc<Mutex<()>>,
+    /// The lock of who repairs.
+    repairs: Option<File>,
 }
 
 #[async_trait]
@@ -100,7 +109,19 @@ impl Dialect for Sqlite {
         let connection =
             SqliteConnection::connect_with(&self.options).await.doing(|| format!("opening {}", file.display()))?;
         let writing = Arc::clone(&self.writing);
-        Ok(Box::new(SqliteSession { connection, file, sessions_wait: self.sessions_wait, writing }))
+        Ok(Box::new(SqliteSession { connection, file, sessions_wait: self.sessions_wait, writing, repairs: None }))
+    }
+
+    async fn scratch(&self, names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
+        Ok(Box::new(bench::SqliteScratch::open(&self.options, names).await?))
+    }
+
+    async fn see(&self) -> Result<Seen, EngineError> {
+        look::see(&self.options).await
+    }
+
+    async fn missing(&self, excludes: &[Exclude]) -> Result<Vec<String>, EngineError> {
+        look::missing(&self.options, excludes).await
     }
 }
 
@@ -205,9 +226,12 @@ impl Session for SqliteSession {
     }
 
     async fn lift_fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
-        // There is no role; the mark alone is checked, so that a late worker learns that it is late.
         let _turn = self.writing.lock().await;
-        ledger::touch(&mut self.connection, mark).await
+        ledger::lift_fence(&mut self.connection, mark).await
+    }
+
+    async fn was_let_in(&mut self, rotation: &RotationId) -> Result<bool, EngineError> {
+        ledger::was_let_in(&mut self.connection, rotation).await
     }
 
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
@@ -222,6 +246,18 @@ impl Session for SqliteSession {
     async fn note(&mut self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError> {
         let _turn = self.writing.lock().await;
         history::note(&mut self.connection, rotation, kind, node).await
+    }
+
+    async fn hold_repairs(&mut self) -> Result<(), EngineError> {
+        self.repairs = Some(mend::hold(&self.file)?);
+        let _turn = self.writing.lock().await;
+        ledger::create(&mut self.connection).await?;
+        mend::refuse_rotation(&mut self.connection).await
+    }
+
+    async fn mend(&mut self, table: &Table, changes: &[Change]) -> Result<Written, EngineError> {
+        let _turn = self.writing.lock().await;
+        mend::mend(&mut self.connection, table, changes).await
     }
 
     async fn end(self: Box<Self>) {

@@ -15,30 +15,56 @@ use crate::table::{Change, KeyColumn, KeyRange, Row, Stored, Table};
 
 type SqliteQuery<'q> = Query<'q, Sqlite, SqliteArguments>;
 
-/// The next rows of the range. SQLite hands them over one by one, so reading simply stops at the byte limit.
+/// The next rows of the range. How many fit is asked beforehand, from lengths that SQLite knows without reading the
+/// values, since its thread reads ahead of us.
 pub(super) async fn page(
     connection: &mut SqliteConnection,
     scan: &Scan<'_>,
     limit: PageLimit,
 ) -> Result<Vec<Row>, EngineError> {
-    let Scan { table, range, .. } = *scan;
-    let order = list(&table.key, collated);
-    let sql = format!("{} {} ORDER BY {order} LIMIT ?", select(table), condition(table, range));
+    let rows_max = fitting(connection, scan, limit).await?;
+    if rows_max == 0 {
+        return Ok(Vec::new());
+    }
+    let Scan { table, range, whole } = *scan;
+    let sql = format!("{} {} {} LIMIT ?", select(table, whole), condition(table, range), order(table));
     // Reviewed: every dynamic part is a quoted identifier, a known collation, or a placeholder.
-    let mut query = bind_range(sqlx::query(AssertSqlSafe(sql)), range);
-    query = query.bind(i64::try_from(limit.rows_max).unwrap_or(i64::MAX));
+    let query = bind_range(sqlx::query(AssertSqlSafe(sql)), range).bind(rows_max);
     let mut stream = query.fetch(connection);
-    let mut rows = Vec::new();
-    let mut bytes = 0;
+    let mut rows = Vec::with_capacity(usize::try_from(rows_max).unwrap_or_default());
     while let Some(row) = stream.try_next().await.doing(|| format!("reading {}", table.label))? {
-        let row = read(table, &row)?;
-        bytes += row.bytes();
-        if bytes > limit.bytes_max && !rows.is_empty() {
-            break;
-        }
-        rows.push(row);
+        rows.push(read(table, &row, whole)?);
     }
     Ok(rows)
+}
+
+/// How many of the next rows stay within the limit: one at least, none only at the end of the range.
+async fn fitting(connection: &mut SqliteConnection, scan: &Scan<'_>, limit: PageLimit) -> Result<i64, EngineError> {
+    let Scan { table, range, whole } = *scan;
+    let doing = || format!("looking at the sizes of rows of {}", table.label);
+    let columns = table.columns.iter().map(|column| &column.sql).chain(table.others.iter().filter(|_| whole));
+    let size = columns.map(|sql| format!("coalesce(octet_length(t.{sql}), 0)")).collect::<Vec<_>>().join(" + ");
+    let rows_max = i64::try_from(limit.rows_max).unwrap_or(i64::MAX);
+    let bytes_max = i64::try_from(limit.bytes_max).unwrap_or(i64::MAX);
+    let sizes =
+        format!("SELECT {size} AS size FROM {} AS t {} {} LIMIT ?", table.from, condition(table, range), order(table));
+    // Reviewed: as in `page`.
+    let sql = format!("SELECT count(*), coalesce(sum(size), 0) FROM ({sizes})");
+    let row = bind_range(sqlx::query(AssertSqlSafe(sql)), range).bind(rows_max).fetch_one(&mut *connection).await;
+    let (rows, bytes): (i64, i64) = row.and_then(|row| Ok((row.try_get(0)?, row.try_get(1)?))).doing(doing)?;
+    if bytes <= bytes_max || rows <= 1 {
+        return Ok(rows);
+    }
+    let mut stream = bind_range(sqlx::query(AssertSqlSafe(sizes)), range).bind(rows_max).fetch(connection);
+    let (mut rows, mut bytes) = (0, 0);
+    while let Some(row) = stream.try_next().await.doing(doing)? {
+        bytes += row.try_get::<i64, _>(0).doing(doing)?;
+        if bytes > bytes_max {
+            break;
+        }
+        rows += 1;
+    }
+    Ok(rows.max(1))
 }
 
 /// The row with exactly this key.
@@ -48,11 +74,11 @@ pub(super) async fn row(
     key: &Key,
 ) -> Result<Option<Row>, EngineError> {
     let conditions: Vec<String> = table.key.iter().map(|column| format!("{} = ?", collated(column))).collect();
-    let sql = format!("{} WHERE {}", select(table), conditions.join(" AND "));
+    let sql = format!("{} WHERE {}", select(table, false), conditions.join(" AND "));
     // Reviewed: as in `page`.
     let query = bind_key(sqlx::query(AssertSqlSafe(sql)), key);
     let row = query.fetch_optional(connection).await.doing(|| format!("reading {}", table.label))?;
-    row.map(|row| read(table, &row)).transpose()
+    row.map(|row| read(table, &row, false)).transpose()
 }
 
 /// How many rows the range has.
@@ -67,6 +93,61 @@ pub(super) async fn count(
     let doing = || format!("counting {}", table.label);
     let count: i64 = query.fetch_one(connection).await.and_then(|row| row.try_get(0)).doing(doing)?;
     Ok(u64::try_from(count).unwrap_or_default())
+}
+
+/// Inserts the rows of the batch, with their new values, into their table's copy; everything else SQLite copies itself, so
+/// that every value keeps its type. Says how many rows of the table were found.
+pub(super) async fn insert(
+    connection: &mut SqliteConnection,
+    table: &Table,
+    into: &Table,
+    changes: &[Change],
+) -> Result<u64, EngineError> {
+    // Reviewed: as in `page`.
+    let mut query = sqlx::query(AssertSqlSafe(insert_sql(table, into, changes.len())));
+    for change in changes {
+        query = bind_key(query, &change.row.key);
+        for new in &change.new {
+            query = query.bind(new.as_deref());
+        }
+    }
+    let done = query.execute(connection).await.doing(|| format!("copying rows of {}", table.label))?;
+    Ok(done.rows_affected())
+}
+
+/// As [`update_sql`], with the same `+`.
+pub(super) fn insert_sql(table: &Table, into: &Table, rows: usize) -> String {
+    let mut names = Vec::new();
+    let mut conditions = Vec::new();
+    for (at, key) in table.key.iter().enumerate() {
+        names.push(format!("k{at}"));
+        conditions.push(format!("{} = +batch.k{at}", collated(key)));
+    }
+    let mut selected: Vec<String> = table.others.iter().map(|sql| format!("t.{sql}")).collect();
+    for (at, column) in table.columns.iter().enumerate() {
+        names.push(format!("n{at}"));
+        selected.push(new_value(&column.sql, at));
+    }
+    let columns = table.others.iter().chain(table.columns.iter().map(|column| &column.sql));
+    let row = format!("({})", vec!["?"; names.len()].join(","));
+    format!(
+        "WITH batch({}) AS (VALUES {}) INSERT INTO {} ({}) SELECT {} FROM batch CROSS JOIN {} AS t WHERE {}",
+        names.join(", "),
+        vec![row; rows].join(","),
+        into.from,
+        columns.cloned().collect::<Vec<_>>().join(", "),
+        selected.join(", "),
+        table.from,
+        conditions.join(" AND "),
+    )
+}
+
+/// What a column is to hold: as it is without a new value, and text where it holds text.
+fn new_value(sql: &str, at: usize) -> String {
+    format!(
+        "CASE WHEN batch.n{at} IS NULL THEN t.{sql} \
+         WHEN typeof(t.{sql}) = 'text' THEN CAST(batch.n{at} AS TEXT) ELSE batch.n{at} END"
+    )
 }
 
 /// Writes all of the batch, and says how many rows still held what was read. The caller's transaction decides.
@@ -105,10 +186,7 @@ pub(super) fn update_sql(table: &Table, rows: usize) -> String {
         let sql = &column.sql;
         names.push(format!("o{at}"));
         names.push(format!("n{at}"));
-        sets.push(format!(
-            "{sql} = CASE WHEN batch.n{at} IS NULL THEN t.{sql} \
-             WHEN typeof(t.{sql}) = 'text' THEN CAST(batch.n{at} AS TEXT) ELSE batch.n{at} END"
-        ));
+        sets.push(format!("{sql} = {}", new_value(sql, at)));
         conditions.push(format!("CAST(t.{sql} AS BLOB) IS +batch.o{at}"));
     }
     let row = format!("({})", vec!["?"; names.len()].join(","));
@@ -122,10 +200,16 @@ pub(super) fn update_sql(table: &Table, rows: usize) -> String {
     )
 }
 
-fn select(table: &Table) -> String {
-    let keys = list(&table.key, |key| format!("t.{}", key.sql));
-    let columns = table.columns.iter().map(|column| format!("t.{}", column.sql)).collect::<Vec<_>>().join(", ");
-    format!("SELECT {keys}, {columns} FROM {} AS t", table.from)
+fn select(table: &Table, whole: bool) -> String {
+    let keys = table.key.iter().map(|key| &key.sql);
+    let columns = table.columns.iter().map(|column| &column.sql);
+    let others = table.others.iter().filter(|_| whole);
+    let all: Vec<String> = keys.chain(columns).chain(others).map(|sql| format!("t.{sql}")).collect();
+    format!("SELECT {} FROM {} AS t", all.join(", "), table.from)
+}
+
+fn order(table: &Table) -> String {
+    format!("ORDER BY {}", list(&table.key, collated))
 }
 
 /// The key's column with the collation of the primary key's index. The column may be declared with another one, by
@@ -172,28 +256,75 @@ fn bind_key<'q>(mut query: SqliteQuery<'q>, key: &Key) -> SqliteQuery<'q> {
     query
 }
 
-fn read(table: &Table, row: &SqliteRow) -> Result<Row, EngineError> {
+fn read(table: &Table, row: &SqliteRow, whole: bool) -> Result<Row, EngineError> {
+    let doing = || format!("reading a row of {}", table.label);
     let mut key = Vec::with_capacity(table.key.len());
     for (at, column) in table.key.iter().enumerate() {
         key.push(key_value(table, column, row, at)?);
     }
-    let mut values = Vec::with_capacity(table.columns.len());
-    for at in 0..table.columns.len() {
-        let doing = || format!("reading a row of {}", table.label);
-        values.push(stored(row, table.key.len() + at).doing(doing)?);
+    let mut rest = Vec::new();
+    let first_other = table.key.len() + table.columns.len();
+    if whole {
+        for at in first_other..first_other + table.others.len() {
+            push_rest(&mut rest, row, at).doing(doing)?;
+        }
     }
-    Ok(Row { key: Key(key), values, rest: Vec::new() })
+    let mut values = Vec::with_capacity(table.columns.len());
+    for at in table.key.len()..first_other {
+        values.push(stored(row, at, whole.then_some(&mut rest)).doing(doing)?);
+    }
+    Ok(Row { key: Key(key), values, rest })
 }
 
-/// SQLite's values have types of their own, whatever the column was declared as.
-fn stored(row: &SqliteRow, at: usize) -> Result<Stored, sqlx::Error> {
-    let value = row.try_get_raw(at)?;
-    if value.is_null() {
-        return Ok(Stored::Null);
+/// The types of SQLite's values, as the rest of a row has them. They belong to values, whatever a column was declared as.
+mod tag {
+    pub(super) const NULL: u8 = 0;
+    pub(super) const INTEGER: u8 = 1;
+    pub(super) const REAL: u8 = 2;
+    pub(super) const TEXT: u8 = 3;
+    pub(super) const BLOB: u8 = 4;
+}
+
+fn tag_of(value: &SqliteValueRef<'_>) -> u8 {
+    match value.type_info().name() {
+        _ if value.is_null() => tag::NULL,
+        "INTEGER" => tag::INTEGER,
+        "REAL" => tag::REAL,
+        "TEXT" => tag::TEXT,
+        _ => tag::BLOB,
     }
-    let number = matches!(value.type_info().name(), "INTEGER" | "REAL");
-    let bytes = decode(value)?;
-    Ok(if number { Stored::Number(bytes) } else { Stored::Bytes(bytes) })
+}
+
+/// A value with its type: numbers as their eight bytes, text and blobs as their length and bytes.
+fn push_rest(rest: &mut Vec<u8>, row: &SqliteRow, at: usize) -> Result<(), sqlx::Error> {
+    let value = row.try_get_raw(at)?;
+    let tag = tag_of(&value);
+    rest.push(tag);
+    match tag {
+        tag::NULL => {}
+        tag::INTEGER => rest.extend(decode::<i64>(value)?.to_le_bytes()),
+        tag::REAL => rest.extend(decode::<f64>(value)?.to_bits().to_le_bytes()),
+        _ => {
+            let bytes: &[u8] = decode(value)?;
+            rest.extend((bytes.len() as u64).to_le_bytes());
+            rest.extend_from_slice(bytes);
+        }
+    }
+    Ok(())
+}
+
+/// What a registered column holds. Its type stays, so that belongs to the rest.
+fn stored(row: &SqliteRow, at: usize, rest: Option<&mut Vec<u8>>) -> Result<Stored, sqlx::Error> {
+    let value = row.try_get_raw(at)?;
+    let tag = tag_of(&value);
+    if let Some(rest) = rest {
+        rest.push(tag);
+    }
+    Ok(match tag {
+        tag::NULL => Stored::Null,
+        tag::INTEGER | tag::REAL => Stored::Number(decode(value)?),
+        _ => Stored::Bytes(decode(value)?),
+    })
 }
 
 /// Decodes whatever the value is, not what the column says it should be.

@@ -12,7 +12,7 @@ use super::{Sqlite, catalog, ledger, rows};
 use crate::Targets;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::table::{Change, KeyRange, Table};
-use rotation::{Direction, Epoch, LeaseNumber, RotationId, ShardId, ShardTally};
+use rotation::{ContentDigest, Direction, Epoch, LeaseNumber, RotationId, ShardId, ShardTally};
 
 const ALL: PageLimit = PageLimit { rows_max: 1000, bytes_max: 1 << 20 };
 
@@ -83,7 +83,7 @@ async fn a_row_that_changed_since_it_was_read_keeps_the_whole_chunk_from_being_w
     let cursor = page[1].key.clone();
     let change = |row| Change { row, new: vec![Some(b"new".to_vec())] };
     let changes: Vec<Change> = page.into_iter().map(change).collect();
-    let after = before.after(cursor, &ShardTally { rows: 2, ..ShardTally::default() });
+    let after = before.after(cursor, &ShardTally { rows: 2, ..ShardTally::default() }, ContentDigest::default());
     let chunk = Chunk { claim: &claim, table: &table, before: &before, after: &after, changes: &changes, into: None };
     for intrusion in
         ["UPDATE t SET c = 'z' WHERE id = 2", "UPDATE t SET c = NULL WHERE id = 2", "DELETE FROM t WHERE id = 2"]

@@ -1,0 +1,130 @@
+//! `keyturn db`: a database by itself, without coordinators: what it holds, under which keys, and how fast it is.
+
+mod bench;
+mod doctor;
+mod scan;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use reencrypt::{DatabaseConfig, EngineError, Targets, TargetsError};
+
+use crate::exit::Exit;
+use crate::output::note;
+use crate::problem::Problem;
+
+/// What can be done with a database.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Db {
+    /// Find every column that holds ciphertexts, and write a ready targets.toml
+    Scan(scan::Scan),
+    /// Tell under which key every registered value is, and turn stragglers to the active one
+    Doctor(doctor::Doctor),
+    /// Measure how fast keys turn in a database, against what the database itself can do
+    Bench(bench::Bench),
+}
+
+impl Db {
+    /// Does it.
+    pub(crate) async fn run(self) -> Result<Exit, Problem> {
+        match self {
+            Self::Scan(verb) => verb.run().await,
+            Self::Doctor(verb) => verb.run().await,
+            Self::Bench(verb) => verb.run().await,
+        }
+    }
+}
+
+/// A database on the command line. A URL may hold a password, so it is never shown.
+#[derive(Clone, PartialEq, Eq)]
+enum Database {
+    /// One of this machine's own binaries, for as long as the verb runs: `sqlite`, `postgres` or `mariadb`.
+    Spare(String),
+    /// A running one.
+    Url(String),
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spare(kind) => f.debug_tuple("Spare").field(kind).finish(),
+            Self::Url(_) => f.write_str("Url(…)"),
+        }
+    }
+}
+
+fn database(text: &str) -> Result<Database, String> {
+    if matches!(text, "sqlite" | "postgres" | "mariadb") {
+        Ok(Database::Spare(text.to_owned()))
+    } else if text.contains("://") {
+        Ok(Database::Url(text.to_owned()))
+    } else {
+        Err("use sqlite, postgres, mariadb or the URL of a running database".to_owned())
+    }
+}
+
+/// The agent's configuration, which names the database, its login and targets.toml.
+#[derive(Debug, Clone, Args)]
+struct ConfigArgs {
+    /// The agent's configuration, which names the database and targets.toml
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    fn load(&self) -> Result<Option<agent::Config>, Problem> {
+        self.config.as_deref().map(super::key::agent_config).transpose()
+    }
+}
+
+/// What the engine connects with: by URL, or as the agent does.
+fn reached(url: Option<&str>, config: Option<&agent::Config>) -> Result<DatabaseConfig, Problem> {
+    match (url, config) {
+        (Some(url), _) => Ok(DatabaseConfig::new(url)),
+        (None, Some(config)) => config.database.engine(&config.node).map_err(|error| {
+            Problem::refused("configuration", "the agent's [database] cannot be used", "correct it and try again")
+                .because(&error)
+        }),
+        (None, None) => Err(Problem::usage(
+            "it is not said which database",
+            "add --config with the agent's configuration, or --database",
+        )),
+    }
+}
+
+/// What the agent's targets.toml registers and excludes; nothing without a configuration, or before there is a file.
+fn registered(config: Option<&agent::Config>) -> Result<Option<Targets>, Problem> {
+    let Some(config) = config else { return Ok(None) };
+    match Targets::load(&config.database.targets) {
+        Ok(targets) => Ok(Some(targets)),
+        Err(TargetsError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        // A file that says nothing yet is where one begins.
+        Err(TargetsError::NoTables) => Ok(None),
+        Err(error) => Err(Problem::refused(
+            "targets",
+            format!("{} cannot be used", config.database.targets.display()),
+            "correct it (docs/database.md)",
+        )
+        .because(&error)),
+    }
+}
+
+/// What the engine could not do.
+fn engine_problem(message: &str, error: &EngineError) -> Problem {
+    let fault = error.fault();
+    let problem = match error.is_connection() {
+        true => Problem::unreachable(fault.code.as_str(), message, fault.next_step),
+        false => Problem::refused(fault.code.as_str(), message, fault.next_step),
+    };
+    Problem { causes: vec![fault.message], ..problem }
+}
+
+/// Returns on Ctrl-C.
+async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        // Nothing will come; who cannot be interrupted goes on to the end.
+        std::future::pending::<()>().await;
+    }
+    note("interrupted; cleaning up");
+}

@@ -1,0 +1,45 @@
+//! An empty database of this machine's own binaries, for measurements: gone when it is no longer wanted.
+
+use anyhow::Context as _;
+use sqlx::Connection as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
+use tempfile::TempDir;
+
+use super::{Place, UnusableDatabase, VaultDatabase};
+use crate::WrongUsage;
+
+/// An empty database on a temporary server, or in a temporary file. Gone when it is dropped.
+#[derive(Debug)]
+pub struct SpareDatabase {
+    database: VaultDatabase,
+    _folder: TempDir,
+}
+
+impl SpareDatabase {
+    /// Makes one: `sqlite`, `postgres` or `mariadb`. Fails with [`WrongUsage`] when this machine has no such server.
+    pub async fn prepare(database: &str) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("keyturn-db-").tempdir().context("creating a folder")?;
+        let database = match VaultDatabase::prepare(database, folder.path()).await {
+            Ok(database) => database,
+            Err(error) if error.is::<UnusableDatabase>() => return Err(WrongUsage(format!("{error:#}")).into()),
+            Err(error) => return Err(error),
+        };
+        if let Place::File(_) = database.place {
+            // As the sample vault and most applications have it.
+            let options: SqliteConnectOptions = database.admin_url.parse()?;
+            let connection = SqliteConnection::connect_with(&options.journal_mode(SqliteJournalMode::Wal)).await;
+            connection.context("opening the database")?.close().await.context("closing the database")?;
+        }
+        Ok(Self { database, _folder: folder })
+    }
+
+    /// Its URL, with all rights.
+    pub fn url(&self) -> &str {
+        &self.database.admin_url
+    }
+
+    /// Ends its server and removes its files.
+    pub async fn end(self) -> anyhow::Result<()> {
+        self.database.end().await
+    }
+}

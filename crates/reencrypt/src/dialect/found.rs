@@ -1,0 +1,79 @@
+//! What a look through a whole database answers: for every column that holds values of devolutions-crypto, how their
+//! headers read, counted by the database itself.
+
+/// How a value stands in its column, as the database's own expression tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Form {
+    Raw,
+    /// Standard alphabet or neither; padded, or of whole groups.
+    Base64,
+    Base64Unpadded,
+    UrlSafe,
+    UrlSafeUnpadded,
+    Hex,
+    /// Base64 within a longer text.
+    Embedded,
+}
+
+impl Form {
+    /// Forms begin a tag by one letter; the header follows it.
+    pub(crate) const fn of_letter(letter: char) -> Option<Self> {
+        Some(match letter {
+            'r' => Self::Raw,
+            'b' => Self::Base64,
+            'u' => Self::Base64Unpadded,
+            's' => Self::UrlSafe,
+            'v' => Self::UrlSafeUnpadded,
+            'h' => Self::Hex,
+            'e' => Self::Embedded,
+            _ => return None,
+        })
+    }
+}
+
+/// Values of one column whose headers read alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tagged {
+    /// A form's letter and the header: hexadecimal digits where it is `r` or `h`, else symbols of base64.
+    pub(crate) tag: String,
+    pub(crate) values: u64,
+}
+
+/// A column that was looked into.
+#[derive(Debug, Clone)]
+pub(crate) struct SeenColumn {
+    pub(crate) name: String,
+    /// As the database calls it.
+    pub(crate) data_type: String,
+    pub(crate) tagged: Vec<Tagged>,
+}
+
+/// A table, or something else that holds rows, that was looked into.
+#[derive(Debug, Clone)]
+pub(crate) struct SeenTable {
+    /// `None` for the schema that targets.toml leaves out.
+    pub(crate) schema: Option<String>,
+    pub(crate) name: String,
+    /// The columns of its primary key, in order; empty without one.
+    pub(crate) key: Vec<String>,
+    pub(crate) columns: Vec<SeenColumn>,
+}
+
+/// Something that was not looked into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unseen {
+    pub(crate) schema: Option<String>,
+    pub(crate) table: String,
+    /// `None` for the whole table.
+    pub(crate) column: Option<String>,
+    pub(crate) reason: String,
+}
+
+/// Everything.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen {
+    pub(crate) tables: Vec<SeenTable>,
+    pub(crate) unseen: Vec<Unseen>,
+    /// Keyturn's own tables, which were passed over.
+    pub(crate) own: Vec<String>,
+}

@@ -1,0 +1,323 @@
+//! Looks through a whole PostgreSQL database for values of devolutions-crypto. The database filters and counts; only
+//! headers travel.
+
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
+
+use super::super::found::{Seen, SeenColumn, SeenTable, Tagged, Unseen};
+use super::catalog::SCHEMA_DEFAULT;
+use super::connect;
+use crate::EngineError;
+use crate::error::Doing;
+use crate::table::quote;
+use crate::targets::Exclude;
+
+/// Whole tables are read in the order of the disk, by several workers where the server has them; nobody's lock is
+/// waited for, and no policy hides rows.
+const SETTINGS: &str = "
+    SET quote_all_identifiers = off;
+    SET search_path = pg_catalog, pg_temp;
+    SET row_security = off;
+    SET default_transaction_read_only = on;
+    SET default_transaction_isolation = 'read committed';
+    SET lock_timeout = '5s';
+    SET statement_timeout = 0;
+    SET idle_session_timeout = 0;
+    SET bytea_output = 'hex';
+";
+
+/// Everything that holds rows of its own or of another server; partitions are read with their table.
+const RELATIONS: &str = "
+    SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, has_schema_privilege(n.oid, 'USAGE'),
+           row_security_active(c.oid),
+           n.nspname = 'keyturn' OR starts_with(c.relname::text, 'keyturn_'),
+           COALESCE(c.relispopulated, true)
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'm', 'f') AND NOT c.relispartition AND c.relpersistence <> 't'
+      AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+    ORDER BY 2, 3";
+
+/// Columns with the type under all domains; `e` for enumerations and the like, whose values are not free.
+const COLUMNS: &str = "
+    WITH RECURSIVE base AS (
+        SELECT a.attnum, a.atttypid AS oid FROM pg_attribute a
+        WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped
+        UNION ALL
+        SELECT b.attnum, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.oid WHERE t.typtype = 'd')
+    SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), t.typname::text, t.typtype::text, e.typname::text,
+           has_column_privilege(a.attrelid, a.attnum, 'SELECT')
+    FROM base b JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
+    JOIN pg_attribute a ON a.attrelid = $1::oid AND a.attnum = b.attnum
+    LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
+    ORDER BY a.attnum";
+
+const PRIMARY_KEY: &str = "
+    SELECT a.attname::text
+    FROM pg_constraint c
+    CROSS JOIN LATERAL unnest(c.conkey) WITH ORDINALITY AS k(attnum, position)
+    JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum
+    WHERE c.conrelid = $1::oid AND c.contype = 'p'
+    ORDER BY k.position";
+
+const MISSING: &str = "
+    SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND c.relname = $2 AND a.attname = $3 AND a.attnum > 0 AND NOT a.attisdropped";
+
+/// How the values of a type are looked into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Bytes,
+    Text,
+    /// Its text form, for what stands within it.
+    Within,
+    /// Nothing of ours can stand in it.
+    Never,
+    /// It could, and is not looked into.
+    Unknown,
+}
+
+pub(super) async fn see(options: &PgConnectOptions) -> Result<Seen, EngineError> {
+    let mut connection = open(options).await?;
+    let doing = || "listing the tables of the database".to_owned();
+    let relations = sqlx::query(RELATIONS).fetch_all(&mut connection).await.doing(doing)?;
+    let mut seen = Seen::default();
+    for relation in &relations {
+        see_relation(&mut connection, relation, &mut seen).await?;
+    }
+    let _ = connection.close().await;
+    Ok(seen)
+}
+
+/// Excluded columns that there are not.
+pub(super) async fn missing(options: &PgConnectOptions, excludes: &[Exclude]) -> Result<Vec<String>, EngineError> {
+    let mut connection = open(options).await?;
+    let mut missing = Vec::new();
+    for exclude in excludes {
+        for column in &exclude.columns {
+            let found: i64 = sqlx::query(MISSING)
+                .bind(exclude.schema.as_deref().unwrap_or(SCHEMA_DEFAULT))
+                .bind(&exclude.table)
+                .bind(column)
+                .fetch_one(&mut connection)
+                .await
+                .and_then(|row| row.try_get(0))
+                .doing(|| "looking for the excluded columns".to_owned())?;
+            if found == 0 {
+                missing.push(exclude.place(column));
+            }
+        }
+    }
+    let _ = connection.close().await;
+    Ok(missing)
+}
+
+async fn open(options: &PgConnectOptions) -> Result<PgConnection, EngineError> {
+    let mut connection = connect(&options.clone().disable_statement_logging()).await?;
+    sqlx::raw_sql(SETTINGS).execute(&mut connection).await.doing(|| "setting up a PostgreSQL session".to_owned())?;
+    Ok(connection)
+}
+
+async fn see_relation(connection: &mut PgConnection, relation: &PgRow, seen: &mut Seen) -> Result<(), EngineError> {
+    let doing = || "listing the tables of the database".to_owned();
+    let text = |at: usize| relation.try_get::<String, _>(at).doing(doing);
+    let flag = |at: usize| relation.try_get::<bool, _>(at).doing(doing);
+    let oid: i64 = relation.try_get(0).doing(doing)?;
+    let (schema, name, kind) = (text(1)?, text(2)?, text(3)?);
+    let from = format!("{}{}.{}", if kind == "r" { "ONLY " } else { "" }, quote(&schema), quote(&name));
+    if flag(6)? {
+        seen.own.push(format!("{schema}.{name}"));
+        return Ok(());
+    }
+    let schema = (schema != SCHEMA_DEFAULT).then_some(schema);
+    let whole =
+        |reason: &str| Unseen { schema: schema.clone(), table: name.clone(), column: None, reason: reason.to_owned() };
+    let obstacle = match () {
+        () if kind == "f" => Some("it is a foreign table; its rows are another server's"),
+        () if !flag(4)? => Some("the role has no USAGE on the schema"),
+        () if flag(5)? => Some("row level security would hide rows; a role with BYPASSRLS sees all"),
+        () if !flag(7)? => Some("it is a materialized view that was never filled"),
+        () => None,
+    };
+    if let Some(obstacle) = obstacle {
+        seen.unseen.push(whole(obstacle));
+        return Ok(());
+    }
+    let doing = || format!("looking into {from}");
+    let mut columns = Vec::new();
+    let mut looks = Vec::new();
+    for row in sqlx::query(COLUMNS).bind(oid).fetch_all(&mut *connection).await.doing(doing)? {
+        let read = || {
+            let text = |at: usize| row.try_get::<String, _>(at);
+            Ok((
+                text(0)?,
+                text(1)?,
+                text(2)?,
+                text(3)?,
+                row.try_get::<Option<String>, _>(4)?,
+                row.try_get::<bool, _>(5)?,
+            ))
+        };
+        let (column, data_type, base, base_kind, element, may_select) = read().doing(doing)?;
+        let reason = match look(&base, &base_kind, element.as_deref()) {
+            Look::Never => continue,
+            Look::Unknown => format!("the type {data_type} is not looked into"),
+            _ if !may_select => "the role may not SELECT it".to_owned(),
+            look => {
+                looks.push((column.clone(), look));
+                columns.push(SeenColumn { name: column, data_type, tagged: Vec::new() });
+                continue;
+            }
+        };
+        seen.unseen.push(Unseen { schema: schema.clone(), table: name.clone(), column: Some(column), reason });
+    }
+    if looks.is_empty() {
+        return Ok(());
+    }
+    // Reviewed: quoted identifiers and constants only.
+    let rows = match sqlx::query(AssertSqlSafe(tags(&from, &looks))).fetch_all(&mut *connection).await {
+        Ok(rows) => rows,
+        // A lock that does not go, a table that is dropped meanwhile, a page that is damaged: the others are looked into.
+        Err(sqlx::Error::Database(error)) if !error.code().is_some_and(|code| code.starts_with("57P")) => {
+            seen.unseen.push(whole(error.message()));
+            return Ok(());
+        }
+        Err(error) => return Err(error).doing(doing),
+    };
+    for row in &rows {
+        let read = || Ok((row.try_get::<i32, _>(0)?, row.try_get::<String, _>(1)?, row.try_get::<i64, _>(2)?));
+        let (at, tag, values) = read().doing(doing)?;
+        if let Some(column) = usize::try_from(at).ok().and_then(|at| columns.get_mut(at)) {
+            column.tagged.push(Tagged { tag, values: u64::try_from(values).unwrap_or_default() });
+        }
+    }
+    let names = |rows: Vec<PgRow>| rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>();
+    let key = sqlx::query(PRIMARY_KEY).bind(oid).fetch_all(connection).await.and_then(names).doing(doing)?;
+    seen.tables.push(SeenTable { schema, name, key, columns });
+    Ok(())
+}
+
+fn look(base: &str, base_kind: &str, element: Option<&str>) -> Look {
+    const NEVER: [&str; 34] = [
+        "bool",
+        "int2",
+        "int4",
+        "int8",
+        "float4",
+        "float8",
+        "numeric",
+        "money",
+        "date",
+        "time",
+        "timetz",
+        "timestamp",
+        "timestamptz",
+        "interval",
+        "uuid",
+        "inet",
+        "cidr",
+        "macaddr",
+        "macaddr8",
+        "bit",
+        "varbit",
+        "oid",
+        "xid",
+        "tid",
+        "pg_lsn",
+        "point",
+        "line",
+        "lseg",
+        "box",
+        "path",
+        "polygon",
+        "circle",
+        "tsquery",
+        "char",
+    ];
+    match element.unwrap_or(base) {
+        "bytea" if element.is_none() => Look::Bytes,
+        "text" | "varchar" | "bpchar" | "name" | "citext" if element.is_none() => Look::Text,
+        "text" | "varchar" | "bpchar" | "citext" | "json" | "jsonb" | "xml" | "hstore" => Look::Within,
+        base if NEVER.contains(&base) || matches!(base_kind, "e" | "r" | "m") => Look::Never,
+        _ => Look::Unknown,
+    }
+}
+
+/// One reading of the table, whatever the number of columns.
+fn tags(from: &str, looks: &[(String, Look)]) -> String {
+    let entry =
+        |(at, (name, look)): (usize, &(String, Look))| format!("({at}, {})", tag(&format!("t.{}", quote(name)), *look));
+    let entries: Vec<String> = looks.iter().enumerate().map(entry).collect();
+    format!(
+        "SELECT v.n, v.tag, count(*) FROM {from} AS t CROSS JOIN LATERAL (VALUES {}) AS v(n, tag)
+         WHERE v.tag IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2",
+        entries.join(", ")
+    )
+}
+
+/// The tag of one value, NULL for all that is none of ours. A value that is stored out of line is fetched only as far
+/// as its header, unless it is one of ours in base64.
+fn tag(column: &str, look: Look) -> String {
+    match look {
+        Look::Bytes => format!(
+            "CASE WHEN substring({column} FROM 1 FOR 2) = '\\x0d0c'::bytea
+                  THEN 'r' || encode(substring({column} FROM 1 FOR 8), 'hex')
+                  WHEN substring({column} FROM 1 FOR 3) = '\\x445177'::bytea
+                  THEN {form} || encode(substring({column} FROM 1 FOR 10), 'escape') END",
+            form = form(
+                &format!("position('-'::bytea IN {column}) > 0 OR position('_'::bytea IN {column}) > 0"),
+                &format!(
+                    "rtrim(encode(substring({column} FROM greatest(octet_length({column}) - 15, 1)), 'escape'), E' \\t\\r\\n')"
+                ),
+                &format!("octet_length({column})"),
+            ),
+        ),
+        Look::Text => {
+            let text = format!("({column}::text COLLATE \"C\")");
+            format!(
+                "CASE WHEN left({text}, 3) = 'DQw' THEN {form} || left({text}, 10)
+                      WHEN strpos(lower(left({text}, 6)), '0d0c') IN (1, 3)
+                      THEN 'h' || substring({text} FROM '^(?:0[xX]|\\\\x)?(0[dD]0[cC][0-9a-fA-F]{{4,12}})')
+                      ELSE {within} END",
+                form = form(
+                    &format!("strpos({text}, '-') > 0 OR strpos({text}, '_') > 0"),
+                    &format!("rtrim({text}, E' \\t\\r\\n')"),
+                    &format!("length(rtrim({text}, E' \\t\\r\\n'))"),
+                ),
+                within = within(&text),
+            )
+        }
+        Look::Within => within(&format!("({column}::text COLLATE \"C\")")),
+        Look::Never | Look::Unknown => "NULL".to_owned(),
+    }
+}
+
+fn within(text: &str) -> String {
+    format!(
+        "CASE WHEN strpos({text}, 'DQw') > 0
+              THEN 'e' || substring({text} FROM '(?:^|[^A-Za-z0-9+/_-])(DQw[A-Za-z0-9+/_-]{{7}})') END"
+    )
+}
+
+fn form(url_safe: &str, end: &str, length: &str) -> String {
+    format!(
+        "CASE WHEN {url_safe} THEN CASE WHEN right({end}, 1) = '=' OR {length} % 4 = 0 THEN 's' ELSE 'v' END
+              WHEN right({end}, 1) = '=' OR {length} % 4 = 0 THEN 'b' ELSE 'u' END"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_that_may_hold_text_or_bytes_is_looked_into_or_told() {
+        assert_eq!(look("bytea", "b", None), Look::Bytes);
+        assert_eq!(look("varchar", "b", None), Look::Text);
+        assert_eq!(look("_text", "b", Some("text")), Look::Within);
+        assert_eq!(look("jsonb", "b", None), Look::Within);
+        assert_eq!(look("_bytea", "b", Some("bytea")), Look::Unknown);
+        assert_eq!(look("address", "c", None), Look::Unknown);
+        assert_eq!(look("_int4", "b", Some("int4")), Look::Never);
+        assert_eq!(look("mood", "e", None), Look::Never);
+    }
+}

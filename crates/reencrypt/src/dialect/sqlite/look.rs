@@ -1,0 +1,156 @@
+//! Looks through a whole SQLite file for values of devolutions-crypto. Every column of every table is looked into, since
+//! SQLite's values have types of their own.
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
+
+use super::super::found::{Seen, SeenColumn, SeenTable, Tagged, Unseen};
+use crate::EngineError;
+use crate::error::Doing;
+use crate::table::quote;
+use crate::targets::Exclude;
+
+const TABLES: &str = "
+    SELECT name, upper(ltrim(COALESCE(sql, ''))) GLOB 'CREATE VIRTUAL*', name GLOB 'keyturn_*'
+    FROM main.sqlite_schema WHERE type = 'table' AND name NOT GLOB 'sqlite_*' ORDER BY name";
+
+/// `hidden` 1 is a column of a virtual table; generated ones are 2 (computed on reading) and 3 (stored).
+const COLUMNS: &str = "SELECT name, type, pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid";
+
+/// SQLite matches names whatever their case; targets.toml does not.
+const MISSING: &str = "SELECT count(*) FROM pragma_table_xinfo(?1) x JOIN main.sqlite_schema m ON m.name = ?1
+    WHERE m.type = 'table' AND x.name = ?2";
+
+pub(super) async fn see(options: &SqliteConnectOptions) -> Result<Seen, EngineError> {
+    let mut connection = open(options).await?;
+    let doing = || "listing the tables of the database".to_owned();
+    let tables = sqlx::query(TABLES).fetch_all(&mut connection).await.doing(doing)?;
+    let mut seen = Seen::default();
+    for table in &tables {
+        let name: String = table.try_get(0).doing(doing)?;
+        let (is_virtual, own): (bool, bool) = (table.try_get(1).doing(doing)?, table.try_get(2).doing(doing)?);
+        if own {
+            seen.own.push(name);
+        } else if is_virtual {
+            let reason = "it is a virtual table; what it keeps in tables of its own is looked into".to_owned();
+            seen.unseen.push(Unseen { schema: None, table: name, column: None, reason });
+        } else {
+            see_table(&mut connection, name, &mut seen).await?;
+        }
+    }
+    let _ = connection.close().await;
+    Ok(seen)
+}
+
+/// Excluded columns that there are not.
+pub(super) async fn missing(options: &SqliteConnectOptions, excludes: &[Exclude]) -> Result<Vec<String>, EngineError> {
+    let mut connection = open(options).await?;
+    let mut missing = Vec::new();
+    for exclude in excludes {
+        for column in &exclude.columns {
+            let found: i64 = sqlx::query(MISSING)
+                .bind(&exclude.table)
+                .bind(column)
+                .fetch_one(&mut connection)
+                .await
+                .and_then(|row| row.try_get(0))
+                .doing(|| "looking for the excluded columns".to_owned())?;
+            if found == 0 || exclude.schema.as_deref().is_some_and(|schema| schema != "main") {
+                missing.push(exclude.place(column));
+            }
+        }
+    }
+    let _ = connection.close().await;
+    Ok(missing)
+}
+
+async fn open(options: &SqliteConnectOptions) -> Result<SqliteConnection, EngineError> {
+    let file = options.get_filename().to_owned();
+    SqliteConnection::connect_with(&options.clone().disable_statement_logging())
+        .await
+        .doing(|| format!("opening {}", file.display()))
+}
+
+async fn see_table(connection: &mut SqliteConnection, name: String, seen: &mut Seen) -> Result<(), EngineError> {
+    let doing = || format!("looking into {name}");
+    let mut columns = Vec::new();
+    let mut key: Vec<(i64, String)> = Vec::new();
+    for row in sqlx::query(COLUMNS).bind(&name).fetch_all(&mut *connection).await.doing(doing)? {
+        let read = |row: &SqliteRow| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
+        let (column, data_type, position): (String, String, i64) = read(&row).doing(doing)?;
+        if position > 0 {
+            key.push((position, column.clone()));
+        }
+        columns.push(SeenColumn { name: column, data_type, tagged: Vec::new() });
+    }
+    key.sort_unstable();
+    let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+    // Reviewed: quoted identifiers and constants only.
+    let rows = match sqlx::query(AssertSqlSafe(tags(&name, &names))).fetch_all(&mut *connection).await {
+        Ok(rows) => rows,
+        // A generated column may need a function of the application's own, a page may be damaged.
+        Err(sqlx::Error::Database(error)) => {
+            seen.unseen.push(Unseen { schema: None, table: name, column: None, reason: error.message().to_owned() });
+            return Ok(());
+        }
+        Err(error) => return Err(error).doing(doing),
+    };
+    for row in &rows {
+        let read = || Ok((row.try_get::<i64, _>(0)?, row.try_get::<String, _>(1)?, row.try_get::<i64, _>(2)?));
+        let (at, tag, values) = read().doing(doing)?;
+        if let Some(column) = usize::try_from(at).ok().and_then(|at| columns.get_mut(at)) {
+            column.tagged.push(Tagged { tag, values: u64::try_from(values).unwrap_or_default() });
+        }
+    }
+    let key = key.into_iter().map(|(_, column)| column).collect();
+    seen.tables.push(SeenTable { schema: None, name, key, columns });
+    Ok(())
+}
+
+/// One reading of the table, whatever the number of columns: the order of a CROSS JOIN is kept.
+fn tags(table: &str, columns: &[&str]) -> String {
+    let numbers: Vec<String> = (0..columns.len()).map(|at| format!("({at})")).collect();
+    let cases: Vec<String> = columns
+        .iter()
+        .enumerate()
+        .map(|(at, name)| format!("WHEN {at} THEN {}", tag(&format!("t.{}", quote(name)))))
+        .collect();
+    format!(
+        "WITH keyturn_n(n) AS (VALUES {})
+         SELECT n, tag, count(*) FROM (
+             SELECT keyturn_n.n AS n, CASE keyturn_n.n {} END AS tag
+             FROM main.{} AS t CROSS JOIN keyturn_n)
+         WHERE tag IS NOT NULL GROUP BY n, tag ORDER BY n, tag",
+        numbers.join(", "),
+        cases.join(" "),
+        quote(table),
+    )
+}
+
+/// The tag of one value, NULL for all that is none of ours.
+fn tag(column: &str) -> String {
+    let base64 = |text: &str| {
+        let end = format!("rtrim({text}, ' ' || char(9) || char(13) || char(10))");
+        format!(
+            "CASE WHEN instr({text}, '-') > 0 OR instr({text}, '_') > 0
+                  THEN CASE WHEN {end} LIKE '%=' OR length({end}) % 4 = 0 THEN 's' ELSE 'v' END
+                  WHEN {end} LIKE '%=' OR length({end}) % 4 = 0 THEN 'b' ELSE 'u' END || substr({text}, 1, 10)"
+        )
+    };
+    format!(
+        "CASE typeof({column})
+         WHEN 'blob' THEN CASE
+             WHEN substr({column}, 1, 2) = x'0D0C' THEN 'r' || lower(hex(substr({column}, 1, 8)))
+             WHEN substr({column}, 1, 3) = x'445177' THEN {of_blob} END
+         WHEN 'text' THEN CASE
+             WHEN substr({column}, 1, 3) = 'DQw' COLLATE BINARY THEN {of_text}
+             WHEN instr(lower(substr({column}, 1, 6)), '0d0c') IN (1, 3)
+             THEN 'h' || substr({column}, instr(lower(substr({column}, 1, 6)), '0d0c'), 16)
+             WHEN instr({column}, 'DQw') > 1
+                  AND substr({column}, instr({column}, 'DQw') - 1, 1) NOT GLOB '[A-Za-z0-9+/_-]'
+             THEN 'e' || substr({column}, instr({column}, 'DQw'), 10) END
+         END",
+        of_blob = base64(&format!("CAST({column} AS TEXT)")),
+        of_text = base64(column),
+    )
+}

@@ -1,0 +1,227 @@
+//! Looking through a whole database: every form and type is found where it is, nothing else is, and a survey refuses what
+//! it would leave behind.
+
+use keys::KeySet;
+use keys::value::{Encoding, ValueKind};
+use reencrypt::scan::{ColumnState, ScanReport, ScannedColumn, targets_file};
+use reencrypt::{Engine, EngineError, Targets};
+
+use rotation::Survey;
+
+use crate::farm::{Cell, Place, Vault, on_both, request};
+
+/// Lets the role see everything, as docs/database.md advises.
+async fn see_all(vault: &Vault) {
+    if matches!(vault.place, Place::Postgres { .. }) {
+        vault.run(&vault.named("GRANT pg_read_all_data TO keyturn_agent;")).await;
+    }
+}
+
+async fn scan(vault: &Vault) -> ScanReport {
+    vault.engine().await.scan(&|_| {}).await.unwrap()
+}
+
+async fn survey(vault: &Vault, targets: &Targets) -> Result<Survey, EngineError> {
+    let ring = KeySet::new("farm", vault.old.clone(), 0);
+    let engine = Engine::connect(&vault.config, targets.clone()).await.unwrap();
+    engine.survey(&request(&ring, &[], 8), &|_| {}).await
+}
+
+#[track_caller]
+fn found<'a>(report: &'a ScanReport, table: &str, column: &str) -> &'a ScannedColumn {
+    let it = report.found.iter().find(|found| found.table == table && found.column == column);
+    it.unwrap_or_else(|| panic!("{table}.{column} is not in {:?}", report.found))
+}
+
+/// What a column holds, as `kind version encoding count`.
+fn groups(column: &ScannedColumn) -> Vec<String> {
+    let group = |group: &reencrypt::scan::ValueGroup| {
+        format!("{} {} {} {}", group.kind, group.version, group.encoding, group.values)
+    };
+    column.values.iter().map(group).collect()
+}
+
+fn url_safe(cell: &Cell) -> Cell {
+    match cell {
+        Cell::Text(text) => Cell::Text(text.replace('+', "-").replace('/', "_").trim_end_matches('=').to_owned()),
+        other => other.clone(),
+    }
+}
+
+on_both! {
+    async fn registered_columns_are_counted_and_nothing_else_is_found(vault) {
+        vault.seed(200).await;
+        see_all(&vault).await;
+        let report = scan(&vault).await;
+        let names: Vec<String> =
+            report.found.iter().map(|found| format!("{}.{}", found.table, found.column)).collect();
+        let expected =
+            ["User Entries.secret", "attachments.content", "connections.password", "connections.notes", "documents.body"];
+        assert_eq!(names, expected);
+        assert!(report.found.iter().all(|found| found.state == ColumnState::Registered), "{:?}", report.found);
+        assert_eq!(groups(found(&report, "connections", "password")), ["symmetric ciphertext 2 raw 192"]);
+        assert_eq!(groups(found(&report, "connections", "notes")), ["symmetric ciphertext 2 base64 190"]);
+        assert_eq!(report.tables, 4);
+    }
+
+    async fn a_survey_refuses_what_it_would_leave_behind_until_it_is_registered_or_excluded(vault) {
+        vault.seed(40).await;
+        vault.run("CREATE TABLE forgotten (id integer PRIMARY KEY, secret text, other text);").await;
+        vault.insert("forgotten", &[vec![Cell::Integer(1), vault.base64("x"), Cell::Text("plain".to_owned())]]).await;
+        see_all(&vault).await;
+        let refused = survey(&vault, &vault.targets).await.unwrap_err();
+        assert!(matches!(&refused, EngineError::Unregistered(columns) if columns == &["forgotten.secret (1 values)"]), "{refused}");
+        let fault = refused.fault();
+        assert_eq!(fault.code.as_str(), "unregistered-columns");
+        assert!(fault.next_step.contains("keyturn db scan") && !fault.retryable);
+
+        let report = scan(&vault).await;
+        assert_eq!(found(&report, "forgotten", "secret").state, ColumnState::Unregistered);
+        let written = Targets::parse(&targets_file(&report, &vault.targets)).unwrap();
+        assert_eq!(written.tables().len(), vault.targets.tables().len() + 1);
+        assert_eq!(written.table("forgotten").unwrap().columns[0].encoding, Encoding::Base64);
+        assert_eq!(written.table("connections"), vault.targets.table("connections"), "aad and all");
+
+        let exclude = "[[exclude]]\ntable = \"forgotten\"\ncolumns = [\"secret\"]\nreason = \"of another farm\"\n";
+        let excluding = |exclude: &str| Targets::parse(&format!("{}\n{exclude}", crate::farm::TARGETS)).unwrap();
+        survey(&vault, &excluding(exclude)).await.unwrap();
+        let engine = Engine::connect(&vault.config, excluding(exclude)).await.unwrap();
+        let report = engine.scan(&|_| {}).await.unwrap();
+        assert_eq!(found(&report, "forgotten", "secret").state, ColumnState::Excluded);
+
+        for gone in [exclude.replace("secret", "secrets"), exclude.replace("forgotten", "Forgotten")] {
+            let refused = survey(&vault, &excluding(&gone)).await.unwrap_err().to_string();
+            assert!(refused.contains("the excluded column") && refused.contains("does not exist"), "{refused}");
+        }
+    }
+
+    async fn every_form_is_told_and_what_cannot_be_registered_says_why(vault) {
+        let blob = if vault.is_sqlite() { "BLOB" } else { "bytea" };
+        vault.run(&format!("CREATE TABLE odd (id integer PRIMARY KEY, t text, b {blob}, h text, j text, mixed {blob}, plain text);
+                            CREATE TABLE keyless (secret {blob});")).await;
+        let Cell::Bytes(raw) = vault.raw("one", "") else { panic!("raw values are bytes") };
+        let Cell::Text(text) = vault.base64("two, and some more of it so that both alphabets differ: ??>>~~") else {
+            panic!("base64 values are text")
+        };
+        let hexadecimal: String = raw.iter().map(|byte| format!("{byte:02x}")).collect();
+        let document = format!("{{\"password\": \"{text}\"}}");
+        let row = |id: i64, cells: [Cell; 6]| [vec![Cell::Integer(id)], cells.to_vec()].concat();
+        let asymmetric = [&[0x0d, 0x0c, 2, 0, 2, 0, 2, 0][..], &[7; 80]].concat();
+        let hash = [&[0x0d, 0x0c, 3, 0, 0, 0, 1, 0][..], &[7; 40]].concat();
+        let by_chance = [&[0x0d, 0x0c][..], b"ordinary bytes that begin so"].concat();
+        vault.insert("odd", &[
+            row(1, [Cell::Text(text.clone()), Cell::Bytes(raw.clone()), Cell::Text(hexadecimal.clone()),
+                    Cell::Text(document), Cell::Bytes(raw.clone()), Cell::Text("DQw is no value".to_owned())]),
+            row(2, [url_safe(&Cell::Text(text.clone())), Cell::Bytes(asymmetric), Cell::Text(format!("0x{hexadecimal}")),
+                    Cell::Text("mentions DQwC only".to_owned()), Cell::Bytes(text.clone().into_bytes()), Cell::Null]),
+            row(3, [Cell::Text(format!("{text}\n")), Cell::Bytes(hash), Cell::Null, Cell::Null, Cell::Bytes(raw[..5].to_vec()), Cell::Null]),
+            row(4, [Cell::Text("dqwc".to_owned()), Cell::Bytes(by_chance), Cell::Null, Cell::Null, Cell::Null, Cell::Null]),
+        ]).await;
+        vault.insert("keyless", &[vec![Cell::Bytes(raw.clone())]]).await;
+        see_all(&vault).await;
+        let report = scan(&vault).await;
+        let texts = groups(found(&report, "odd", "t"));
+        assert_eq!(texts.iter().map(|group| group.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum::<u64>(), 3, "{texts:?}");
+        assert!(texts.iter().any(|group| group.contains("base64url unpadded")), "{texts:?}");
+        assert_eq!(groups(found(&report, "odd", "b")),
+            ["symmetric ciphertext 2 raw 1", "asymmetric ciphertext 2 raw 1", "password hash 1 raw 1"]);
+        assert_eq!(groups(found(&report, "odd", "h")), ["symmetric ciphertext 2 hex 2"]);
+        assert_eq!(groups(found(&report, "odd", "j")), ["symmetric ciphertext 2 within other text 1"]);
+        assert_eq!(groups(found(&report, "odd", "mixed")),
+            ["symmetric ciphertext 0 raw 1", "symmetric ciphertext 2 raw 1", "symmetric ciphertext 2 base64 1"]);
+        assert!(!report.found.iter().any(|found| found.column == "plain"));
+        let obstacle = |table: &str, column: &str| found(&report, table, column).obstacle.clone().unwrap_or_default();
+        assert!(obstacle("odd", "h").contains("stand as hex"), "{}", obstacle("odd", "h"));
+        assert!(obstacle("odd", "mixed").contains("another encoding"), "{}", obstacle("odd", "mixed"));
+        assert!(obstacle("keyless", "secret").contains("no primary key"));
+        let written = targets_file(&report, &Targets::none());
+        assert!(written.contains("# keyless.secret CANNOT BE REGISTERED"), "{written}");
+        assert_eq!(Targets::parse(&written).unwrap().table("odd").unwrap().columns.len(), 2);
+    }
+
+    async fn a_column_that_holds_nothing_of_the_farms_key_keeps_no_rotation_from_beginning(vault) {
+        vault.seed(20).await;
+        let blob = if vault.is_sqlite() { "BLOB" } else { "bytea" };
+        vault.run(&format!("CREATE TABLE users (id integer PRIMARY KEY, hash {blob});")).await;
+        let hash = [&[0x0d, 0x0c, 3, 0, 0, 0, 2, 0][..], &[7; 40]].concat();
+        vault.insert("users", &[vec![Cell::Integer(1), Cell::Bytes(hash)]]).await;
+        see_all(&vault).await;
+        survey(&vault, &vault.targets).await.unwrap();
+        let report = scan(&vault).await;
+        let column = found(&report, "users", "hash");
+        assert_eq!((column.state, column.values[0].kind), (ColumnState::Unaffected, ValueKind::PasswordHash));
+    }
+
+    async fn keyturns_own_tables_are_passed_over(vault) {
+        vault.seed(20).await;
+        let blob = if vault.is_sqlite() { "BLOB" } else { "bytea" };
+        vault.run(&format!("CREATE TABLE keyturn_01234567_9_1_old (id integer PRIMARY KEY, secret {blob});")).await;
+        vault.insert("keyturn_01234567_9_1_old", &[vec![Cell::Integer(1), vault.raw("x", "")]]).await;
+        see_all(&vault).await;
+        survey(&vault, &vault.targets).await.unwrap();
+        let report = scan(&vault).await;
+        assert!(report.own_tables.iter().any(|table| table.ends_with("keyturn_01234567_9_1_old")), "{:?}", report.own_tables);
+    }
+}
+
+#[tokio::test]
+async fn postgres_partitions_types_and_what_may_not_be_read() {
+    let vault = Vault::postgres().await;
+    vault.seed(20).await;
+    vault
+        .run(
+            "CREATE SCHEMA \"Other.One\"; CREATE SCHEMA closed;
+             CREATE DOMAIN \"Other.One\".secret AS bytea;
+             CREATE TABLE \"Other.One\".parts (id int, c \"Other.One\".secret, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+             CREATE TABLE \"Other.One\".low PARTITION OF \"Other.One\".parts FOR VALUES FROM (0) TO (10);
+             CREATE TABLE \"Other.One\".high PARTITION OF \"Other.One\".parts FOR VALUES FROM (10) TO (20);
+             CREATE TABLE documents2 (id int PRIMARY KEY, j jsonb, a text[], s bytea[], v varchar(400) COLLATE \"C\");
+             CREATE TABLE closed.t (id int PRIMARY KEY, c bytea);
+             CREATE TABLE hidden (id int PRIMARY KEY, c bytea); ALTER TABLE hidden ENABLE ROW LEVEL SECURITY;
+             CREATE TABLE narrow (id int PRIMARY KEY, c bytea, d bytea);
+             CREATE MATERIALIZED VIEW cached AS SELECT id, password FROM connections;",
+        )
+        .await;
+    for id in [1, 11] {
+        vault.insert("\"Other.One\".parts", &[vec![Cell::Integer(id), vault.raw("x", "")]]).await;
+    }
+    let Cell::Text(text) = vault.base64("in a document") else { panic!("text") };
+    vault
+        .run(&format!(
+            "INSERT INTO documents2 VALUES (1, '{{\"p\": {{\"q\": \"{text}\"}}}}', ARRAY['no', '{text}'], NULL, '{text}')"
+        ))
+        .await;
+    vault
+        .run(&vault.named(
+            "GRANT USAGE ON SCHEMA \"Other.One\" TO keyturn_agent; GRANT SELECT ON \"Other.One\".parts TO keyturn_agent;
+             GRANT SELECT ON documents2, hidden, cached TO keyturn_agent; GRANT SELECT (id, c) ON narrow TO keyturn_agent;",
+        ))
+        .await;
+    let report = scan(&vault).await;
+    let parts = found(&report, "\"Other.One\".parts", "c");
+    assert_eq!(groups(parts), ["symmetric ciphertext 2 raw 2"], "partitions are counted once");
+    assert!(
+        parts.obstacle.is_none()
+            && parts.missing_rights.as_ref().is_some_and(|rights| rights.contains("may not UPDATE")),
+        "{parts:?}"
+    );
+    assert!(!report.found.iter().any(|found| found.table.contains("low") || found.table.contains("high")));
+    assert_eq!(groups(found(&report, "documents2", "j")), ["symmetric ciphertext 2 within other text 1"]);
+    assert_eq!(groups(found(&report, "documents2", "a")), ["symmetric ciphertext 2 within other text 1"]);
+    assert_eq!(found(&report, "documents2", "v").values[0].values, 1);
+    let cached = found(&report, "cached", "password");
+    assert!(cached.obstacle.is_some(), "{cached:?}");
+    let unseen: Vec<String> = report
+        .not_looked_into
+        .iter()
+        .map(|unseen| format!("{}.{}: {}", unseen.table, unseen.column.as_deref().unwrap_or("*"), unseen.reason))
+        .collect();
+    for said in [
+        "closed.t.*: the role has no USAGE",
+        "hidden.*: row level security",
+        "narrow.d: the role may not SELECT",
+        "documents2.s: the type bytea[]",
+    ] {
+        assert!(unseen.iter().any(|line| line.starts_with(said)), "{said:?} is not in {unseen:?}");
+    }
+}
