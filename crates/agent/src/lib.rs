@@ -30,7 +30,8 @@ mod service;
 mod work;
 
 pub use config::{
-    CommandConfig, Config, ConfigError, DatabaseConfig, DatabaseUrl, InstanceConfig, StoreConfig, TlsConfig,
+    BackupConfig, CommandConfig, Config, ConfigError, DatabaseConfig, DatabaseUrl, InstanceConfig, StoreConfig,
+    TlsConfig,
 };
 pub use durable::DurableError;
 pub use harden::HardenError;

@@ -414,6 +414,14 @@ impl Engine {
         Ok(())
     }
 
+    /// Copies a SQLite database, as it is at one moment and while it is in use, into a file that is not there yet.
+    pub async fn copy_into(&self, path: &std::path::Path) -> Result<(), EngineError> {
+        let mut session = self.open().await?;
+        session.session.copy_into(path).await?;
+        session.end().await;
+        Ok(())
+    }
+
     /// All rotations that the ledger remembers, oldest first, with how far each had come. Changes nothing.
     pub async fn history(&self) -> Result<Vec<LedgerRotation>, EngineError> {
         let mut session = self.open().await?;

@@ -2,7 +2,7 @@
 //! instance come back under the old key, and coordinators that return end the rotation as rolled back.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use reencrypt::{DatabaseConfig, Engine, SurveyRequest, Targets};
 use rotation::StrategyChoice;
 use serde_json::Value;
 
-use crate::support::{Ran, keyturn, run};
-use crate::vault::{TARGETS, VaultFarm};
+use crate::support::{Ran, keyturn, mode, run};
+use crate::vault::{ROWS, TARGETS, VaultFarm};
 
 /// How long a rotation may take to end once everybody is back.
 const END_LIMIT: Duration = Duration::from_secs(60);
@@ -227,8 +227,9 @@ fn a_recovery_that_was_killed_between_any_steps_goes_on() {
 #[test]
 fn an_older_backup_is_taken_with_the_key_that_was_named() {
     let mut vault = VaultFarm::new(2);
-    let backup = vault.farm.path("backup.db");
-    std::fs::copy(vault.farm.path("vault.db"), &backup).expect("copied");
+    let folder = vault.farm.path("backups");
+    let made = run(["db", "backup", "--config", &vault.config(0), "--output-dir", &folder, "-o", "json"]).json();
+    let backup = made["path"].as_str().expect("a path").to_owned();
     vault.turn();
     vault.kill_keyturn();
     for number in 0..2 {
@@ -259,4 +260,26 @@ fn the_agent_must_be_stopped_and_the_farm_s_name_typed() {
     vault.stop_agent(0);
     let whole = recover(&vault, 0, &[]).json();
     assert_eq!((&whole["verdict"], &whole["steps"]), (&"whole".into(), &Value::Array(Vec::new())), "{whole}");
+}
+
+#[test]
+fn a_backup_is_proved_made_for_its_owner_alone_and_holds_no_plaintext() {
+    let vault = VaultFarm::new(1);
+    let folder = vault.farm.path("backups");
+    let arguments = ["db", "backup", "--config", &vault.config(0), "--output-dir", &folder, "-o", "json"];
+    let made = run(arguments).json();
+    assert_eq!(mode(Path::new(&folder)), 0o700);
+    for file in [&made["path"], &made["folder_archive"]] {
+        assert_eq!(mode(Path::new(file.as_str().expect("a path"))), 0o600, "{file}");
+    }
+    let tables = made["tables"].as_array().expect("a list");
+    let sum = |field: &str| tables.iter().map(|table| table[field].as_u64().expect("a count")).sum::<u64>();
+    assert_eq!((sum("rows"), sum("rows_restored"), sum("rows_opened")), (ROWS, ROWS, ROWS), "{made}");
+    assert!(sum("values_opened") > 50, "{made}");
+    assert_eq!(made["key"], bundle_of(&vault, "old").active().secret.id().to_string());
+
+    // A folder that others may enter is refused, and so is a configuration that says nothing of one.
+    std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("changed");
+    run(arguments).failed(1, &["error[folder-exposed]"]);
+    run(["db", "backup", "--config", &vault.config(0)]).failed(2, &["[backup] directory"]);
 }

@@ -14,6 +14,7 @@ mod keys_of_every_type;
 mod late_workers;
 mod planner;
 mod proxy;
+mod recovery;
 mod rotate;
 mod scan;
 mod schema;

@@ -7,8 +7,8 @@ use sqlx::{Connection, Row as _};
 use super::ledger::{self, Hold};
 use crate::EngineError;
 use crate::error::Doing;
-use crate::ledger::SCRATCH_ROTATIONS;
 use crate::history::{LedgerRotation, NoteKind, StoredRotation, recovery_begun};
+use crate::ledger::SCRATCH_ROTATIONS;
 
 const CREATE: &str = "
     CREATE TABLE IF NOT EXISTS keyturn.note (

@@ -2,6 +2,7 @@
 
 mod bench;
 mod catalog;
+mod copy;
 mod history;
 mod ledger;
 mod look;
@@ -237,6 +238,10 @@ impl Session for SqliteSession {
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         let _turn = self.writing.lock().await;
         ledger::close(&mut self.connection, mark).await
+    }
+
+    async fn copy_into(&mut self, path: &std::path::Path) -> Result<(), EngineError> {
+        copy::copy_into(&mut self.connection, path).await
     }
 
     async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError> {
