@@ -18,6 +18,7 @@ mod mariadb_schema;
 mod mariadb_workers;
 mod planner;
 mod proxy;
+mod recovery;
 mod rotate;
 mod scan;
 mod schema;
