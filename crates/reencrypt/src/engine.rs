@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config::{CONNECTIONS_MAX_DEFAULT, CONNECTIONS_MIN};
 use crate::dialect::{self, Dialect, Session};
+use crate::doctor::{Doctor, DoctorReport};
 use crate::key::Key;
 use crate::ledger::{LedgerMark, Pass};
 use crate::pace::Limits;
@@ -155,6 +156,24 @@ impl Engine {
     pub async fn scan(&self, progress: Progress<'_>) -> Result<ScanReport, EngineError> {
         let _permit = self.permits(1).await?;
         scan::scan(self.dialect.as_ref(), &self.targets, progress).await
+    }
+
+    /// Reads every registered value, and says under which key of the ring it is. With `repair`, values under an older key
+    /// are turned to the active one, each only if it still holds what was read, and everything is read again; refused
+    /// while a rotation is under way. Nothing else of a row is touched.
+    pub async fn doctor(
+        &self,
+        ring: &KeySet,
+        repair: bool,
+        progress: Progress<'_>,
+    ) -> Result<DoctorReport, EngineError> {
+        let mut session = self.open().await?;
+        let tables = session.session.tables(&self.targets).await?;
+        let page_rows_max = |table: &Table| self.dialect.page_rows_max(table);
+        let doctor = Doctor { tables: &tables, ring, page_rows_max: &page_rows_max };
+        let findings = doctor.run(session.session.as_mut(), repair, progress).await?;
+        session.end().await;
+        Ok(findings.report(self.dialect.kind().to_string(), ring.active().secret.id()))
     }
 
     /// Reads every registered value with the current key while the farm serves. Counts, names what does not open,

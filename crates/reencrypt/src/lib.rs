@@ -10,6 +10,7 @@
 pub mod bench;
 mod config;
 mod dialect;
+pub mod doctor;
 mod engine;
 mod error;
 mod forecast;

@@ -166,6 +166,17 @@ pub(crate) trait Session: Send {
     /// Closes the header, so that no work enters under this rotation any more.
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError>;
 
+    /// Makes this session the only one that mends rows, until it ends, and sees that no rotation is under way.
+    async fn hold_repairs(&mut self) -> Result<(), EngineError> {
+        Err(EngineError::Unsupported("this release repairs nothing on this database".to_owned()))
+    }
+
+    /// Writes rows outside any rotation, in one transaction, each only if it still holds what was read. Refused
+    /// ([`EngineError::LedgerOpen`]) while a rotation is under way, which cannot begin as long as the transaction lasts.
+    async fn mend(&mut self, _table: &Table, _changes: &[Change]) -> Result<Written, EngineError> {
+        Err(EngineError::Unsupported("this release repairs nothing on this database".to_owned()))
+    }
+
     /// How many bytes of the database's history the slowest standby has still to replay; `None` where there is none, or
     /// where it cannot be known. Asked about once a second while rows are written.
     async fn replication_lag(&mut self) -> Result<Option<u64>, EngineError> {

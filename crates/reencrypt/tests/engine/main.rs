@@ -3,18 +3,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
+mod attached;
 mod bad_input;
 mod cluster;
+mod doctor;
 mod farm;
 mod faults;
 mod fence;
 mod keys_of_every_type;
 mod late_workers;
 mod planner;
+mod proxy;
 mod rotate;
 mod scan;
 mod schema;
 mod shadow;
+mod shadow_faults;
 mod shadow_schemas;
 mod survey;
 mod trial;

@@ -6,6 +6,7 @@ mod layout;
 mod ledger;
 mod load;
 mod look;
+mod mend;
 mod role;
 mod rows;
 mod scan;
@@ -31,7 +32,7 @@ use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
 use crate::sink::PageSink;
-use crate::table::{KeyRange, Row, Table};
+use crate::table::{Change, KeyRange, Row, Table};
 use crate::targets::Exclude;
 use crate::{DatabaseConfig, EngineError, Targets};
 
@@ -300,6 +301,14 @@ impl Session for PostgresSession {
 
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         role::close(&mut self.connection, mark).await
+    }
+
+    async fn hold_repairs(&mut self) -> Result<(), EngineError> {
+        mend::hold(&mut self.connection).await
+    }
+
+    async fn mend(&mut self, table: &Table, changes: &[Change]) -> Result<Written, EngineError> {
+        mend::mend(&mut self.connection, table, changes).await
     }
 
     async fn shadow_obstacle(&mut self, table: &Table) -> Result<Option<String>, EngineError> {

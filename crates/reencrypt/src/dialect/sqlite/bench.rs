@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 
 use super::super::scratch::{LedgerBefore, Scratch, ScratchNames, ScratchRow, back};
 use super::ledger;
@@ -25,7 +25,7 @@ impl SqliteScratch {
     /// The options are those of the engine's sessions: commits are synchronised as fully, the journal is the file's own.
     pub(super) async fn open(options: &SqliteConnectOptions, names: ScratchNames) -> Result<Self, EngineError> {
         let file = options.get_filename().to_owned();
-        let options = options.clone().busy_timeout(BUSY_TIME_MAX);
+        let options = options.clone().busy_timeout(BUSY_TIME_MAX).disable_statement_logging();
         let connection =
             SqliteConnection::connect_with(&options).await.doing(|| format!("opening {}", file.display()))?;
         Ok(Self { connection, names })

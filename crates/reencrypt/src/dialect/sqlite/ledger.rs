@@ -424,7 +424,11 @@ pub(super) async fn try_write(
 ///
 /// SQLite cannot keep triggers from firing. They are taken away and made again in the caller's transaction, so that
 /// no other connection ever sees the table without them.
-async fn write(connection: &mut SqliteConnection, table: &Table, changes: &[Change]) -> Result<u64, EngineError> {
+pub(super) async fn write(
+    connection: &mut SqliteConnection,
+    table: &Table,
+    changes: &[Change],
+) -> Result<u64, EngineError> {
     let doing = || format!("keeping the triggers of {} from firing", table.label);
     for trigger in &table.triggers {
         run(connection, format!("DROP TRIGGER main.{}", trigger.sql)).await.doing(doing)?;

@@ -4,12 +4,14 @@ mod bench;
 mod catalog;
 mod ledger;
 mod look;
+mod mend;
 mod others;
 mod rows;
 mod shadow;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,7 +31,7 @@ use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
 use crate::sink::{PageSink, scan_by_pages};
-use crate::table::{KeyRange, Row, Table};
+use crate::table::{Change, KeyRange, Row, Table};
 use crate::targets::Exclude;
 use crate::{EngineError, Targets};
 
@@ -82,6 +84,8 @@ struct SqliteSession {
     writing: Arc<Mutex<()>>,
     /// The turn of a swap, which lasts over several calls.
     held: Option<OwnedMutexGuard<()>>,
+    /// The lock of who repairs.
+    repairs: Option<File>,
 }
 
 #[async_trait]
@@ -107,7 +111,14 @@ impl Dialect for Sqlite {
         let connection =
             SqliteConnection::connect_with(&self.options).await.doing(|| format!("opening {}", file.display()))?;
         let writing = Arc::clone(&self.writing);
-        Ok(Box::new(SqliteSession { connection, file, sessions_wait: self.sessions_wait, writing, held: None }))
+        Ok(Box::new(SqliteSession {
+            connection,
+            file,
+            sessions_wait: self.sessions_wait,
+            writing,
+            held: None,
+            repairs: None,
+        }))
     }
 
     async fn scratch(&self, names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
@@ -302,6 +313,18 @@ impl Session for SqliteSession {
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         let _turn = self.writing.lock().await;
         ledger::close(&mut self.connection, mark).await
+    }
+
+    async fn hold_repairs(&mut self) -> Result<(), EngineError> {
+        self.repairs = Some(mend::hold(&self.file)?);
+        let _turn = self.writing.lock().await;
+        ledger::create(&mut self.connection).await?;
+        mend::refuse_rotation(&mut self.connection).await
+    }
+
+    async fn mend(&mut self, table: &Table, changes: &[Change]) -> Result<Written, EngineError> {
+        let _turn = self.writing.lock().await;
+        mend::mend(&mut self.connection, table, changes).await
     }
 
     async fn end(self: Box<Self>) {
