@@ -44,9 +44,6 @@ const BUSY_TIME_MAX: Duration = Duration::from_secs(5);
 /// Rows that wait between SQLite's thread and ours. Few, since each may hold an attachment.
 const ROWS_WAITING_MAX: usize = 16;
 
-/// Placeholders of one statement. SQLite takes 32,766 unless it was built otherwise.
-const PLACEHOLDERS_MAX: usize = 32_000;
-
 /// Statements kept prepared; a batch's has thousands of placeholders, so only few.
 const STATEMENTS_KEPT_MAX: usize = 16;
 
@@ -98,8 +95,9 @@ impl Dialect for Sqlite {
         WRITERS_MAX
     }
 
-    fn page_rows_max(&self, table: &Table) -> usize {
-        PLACEHOLDERS_MAX / (table.key.len() + 2 * table.columns.len())
+    fn page_rows_max(&self, _table: &Table) -> usize {
+        // A batch is written by as many statements as it takes.
+        usize::MAX
     }
 
     fn auto_shadow(&self) -> Result<(), &'static str> {
