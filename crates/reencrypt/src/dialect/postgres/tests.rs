@@ -17,7 +17,7 @@ use self::cluster::Cluster;
 use crate::dialect::{self, Chunk, Dialect, PageLimit, Scan, Session, Written};
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::shadow::{Pair, ShadowState};
-use crate::sink::{PageSink, PageSize};
+use crate::sink::{PageSink, PageSize, Rooms};
 use crate::table::{Change, KeyRange, Row, Table};
 use crate::{DatabaseConfig, Targets};
 
@@ -152,7 +152,7 @@ fn mark(rotation: RotationId, epoch: u64, direction: Direction) -> LedgerMark {
 
 async fn read(session: &mut dyn Session, table: &Table, whole: bool) -> Vec<Row> {
     let size = PageSize::new(PageLimit { rows_max: 100, bytes_max: 1 << 20 });
-    let (mut sink, mut pages) = PageSink::new(Arc::new(size));
+    let (mut sink, mut pages) = PageSink::new(Arc::new(size), &Rooms::new());
     let range = KeyRange::default();
     let scan = Scan { table, range: &range, whole };
     let reading = async {
