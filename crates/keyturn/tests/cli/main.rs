@@ -1,6 +1,7 @@
 //! The command line as scripts see it: help, exit codes, files, JSON. Every test runs the real binary.
 
 mod bad_input;
+mod coordinators;
 mod db;
 mod examples;
 mod farm;
@@ -8,6 +9,7 @@ mod help;
 mod keys;
 mod operator;
 mod pki;
+mod recover;
 mod rotation;
 mod support;
 mod usage;
