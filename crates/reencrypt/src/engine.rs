@@ -184,21 +184,26 @@ impl Engine {
     /// Refuses ([`EngineError::Unregistered`]) while any column that the role may read holds ciphertexts and is neither
     /// registered nor excluded.
     pub async fn survey(&self, request: &SurveyRequest<'_>, progress: Progress<'_>) -> Result<Survey, EngineError> {
-        let mut session = self.open().await?;
-        let tables = session.session.tables(&self.targets).await?;
-        session.session.check_rights().await?;
+        let _permit = self.permits(CONNECTIONS_MIN).await?;
+        let mut reader = self.dialect.open().await?;
+        let mut trier = self.dialect.open().await?;
+        let tables = reader.tables(&self.targets).await?;
+        reader.check_rights().await?;
         scan::check(self.dialect.as_ref(), &self.targets, progress).await?;
         let surveyor = Surveyor {
             tables: &tables,
             ring: request.ring,
             accepted: Accepted::new(request.accepted),
             shards_wanted: request.shards_wanted,
+            choice: request.strategy,
+            auto_shadow: self.dialect.auto_shadow(),
+            agents: request.agents,
             writers_max: self.dialect.writers_max(),
             kind: self.dialect.kind(),
-            page_rows_max: &|table| self.dialect.page_rows_max(table),
         };
-        let survey = surveyor.survey(session.session.as_mut(), progress).await?;
-        session.end().await;
+        let survey = surveyor.survey(reader.as_mut(), trier.as_mut(), progress).await?;
+        reader.end().await;
+        trier.end().await;
         Ok(survey)
     }
 

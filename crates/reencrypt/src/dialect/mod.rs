@@ -1,6 +1,7 @@
 //! What the engine asks of a database system. One folder per system holds all SQL of it; nothing else does.
 
 pub(crate) mod found;
+mod mariadb;
 mod postgres;
 pub(crate) mod scratch;
 mod sqlite;
@@ -19,6 +20,7 @@ use crate::{DatabaseConfig, EngineError, Targets};
 use found::Seen;
 use scratch::{Scratch, ScratchNames};
 
+pub(crate) use mariadb::Mariadb;
 pub(crate) use postgres::Postgres;
 pub(crate) use sqlite::Sqlite;
 
@@ -291,6 +293,7 @@ fn no_shadows() -> EngineError {
 pub(crate) fn of(config: &DatabaseConfig) -> Result<Box<dyn Dialect>, EngineError> {
     use crate::config::Location;
     Ok(match Location::parse(&config.url).map_err(EngineError::Url)? {
+        Location::Mariadb(options) => Box::new(Mariadb::new(*options, config)),
         Location::Postgres(options) => Box::new(Postgres::new(*options, config)),
         Location::Sqlite(options) => Box::new(Sqlite::new(*options, config.sessions_wait)),
     })
