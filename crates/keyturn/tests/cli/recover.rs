@@ -19,7 +19,10 @@ const END_LIMIT: Duration = Duration::from_secs(60);
 
 /// A farm of two nodes whose rotation stood at this phase when the coordinator and all agents were killed.
 fn killed_at(phase: &str) -> VaultFarm {
-    let mut vault = VaultFarm::new(2);
+    killed(VaultFarm::new(2), phase)
+}
+
+fn killed(mut vault: VaultFarm, phase: &str) -> VaultFarm {
     vault.rotation(&["plan", "--hold-at", phase]).done();
     let mut starting = vault.start("new", "old", &["--yes"]).spawn().expect("it runs");
     let mut progress = BufReader::new(starting.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
@@ -45,7 +48,7 @@ fn bundle_of(vault: &VaultFarm, name: &str) -> KeySet {
 #[track_caller]
 fn assert_rows_under(vault: &VaultFarm, bundle: &str) {
     let ring = bundle_of(vault, bundle);
-    let config = DatabaseConfig::new(format!("sqlite://{}", vault.farm.path("vault.db")));
+    let config = DatabaseConfig::new(&vault.urls.agent);
     let survey = tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
         let engine = Engine::connect(&config, Targets::parse(TARGETS).expect("targets")).await.expect("an engine");
         let request =
@@ -187,6 +190,35 @@ fn killed_with_instances_started_each_is_stopped_before_rows_go_back() {
     assert_rows_under(&vault, "old");
     recover(&vault, 0, &[]).done();
     assert_serving(&vault, "old");
+    assert_ends_rolled_back(&mut vault);
+}
+
+#[test]
+fn killed_before_any_row_was_turned_only_the_farm_is_let_in_again_on_postgresql() {
+    let mut vault = killed(VaultFarm::on_postgres(2), "reencrypt");
+    for number in 0..2 {
+        let done = recover(&vault, number, &[]).json();
+        assert!(!states(&done, "done").contains(&"restore-rows".to_owned()), "{done}");
+    }
+    assert_rows_under(&vault, "old");
+    assert_serving(&vault, "old");
+    assert_ends_rolled_back(&mut vault);
+}
+
+#[test]
+fn killed_with_instances_started_on_postgresql_all_comes_back() {
+    let mut vault = killed(VaultFarm::on_postgres(2), "admit");
+    assert_rows_under(&vault, "new");
+    assert_eq!(recover(&vault, 0, &[]).code, 4, "the other instance runs with the new key");
+    recover(&vault, 1, &[]).done();
+    recover(&vault, 0, &[]).done();
+    assert_rows_under(&vault, "old");
+    assert_serving(&vault, "old");
+    let folder = vault.farm.path("backups");
+    let made = run(["db", "backup", "--config", &vault.config(0), "--output-dir", &folder, "-o", "json"]).json();
+    assert_eq!(made["database"], "postgres");
+    let names = std::fs::read_dir(&folder).expect("a folder").count();
+    assert_eq!(names, 2, "the dump and the archive, and no file with a password is left");
     assert_ends_rolled_back(&mut vault);
 }
 

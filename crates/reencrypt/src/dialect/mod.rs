@@ -175,16 +175,11 @@ pub(crate) trait Session: Send {
     }
 
     /// All rotations that the ledger remembers, oldest first; none where there is no ledger. Changes nothing.
-    async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError> {
-        Err(EngineError::Unsupported("this release recovers nothing by hand on this database".to_owned()))
-    }
+    async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError>;
 
     /// Leaves a note about a node in the ledger; one that is there already stays. What only the way forward allows is
     /// refused, in the same transaction, once the ledger has been turned back or a recovery has begun.
-    /// Where [`history`](Session::history) is not supported, nobody reads notes, and none is left.
-    async fn note(&mut self, _rotation: &RotationId, _kind: NoteKind, _node: &str) -> Result<(), EngineError> {
-        Ok(())
-    }
+    async fn note(&mut self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError>;
 
     /// Makes this session the only one that mends rows, until it ends, and sees that no rotation is under way.
     async fn hold_repairs(&mut self) -> Result<(), EngineError> {

@@ -8,7 +8,7 @@ use crate::EngineError;
 use crate::error::{Doing, mariadb_number};
 
 /// The tables of the ledger.
-const LEDGER: [&str; 3] = ["keyturn_rotation", "keyturn_shard", "keyturn_shadow"];
+const LEDGER: [&str; 4] = ["keyturn_rotation", "keyturn_shard", "keyturn_shadow", "keyturn_note"];
 
 /// What the ledger's tables are used with.
 const LEDGER_RIGHTS: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];

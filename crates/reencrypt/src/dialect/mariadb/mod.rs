@@ -3,6 +3,7 @@
 mod accounts;
 mod catalog;
 mod grants;
+mod history;
 mod ledger;
 mod look;
 mod rows;
@@ -20,6 +21,7 @@ use sqlx::{Connection, Row as _};
 use super::found::Seen;
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
+use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::sink::PageSink;
@@ -299,6 +301,14 @@ impl Session for MariadbSession {
 
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         accounts::close(&mut self.connection, mark).await
+    }
+
+    async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError> {
+        history::history(&mut self.connection).await
+    }
+
+    async fn note(&mut self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError> {
+        history::note(&mut self.connection, rotation, kind, node).await
     }
 
     async fn end(self: Box<Self>) {
