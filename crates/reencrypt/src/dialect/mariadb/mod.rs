@@ -1,6 +1,7 @@
 //! MariaDB 10.6 and later: connecting with the settings that the work needs, and what the session answers.
 
 mod accounts;
+mod bench;
 mod catalog;
 mod grants;
 mod ledger;
@@ -18,6 +19,7 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::{Connection, Row as _};
 
 use super::found::Seen;
+use super::scratch::{Scratch, ScratchNames};
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
 use crate::key::Key;
@@ -99,7 +101,9 @@ impl Mariadb {
             .no_engine_substitution(false)
             .timezone(None)
             .set_names(false)
-            .statement_cache_capacity(STATEMENTS_KEPT_MAX);
+            .statement_cache_capacity(STATEMENTS_KEPT_MAX)
+            // A scan is one statement that lasts as long as its rows are worked on; that is no reason to warn.
+            .log_slow_statements(LevelFilter::Off, Duration::ZERO);
         let shared = Shared {
             application_role: config.application_role.clone(),
             allowed_session_users: config.allowed_session_users.clone(),
@@ -139,6 +143,10 @@ impl Dialect for Mariadb {
     async fn open(&self) -> Result<Box<dyn Session>, EngineError> {
         let (connection, packet_bytes_max) = connect(&self.options).await?;
         Ok(Box::new(MariadbSession { connection, shared: Arc::clone(&self.shared), packet_bytes_max }))
+    }
+
+    async fn scratch(&self, names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
+        Ok(Box::new(bench::MariadbScratch::open(&self.options, names).await?))
     }
 
     async fn see(&self) -> Result<Seen, EngineError> {
