@@ -1,7 +1,8 @@
 //! What an assignment must show before anything is changed for it: the plan, and an operator's signature on it that
-//! covers this node, its recipient key and its tables. A coordinator has no power of its own.
+//! covers this node, its recipient key and its tables. A coordinator has no power of its own. Dropping the tables that a
+//! rotation kept takes a word of its own.
 
-use rotation::{Digest, Direction, Plan, RotationId, Statement, Work};
+use rotation::{Digest, Direction, Plan, Retirement, RotationId, Statement, Strategy, Work};
 use wire::access::Role;
 use wire::convert::Order;
 use wire::sign::VerifyError;
@@ -44,7 +45,7 @@ pub(crate) enum Refusal {
     Malformed(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the operator's signature does not hold")]
     Signature(#[source] VerifyError),
-    #[error("the plan is not the one that was signed: its digest is {found}, and the statement says {signed}")]
+    #[error("the plan is not the one that was signed: its digest is {found}, and what was signed says {signed}")]
     AlteredPlan { found: Digest, signed: Digest },
     #[error("{what} of the signed {document} is {found}, and here it is {expected}")]
     Differs { document: &'static str, what: &'static str, found: String, expected: String },
@@ -62,6 +63,8 @@ pub(crate) enum Refusal {
     Sealed,
     #[error("going forward takes the position that was recorded when the rows were verified, and there is none")]
     NoPosition,
+    #[error("the signed plan copies no table, so there is none to {0}")]
+    NoShadows(rotation::WorkKind),
 }
 
 impl Refusal {
@@ -82,7 +85,8 @@ impl Refusal {
             | Self::ForeignShard(_)
             | Self::ForeignKey(_)
             | Self::Sealed
-            | Self::NoPosition => {
+            | Self::NoPosition
+            | Self::NoShadows(_) => {
                 "nothing was changed; find out whether somebody altered it between operator and agent, then abort \
                  and plan again"
             }
@@ -98,7 +102,7 @@ pub(crate) const fn is_preflight(work: &Work) -> bool {
 /// Whether the work leads back to the old key.
 pub(crate) fn turns_back(work: &Work, statement: &Statement) -> bool {
     match work {
-        Work::TurnBack | Work::RestoreKey | Work::DiscardKey => true,
+        Work::TurnBack | Work::RestoreKey | Work::DiscardKey | Work::SwapTablesBack => true,
         Work::ReencryptShard { direction, .. }
         | Work::VerifyShard { direction, .. }
         | Work::LiftFence { direction, .. }
@@ -111,7 +115,10 @@ pub(crate) fn turns_back(work: &Work, statement: &Statement) -> bool {
         | Work::FenceDatabase
         | Work::RecordPosition
         | Work::ActivateKey { .. }
-        | Work::AdmitInstance => false,
+        | Work::AdmitInstance
+        | Work::FinishShadows
+        | Work::SwapTables
+        | Work::RetireTables => false,
     }
 }
 
@@ -158,6 +165,33 @@ impl Checker<'_> {
         Ok(Grant { plan, plan_digest, statement, statement_digest, sealed })
     }
 
+    /// Checks the operator's word for dropping the tables that a rotation kept, and answers the plan that it names. The
+    /// statement that started the rotation is not asked for: its signer may be gone by then, and its keys too.
+    pub(crate) fn check_retirement(&self, order: &Order) -> Result<Plan, Refusal> {
+        let (Some(plan_bytes), Some(word)) = (&order.plan, &order.retirement) else { return Err(Refusal::Missing) };
+        wire::sign::verify(
+            self.tls,
+            &word.certificates,
+            Role::Operator,
+            Retirement::SIGNATURE_DOMAIN,
+            &word.retirement,
+            &word.signature,
+        )
+        .map_err(Refusal::Signature)?;
+        let retirement = word.read().map_err(|error| Refusal::Malformed(error.into()))?;
+        same("retirement", "format", &retirement.format, &Retirement::FORMAT)?;
+        same("retirement", "farm", retirement.farm.as_str(), self.farm)?;
+        same("retirement", "rotation", &retirement.rotation, &order.assignment.rotation)?;
+        let plan_digest = Plan::digest_of(plan_bytes);
+        if plan_digest != retirement.plan_digest {
+            return Err(Refusal::AlteredPlan { found: plan_digest, signed: retirement.plan_digest });
+        }
+        let plan = Plan::from_bytes(plan_bytes).map_err(|error| Refusal::Malformed(error.into()))?;
+        same("plan", "farm", plan.farm.as_str(), self.farm)?;
+        same("plan", "rotation", &plan.rotation, &order.assignment.rotation)?;
+        if plan.nodes.contains_key(self.node) { Ok(plan) } else { Err(Refusal::NodeMissing("plan")) }
+    }
+
     fn check_node(&self, plan: &Plan, statement: &Statement) -> Result<(), Refusal> {
         let planned = plan.nodes.get(self.node).ok_or(Refusal::NodeMissing("plan"))?;
         let granted = statement.nodes.get(self.node).ok_or(Refusal::NodeMissing("statement"))?;
@@ -193,6 +227,9 @@ fn check_work(work: &Work, plan: &Plan, statement: &Statement) -> Result<(), Ref
             Err(Refusal::ForeignKey(*key))
         }
         Work::LiftFence { direction: Direction::Forward, position: None } => Err(Refusal::NoPosition),
+        Work::FinishShadows | Work::SwapTables | Work::SwapTablesBack if shadow_tables(plan).next().is_none() => {
+            Err(Refusal::NoShadows(work.kind()))
+        }
         Work::Inspect
         | Work::SurveyDatabase { .. }
         | Work::StoreKey
@@ -208,8 +245,17 @@ fn check_work(work: &Work, plan: &Plan, statement: &Statement) -> Result<(), Ref
         | Work::CloseLedger { .. }
         | Work::TurnBack
         | Work::RestoreKey
-        | Work::DiscardKey => Ok(()),
+        | Work::DiscardKey
+        | Work::FinishShadows
+        | Work::SwapTables
+        | Work::SwapTablesBack
+        | Work::RetireTables => Ok(()),
     }
+}
+
+/// The tables that are copied and swapped: by the signed plan, whatever a coordinator says.
+pub(crate) fn shadow_tables(plan: &Plan) -> impl Iterator<Item = &str> {
+    plan.tables.iter().filter(|(_, table)| table.strategy == Strategy::Shadow).map(|(name, _)| name.as_str())
 }
 
 fn same<T: PartialEq + ToString + ?Sized>(

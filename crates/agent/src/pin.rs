@@ -22,6 +22,9 @@ pub(crate) enum PinRefusal {
     /// Two signed statements for one rotation.
     #[error("rotation {0} is followed on another signed statement already, and only one is followed per rotation")]
     OtherStatement(RotationId),
+    /// What an undo may still need is not to be dropped.
+    #[error("rotation {0} has not passed the point of no return on this node: its undo may need the tables it keeps")]
+    MayTurnBack(RotationId),
     /// It would turn back what must not be turned back.
     #[error("rotation {0} has passed the point of no return on this node: its instance was admitted with the new key")]
     NoReturn(RotationId),
@@ -64,6 +67,11 @@ impl Pin {
         Ok(Self { path, record })
     }
 
+    /// The rotation being followed.
+    pub(crate) fn current(&self) -> Option<&Followed> {
+        self.record.followed.as_ref()
+    }
+
     /// The rotation being followed, if it is this one.
     pub(crate) fn followed(&self, rotation: RotationId) -> Option<&Followed> {
         self.record.followed.as_ref().filter(|followed| followed.rotation == rotation)
@@ -83,6 +91,15 @@ impl Pin {
             Some(_) => Ok(()),
             None if self.record.spent.contains(&rotation) => Err(PinRefusal::Spent(rotation)),
             None => Ok(()),
+        }
+    }
+
+    /// Whether the tables that the rotation kept may be dropped, as far as this node knows: not while it may still be
+    /// undone here. Of a rotation that it does not follow, or no longer, the ledger has the word. Changes nothing.
+    pub(crate) fn check_retirement(&self, rotation: RotationId) -> Result<(), PinRefusal> {
+        match self.followed(rotation) {
+            Some(followed) if !followed.no_return => Err(PinRefusal::MayTurnBack(rotation)),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -177,5 +194,18 @@ mod tests {
         let pin = Pin::open(folder.path()).unwrap();
         assert_eq!(pin.check(rotation(1), ONE, true), Err(PinRefusal::NoReturn(rotation(1))));
         assert_eq!(pin.check(rotation(1), ONE, false), Ok(()));
+    }
+
+    #[test]
+    fn nothing_is_dropped_that_an_undo_may_need() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut pin = Pin::open(folder.path()).unwrap();
+        pin.follow(rotation(1), ONE).unwrap();
+        assert_eq!(pin.check_retirement(rotation(1)), Err(PinRefusal::MayTurnBack(rotation(1))));
+        pin.set_no_return(rotation(1)).unwrap();
+        assert_eq!(pin.check_retirement(rotation(1)), Ok(()));
+        pin.follow(rotation(2), TWO).unwrap();
+        assert_eq!(pin.check_retirement(rotation(1)), Ok(()), "a later one has been followed since");
+        assert_eq!(pin.check_retirement(rotation(3)), Ok(()), "the ledger has the word");
     }
 }

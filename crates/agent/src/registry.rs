@@ -1,9 +1,10 @@
-//! The assignments under way and answered: the same one again attaches or is answered; a higher epoch gives up
-//! what is below it.
+//! The assignments under way and answered: the same one again attaches or is answered; a higher epoch gives up what is
+//! below it, a later lease of a shard the earlier ones, and a shard that nobody listens to any more is put down.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rotation::{Answer, Assignment, AssignmentId, Epoch, Fault, FaultCode, Work};
 use tokio::sync::watch;
@@ -19,6 +20,10 @@ const ASSIGNMENTS_MAX: usize = 100_000;
 const RUNNING_MAX: usize = 64;
 /// The work itself, and who waits for its end.
 const TASKS_PER_ASSIGNMENT: usize = 2;
+
+/// How long work on a shard goes on when nobody listens to it: its lease was taken back, as by a pause, or its leader is
+/// gone, and the next one takes longer to be elected than this at times. Then it goes on from the ledger's cursor.
+const UNHEARD_MAX: Duration = Duration::from_secs(2);
 
 /// How far an assignment has come. A hint for people; nothing is decided by it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -80,7 +85,8 @@ impl Ticket {
 pub(crate) fn given_up() -> Fault {
     retryable(
         FaultCode::Superseded,
-        "the work was given up: a higher epoch was seen, another cluster adopted, or the agent is stopping",
+        "the work was given up: a higher epoch or a later lease was seen, nobody listened, another cluster was adopted, or \
+         the agent is stopping",
         "nothing: what is still needed is given out again",
     )
 }
@@ -105,7 +111,8 @@ pub(crate) enum TakeRefusal {
 #[derive(Debug)]
 struct Item {
     work: Work,
-    stage: watch::Receiver<Stage>,
+    // The sending end, so that it shows whether anybody else listens.
+    stage: watch::Sender<Stage>,
     cancel: CancellationToken,
 }
 
@@ -135,7 +142,7 @@ impl Registry {
                 return Err(TakeRefusal::OtherWork(Box::new(id)));
             }
             if !matches!(&*item.stage.borrow(), Stage::Ended(result) if result.is_err()) {
-                return Ok(item.stage.clone());
+                return Ok(item.stage.subscribe());
             }
         }
         if items.len() >= ASSIGNMENTS_MAX {
@@ -144,11 +151,24 @@ impl Registry {
         if self.tasks.len() >= RUNNING_MAX * TASKS_PER_ASSIGNMENT {
             return Err(TakeRefusal::Busy);
         }
+        give_up_earlier_leases(&mut items, &id);
         let (sender, receiver) = watch::channel(Stage::Running(Progress::default()));
         let cancel = CancellationToken::new();
-        let running = self.tasks.spawn(work(Ticket { stage: sender.clone(), cancel: cancel.clone() }));
+        let mut running = self.tasks.spawn(work(Ticket { stage: sender.clone(), cancel: cancel.clone() }));
+        let item = Item { work: assignment.work.clone(), stage: sender.clone(), cancel: cancel.clone() };
+        let leased = id.shard.is_some();
+        items.insert(id.clone(), item);
         self.tasks.spawn(async move {
-            let result = running.await.unwrap_or_else(|error| {
+            let ended = loop {
+                tokio::select! {
+                    ended = &mut running => break ended,
+                    () = unheard(&sender), if leased && !cancel.is_cancelled() => {
+                        tracing::info!(%id, "put down: nobody listens any more");
+                        cancel.cancel();
+                    }
+                }
+            };
+            let result = ended.unwrap_or_else(|error| {
                 // The panic's own text stays in the log: it is not known to be free of secrets.
                 tracing::error!(%id, panic = error.is_panic(), "the work ended without a result");
                 Err(fault(
@@ -159,7 +179,6 @@ impl Registry {
             });
             sender.send_replace(Stage::Ended(Box::new(result)));
         });
-        items.insert(assignment.id(), Item { work: assignment.work.clone(), stage: receiver.clone(), cancel });
         Ok(receiver)
     }
 
@@ -195,6 +214,30 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<AssignmentId, Item>> {
         // The map is whole after every operation, so a panic elsewhere does not spoil it.
         self.items.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives up what is under way of the same shard under an earlier lease, and forgets it: the ledger lets it do nothing.
+fn give_up_earlier_leases(items: &mut BTreeMap<AssignmentId, Item>, id: &AssignmentId) {
+    let Some((shard, lease)) = id.shard else { return };
+    items.retain(|other, item| {
+        let same = (other.rotation, other.epoch, other.kind) == (id.rotation, id.epoch, id.kind);
+        let earlier = same && other.shard.is_some_and(|(of, number)| of == shard && number < lease);
+        if earlier {
+            item.cancel.cancel();
+        }
+        !earlier
+    });
+}
+
+/// Returns when nobody has listened for a while.
+async fn unheard(stage: &watch::Sender<Stage>) {
+    loop {
+        stage.closed().await;
+        tokio::time::sleep(UNHEARD_MAX).await;
+        if stage.is_closed() {
+            return;
+        }
     }
 }
 
@@ -278,6 +321,65 @@ mod tests {
         }
         assert_eq!(registry.take(&assignment(1_000, 1), work).unwrap_err(), TakeRefusal::Busy);
         registry.take(&assignment(0, 1), work).unwrap();
+        registry.stop().await;
+    }
+
+    fn shard(lease: u64) -> Assignment {
+        let range = rotation::ShardRange { after: None, through: None };
+        let id = rotation::ShardId::new(3);
+        let shard = rotation::Shard { id, table: "items".to_owned(), range, rows_estimated: 1 };
+        let lease = rotation::LeaseNumber::new(lease);
+        let direction = rotation::Direction::Forward;
+        Assignment { work: Work::ReencryptShard { shard, lease, direction, rows_per_second: None }, ..assignment(1, 1) }
+    }
+
+    async fn until_cancelled(ticket: Ticket) -> Result<Answer, Fault> {
+        ticket.cancel.cancelled().await;
+        Err(given_up())
+    }
+
+    #[tokio::test]
+    async fn a_later_lease_of_a_shard_gives_up_the_earlier_one_alone() {
+        let registry = Registry::default();
+        let earlier = registry.take(&shard(1), until_cancelled).unwrap();
+        let other = registry.take(&assignment(1, 1), until_cancelled).unwrap();
+        let later = registry.take(&shard(2), until_cancelled).unwrap();
+        assert_eq!(ended(earlier).await.unwrap_err().code, FaultCode::Superseded);
+        assert!(matches!(&*later.borrow(), Stage::Running(_)) && matches!(&*other.borrow(), Stage::Running(_)));
+        registry.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shard_that_nobody_listens_to_is_put_down_and_taken_up_again_when_asked() {
+        let registry = Registry::default();
+        let (sender, mut gone) = tokio::sync::mpsc::channel(2);
+        let work = |ticket: Ticket| {
+            let sender = sender.clone();
+            async move {
+                ticket.cancel.cancelled().await;
+                sender.send(()).await.unwrap();
+                Err(given_up())
+            }
+        };
+        let heard = registry.take(&shard(1), work).unwrap();
+        tokio::time::sleep(10 * UNHEARD_MAX).await;
+        assert!(matches!(&*heard.borrow(), Stage::Running(_)), "somebody listens");
+        // A call that breaks and is made again at once is nothing.
+        drop(heard);
+        tokio::time::sleep(UNHEARD_MAX / 2).await;
+        let again = registry.take(&shard(1), work).unwrap();
+        tokio::time::sleep(10 * UNHEARD_MAX).await;
+        assert!(matches!(&*again.borrow(), Stage::Running(_)));
+        drop(again);
+        gone.recv().await.unwrap();
+        tokio::time::sleep(UNHEARD_MAX).await;
+        let done = registry.take(&shard(1), |_| async { Ok(Answer::WentOffline) }).unwrap();
+        assert_eq!(ended(done).await, Ok(Answer::WentOffline));
+
+        // All other work goes on to its end.
+        drop(registry.take(&assignment(1, 1), work).unwrap());
+        tokio::time::sleep(10 * UNHEARD_MAX).await;
+        assert!(gone.try_recv().is_err());
         registry.stop().await;
     }
 

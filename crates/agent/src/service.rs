@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::Stream;
-use rotation::{ClusterId, Fault};
+use rotation::{ClusterId, Fault, Work};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -20,7 +20,7 @@ use crate::fence::FenceFile;
 use crate::instance::Condition;
 use crate::node::{Node, PROTOCOL, RELEASE};
 use crate::registry::{Registry, Stage, given_up};
-use crate::work::Job;
+use crate::work::{Job, Warrant};
 
 /// How often progress is told. The protocol asks for once a second at least.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -49,6 +49,7 @@ impl AgentService {
     fn accept(&self, order: Order) -> Result<watch::Receiver<Stage>, Status> {
         let node = &self.node;
         let assignment = order.assignment.clone();
+        let signed = order.plan.as_deref().zip(order.authorization.as_ref());
         if assignment.node != node.id {
             return Err(refused(
                 REFUSED,
@@ -60,39 +61,46 @@ impl AgentService {
         fence
             .check(&order.fence)
             .map_err(|refusal| refused(REFUSED, refusal.to_string(), &refusal.next_step(node.id.as_str())))?;
-        let grant = if is_preflight(&assignment.work) {
-            None
-        } else {
-            let checker = Checker {
-                node: &node.id,
-                farm: &node.farm,
-                targets: node.targets,
-                tables: &node.tables,
-                tls: &node.tls,
-            };
-            let is_pinned = |rotation, statement| node.memory().pin.is_pinned(rotation, statement);
-            let grant = checker
-                .check(&order, is_pinned)
-                .map_err(|error| refused(REFUSED, chain("judging the assignment", &error), error.next_step()))?;
-            Some(grant)
-        };
+        let warrant = self.warrant(&order)?;
         let mut memory = node.memory();
-        if let Some(grant) = &grant {
-            memory
-                .pin
-                .check(assignment.rotation, grant.statement_digest, turns_back(&assignment.work, &grant.statement))
-                .map_err(|refusal| refused(REFUSED, refusal.to_string(), "plan a new rotation for what is wanted"))?;
+        match &warrant {
+            Warrant::Preflight => Ok(()),
+            Warrant::Start(grant) => {
+                let turns_back = turns_back(&assignment.work, &grant.statement);
+                memory.pin.check(assignment.rotation, grant.statement_digest, turns_back)
+            }
+            Warrant::Retirement(_) => memory.pin.check_retirement(assignment.rotation),
         }
+        .map_err(|refusal| refused(REFUSED, refusal.to_string(), "plan a new rotation for what is wanted"))?;
         fence.raise(&order.fence).map_err(|error| not_kept(&error))?;
         self.registry.give_up_below(assignment.epoch);
-        if let Some(grant) = &grant {
+        if let Warrant::Start(grant) = &warrant {
+            // Kept before it is followed: what is followed can be undone from here, whoever else is lost.
+            if let Some((plan, authorization)) = signed {
+                let kept = memory.kept.keep(assignment.rotation, &authorization.statement, plan);
+                kept.map_err(|error| not_kept(&error))?;
+            }
             memory.pin.follow(assignment.rotation, grant.statement_digest).map_err(|error| not_kept(&error))?;
         }
         drop(memory);
         let node = Arc::clone(node);
         self.registry
-            .take(&assignment, |ticket| Job { node, assignment: assignment.clone(), grant, ticket }.perform())
+            .take(&assignment, |ticket| Job { node, assignment: assignment.clone(), warrant, ticket }.perform())
             .map_err(|refusal| refused(REFUSED, refusal.to_string(), "nothing: send it again later"))
+    }
+
+    /// What the assignment shows for itself, checked.
+    fn warrant(&self, order: &Order) -> Result<Warrant, Status> {
+        let node = &self.node;
+        let checker =
+            Checker { node: &node.id, farm: &node.farm, targets: node.targets, tables: &node.tables, tls: &node.tls };
+        let is_pinned = |rotation, statement| node.memory().pin.is_pinned(rotation, statement);
+        match &order.assignment.work {
+            work if is_preflight(work) => Ok(Warrant::Preflight),
+            Work::RetireTables => checker.check_retirement(order).map(|plan| Warrant::Retirement(Box::new(plan))),
+            _ => checker.check(order, is_pinned).map(|grant| Warrant::Start(Box::new(grant))),
+        }
+        .map_err(|error| refused(REFUSED, chain("judging the assignment", &error), error.next_step()))
     }
 
     fn fence(&self) -> MutexGuard<'_, FenceFile> {

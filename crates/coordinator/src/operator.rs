@@ -4,13 +4,13 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use futures::Stream;
-use rotation::{Event, NodeId, Rotation, RotationId, RotationOptions, State, Statement};
+use rotation::{Event, NodeId, Retirement, Rotation, RotationId, RotationOptions, SignedRetirement, State, Statement};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, async_trait};
-use wire::convert::{ConvertError, optional_phase};
+use wire::convert::{ConvertError, optional_phase, strategy_choice};
 use wire::pki::Role;
 use wire::tls::Tls;
 use wire::{status, v1};
@@ -101,28 +101,32 @@ impl OperatorService {
         Ok(Response::new(self.rotation(Some(id))?))
     }
 
-    /// Sees that the statement was signed by the caller.
-    fn check_signature(&self, authorization: &rotation::Authorization, by: &str) -> Result<(), Status> {
-        let next_step = "sign with the certificate that makes the call, as `keyturn rotation start` does";
-        let signer = wire::sign::verify(
-            &self.tls,
-            &authorization.certificates,
-            Role::Operator,
-            Statement::SIGNATURE_DOMAIN,
-            &authorization.statement,
-            &authorization.signature,
-        )
-        .map_err(|error| {
-            let message = format!("the statement is not signed by an operator of this farm: {error}");
+    /// Sees that what an operator said was signed by the caller.
+    fn check_signature(&self, word: &Word<'_>, by: &str) -> Result<(), Status> {
+        let Word { what, domain, bytes, certificates, signature } = *word;
+        let denied = |message: String| {
+            let next_step = "sign with the certificate that makes the call, as the command line does";
             status::error(Code::PermissionDenied, "SIGNATURE", message, next_step)
-        })?;
+        };
+        let signer = wire::sign::verify(&self.tls, certificates, Role::Operator, domain, bytes, signature)
+            .map_err(|error| denied(format!("the {what} is not signed by an operator of this farm: {error}")))?;
         if signer.name == by {
             Ok(())
         } else {
-            let message = format!("the statement is signed by {}, but {by} asks for the start", signer.name);
-            Err(status::error(Code::PermissionDenied, "SIGNATURE", message, next_step))
+            Err(denied(format!("the {what} is signed by {}, but {by} makes the call", signer.name)))
         }
     }
+}
+
+/// What an operator signed.
+struct Word<'a> {
+    /// Its name, for messages.
+    what: &'static str,
+    /// What the signature is for.
+    domain: &'static str,
+    bytes: &'a [u8],
+    certificates: &'a [Vec<u8>],
+    signature: &'a [u8],
 }
 
 type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Rotation, Status>> + Send>>;
@@ -157,9 +161,10 @@ impl v1::operator_server::Operator for OperatorService {
 
     async fn plan_rotation(&self, request: Request<v1::PlanRotationRequest>) -> Result<Response<v1::Rotation>, Status> {
         let by = caller(&request)?;
-        let v1::PlanRotationRequest { accepted, hold_at } = request.into_inner();
+        let v1::PlanRotationRequest { accepted, hold_at, strategy } = request.into_inner();
         let accepted = accepted.into_iter().map(TryInto::try_into).collect::<Result<_, ConvertError>>()?;
-        let options = RotationOptions { accepted, hold_at: optional_phase(hold_at)? };
+        let (hold_at, strategy) = (optional_phase(hold_at)?, strategy_choice(strategy)?);
+        let options = RotationOptions { accepted, hold_at, strategy };
         let rotation = RotationId::new(uuid::Uuid::now_v7());
         self.propose(Event::RotationRequested { rotation, by, options }).await?;
         Ok(Response::new(self.rotation(Some(rotation))?))
@@ -174,7 +179,14 @@ impl v1::operator_server::Operator for OperatorService {
         let authorization: rotation::Authorization =
             authorization.ok_or(ConvertError::Missing { field: "authorization" })?.try_into()?;
         self.lead().await?;
-        self.check_signature(&authorization, &by)?;
+        let word = Word {
+            what: "statement",
+            domain: Statement::SIGNATURE_DOMAIN,
+            bytes: &authorization.statement,
+            certificates: &authorization.certificates,
+            signature: &authorization.signature,
+        };
+        self.check_signature(&word, &by)?;
         let authorization = Box::new(authorization);
         self.command(&id, by, |rotation, by| Event::StartRequested { rotation, by, authorization }).await
     }
@@ -209,6 +221,34 @@ impl v1::operator_server::Operator for OperatorService {
     ) -> Result<Response<v1::Rotation>, Status> {
         let by = caller(&request)?;
         self.command(&request.into_inner().id, by, |rotation, by| Event::RetryRequested { rotation, by }).await
+    }
+
+    async fn throttle_rotation(
+        &self,
+        request: Request<v1::ThrottleRotationRequest>,
+    ) -> Result<Response<v1::Rotation>, Status> {
+        let by = caller(&request)?;
+        let v1::ThrottleRotationRequest { id, rows_per_second } = request.into_inner();
+        self.command(&id, by, |rotation, by| Event::ThrottleRequested { rotation, by, rows_per_second }).await
+    }
+
+    async fn retire_rotation(
+        &self,
+        request: Request<v1::RetireRotationRequest>,
+    ) -> Result<Response<v1::Rotation>, Status> {
+        let by = caller(&request)?;
+        let v1::RetireRotationRequest { id, retirement } = request.into_inner();
+        let signed: SignedRetirement = retirement.ok_or(ConvertError::Missing { field: "retirement" })?.into();
+        self.lead().await?;
+        let word = Word {
+            what: "retirement",
+            domain: Retirement::SIGNATURE_DOMAIN,
+            bytes: &signed.retirement,
+            certificates: &signed.certificates,
+            signature: &signed.signature,
+        };
+        self.check_signature(&word, &by)?;
+        self.command(&id, by, |rotation, by| Event::RetireRequested { rotation, by, word: signed }).await
     }
 
     async fn get_rotation(&self, request: Request<v1::GetRotationRequest>) -> Result<Response<v1::Rotation>, Status> {

@@ -74,8 +74,22 @@ pub(crate) fn statement() -> Statement {
     }
 }
 
+pub(crate) fn retirement() -> SignedRetirement {
+    let retirement = Retirement {
+        format: Retirement::FORMAT,
+        farm: "demo".to_owned(),
+        rotation: id(),
+        plan_digest: Digest::new([5; 32]),
+    };
+    SignedRetirement {
+        retirement: retirement.to_bytes(),
+        certificates: vec![vec![0x30, 0x82]],
+        signature: vec![1, 2, 3],
+    }
+}
+
 pub(crate) fn options() -> RotationOptions {
-    RotationOptions { accepted: vec![undecryptable()], hold_at: Some(Phase::Verify) }
+    RotationOptions { accepted: vec![undecryptable()], hold_at: Some(Phase::Verify), strategy: StrategyChoice::Shadow }
 }
 
 pub(crate) fn attestation() -> Attestation {
@@ -109,7 +123,7 @@ pub(crate) fn shard() -> Shard {
 pub(crate) fn table() -> PlanTable {
     PlanTable {
         columns: vec!["secret".to_owned()],
-        strategy: Strategy::InPlace,
+        strategy: Strategy::Shadow,
         reason: "chosen".to_owned(),
         forecast_ms: 10,
         rows: 100,
@@ -158,6 +172,7 @@ pub(crate) fn state() -> State {
     let at = |ms: u64| Millis::new(1_700_000_000_000 + ms);
     let progress = NodeProgress {
         inspection: Some(inspection()),
+        inspection_fault: Some(fault()),
         key_stored: true,
         offline_at: Some(at(1)),
         activated: true,
@@ -167,7 +182,7 @@ pub(crate) fn state() -> State {
         shunned: true,
         ..NodeProgress::default()
     };
-    let lease = ShardLease { node: node(), number: LeaseNumber::new(2), since: at(3) };
+    let lease = ShardLease { node: node(), number: LeaseNumber::new(2), since: at(3), rows_per_second: Some(250) };
     let shard_progress = ShardProgress {
         leases: LeaseNumber::new(2),
         lease: Some(lease),
@@ -207,6 +222,14 @@ pub(crate) fn state() -> State {
         faults: vec![fault()],
         leader_changes: 1,
         ended_at: Some(at(5)),
+        throttle: Some(1_000),
+        retiring: Some(Retiring {
+            by: "alice".to_owned(),
+            since: at(5),
+            word: retirement(),
+            node: node(),
+            done: Some(at(6)),
+        }),
     };
     let quarantine = Quarantine { rotation: id(), since: at(5), reason: fault() };
     let enrolled = Node {

@@ -4,6 +4,7 @@ mod base64;
 mod error;
 mod header;
 mod parse;
+mod speed;
 
 use devolutions_crypto::CiphertextVersion;
 use devolutions_crypto::ciphertext::{Ciphertext, encrypt_with_aad};
@@ -15,6 +16,7 @@ use parse::Parsed;
 
 pub use error::{Base64Problem, ValueError};
 pub use header::{BASE64_HEADER_CHARS, ValueHeader, ValueKind};
+pub use speed::{RewrapSpeed, measure as measure_speed};
 
 /// The largest stored value that is read, bytes. A value, its ciphertext and its copy in the other form are in
 /// memory at once, several times over with several shards, and no vault keeps larger attachments in a row.

@@ -13,8 +13,11 @@ use rotation::{
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::census::{CensusRequest, CensusTaker, TableCensus};
 use crate::config::{CONNECTIONS_MAX_DEFAULT, CONNECTIONS_MIN};
 use crate::dialect::{self, Dialect, Session};
+use crate::doctor::{Doctor, DoctorReport};
+use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{LedgerMark, Pass};
 use crate::pace::Limits;
@@ -157,27 +160,50 @@ impl Engine {
         scan::scan(self.dialect.as_ref(), &self.targets, progress).await
     }
 
+    /// Reads every registered value, and says under which key of the ring it is. With `repair`, values under an older key
+    /// are turned to the active one, each only if it still holds what was read, and everything is read again; refused
+    /// while a rotation is under way. Nothing else of a row is touched.
+    pub async fn doctor(
+        &self,
+        ring: &KeySet,
+        repair: bool,
+        progress: Progress<'_>,
+    ) -> Result<DoctorReport, EngineError> {
+        let mut session = self.open().await?;
+        let tables = session.session.tables(&self.targets).await?;
+        let page_rows_max = |table: &Table| self.dialect.page_rows_max(table);
+        let doctor = Doctor { tables: &tables, ring, page_rows_max: &page_rows_max };
+        let findings = doctor.run(session.session.as_mut(), repair, progress).await?;
+        session.end().await;
+        Ok(findings.report(self.dialect.kind().to_string(), ring.active().secret.id()))
+    }
+
     /// Reads every registered value with the current key while the farm serves. Counts, names what does not open,
     /// sets the bounds of the shards, chooses each table's strategy and forecasts the time offline. Changes nothing.
     ///
     /// Refuses ([`EngineError::Unregistered`]) while any column that the role may read holds ciphertexts and is neither
     /// registered nor excluded.
     pub async fn survey(&self, request: &SurveyRequest<'_>, progress: Progress<'_>) -> Result<Survey, EngineError> {
-        let mut session = self.open().await?;
-        let tables = session.session.tables(&self.targets).await?;
-        session.session.check_rights().await?;
+        let _permit = self.permits(CONNECTIONS_MIN).await?;
+        let mut reader = self.dialect.open().await?;
+        let mut trier = self.dialect.open().await?;
+        let tables = reader.tables(&self.targets).await?;
+        reader.check_rights().await?;
         scan::check(self.dialect.as_ref(), &self.targets, progress).await?;
         let surveyor = Surveyor {
             tables: &tables,
             ring: request.ring,
             accepted: Accepted::new(request.accepted),
             shards_wanted: request.shards_wanted,
+            choice: request.strategy,
+            auto_shadow: self.dialect.auto_shadow(),
+            agents: request.agents,
             writers_max: self.dialect.writers_max(),
             kind: self.dialect.kind(),
-            page_rows_max: &|table| self.dialect.page_rows_max(table),
         };
-        let survey = surveyor.survey(session.session.as_mut(), progress).await?;
-        session.end().await;
+        let survey = surveyor.survey(reader.as_mut(), trier.as_mut(), progress).await?;
+        reader.end().await;
+        trier.end().await;
         Ok(survey)
     }
 
@@ -391,6 +417,45 @@ impl Engine {
         session.session.close(mark).await?;
         session.end().await;
         Ok(())
+    }
+
+    /// Copies a SQLite database, as it is at one moment and while it is in use, into a file that is not there yet.
+    pub async fn copy_into(&self, path: &std::path::Path) -> Result<(), EngineError> {
+        let mut session = self.open().await?;
+        session.session.copy_into(path).await?;
+        session.end().await;
+        Ok(())
+    }
+
+    /// All rotations that the ledger remembers, oldest first, with how far each had come. Changes nothing.
+    pub async fn history(&self) -> Result<Vec<LedgerRotation>, EngineError> {
+        let mut session = self.open().await?;
+        let history = session.session.history().await?;
+        session.end().await;
+        Ok(history)
+    }
+
+    /// Leaves a note about a node in the ledger. Noted already is as good. What only the way forward
+    /// allows is [`EngineError::Superseded`] once the ledger was turned back or a recovery by hand has begun.
+    pub async fn note(&self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError> {
+        let mut session = self.open().await?;
+        session.session.note(rotation, kind, node).await?;
+        session.end().await;
+        Ok(())
+    }
+
+    /// Tries the registered values with some keys and counts which opens what. Changes nothing; progress is told in rows.
+    pub async fn census(
+        &self,
+        request: &CensusRequest<'_>,
+        progress: Progress<'_>,
+    ) -> Result<Vec<TableCensus>, EngineError> {
+        let mut session = self.open().await?;
+        let tables = session.session.tables(&self.targets).await?;
+        let taker = CensusTaker { request, page_rows_max: &|table| self.dialect.page_rows_max(table) };
+        let census = taker.take(&tables, session.session.as_mut(), progress).await?;
+        session.end().await;
+        Ok(census)
     }
 
     async fn open(&self) -> Result<Open<'_>, EngineError> {

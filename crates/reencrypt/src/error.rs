@@ -163,6 +163,9 @@ pub enum EngineError {
     /// A shard whose bounds are no keys of its table.
     #[error("the bounds of shard {0} are no keys of its table")]
     ShardBounds(String),
+    /// Somebody else repairs rows.
+    #[error("another `keyturn db doctor --repair` is at work on this database")]
+    RepairUnderWay,
     /// A scratch table's name is taken, perhaps by a measurement that was killed.
     #[error("the scratch table {0} exists already")]
     ScratchTaken(String),
@@ -225,7 +228,7 @@ impl EngineError {
             Self::Url(_) | Self::Configuration(_) | Self::Database { .. } | Self::TimedOut { .. } => {
                 FaultCode::Database
             }
-            Self::ScratchTaken(_) | Self::Unsupported(_) => FaultCode::Database,
+            Self::ScratchTaken(_) | Self::Unsupported(_) | Self::RepairUnderWay => FaultCode::Database,
             Self::Rights(_)
             | Self::Role { .. }
             | Self::LedgerOpen(_)
@@ -293,6 +296,7 @@ impl EngineError {
             | Self::UnknownTable(_)
             | Self::ShardBounds(_)
             | Self::ScratchTaken(_)
+            | Self::RepairUnderWay
             | Self::Unsupported(_)
             | Self::Internal(_) => false,
         }
@@ -343,6 +347,7 @@ impl EngineError {
             Self::Space { .. } => "make room on the database's disk, or plan with --strategy in-place",
             Self::ShadowState { .. } => "see `keyturn rotation status`, and retry; abort if it stays so",
             Self::UnknownTable(_) | Self::ShardBounds(_) => "make targets.toml the same on every node and plan again",
+            Self::RepairUnderWay => "wait for its end",
             Self::ScratchTaken(_) => {
                 "see whether another measurement runs; if none does, drop the tables that it names and its kin"
             }

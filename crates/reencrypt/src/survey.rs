@@ -1,29 +1,37 @@
 //! The survey of Preflight: reads every registered value while the farm still serves, opens it with the current
 //! key, names what does not open, and sets the bounds of the shards.
 
+mod strategy;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use keys::KeySet;
 use keys::value::{Cipher, Rewrapper, ValueError};
-use rotation::{KeyId, PlanTable, Strategy, Survey, UndecryptableValue};
+use rotation::{KeyId, PlanTable, Strategy, StrategyChoice, Survey, UndecryptableValue};
 
 use crate::EngineError;
 use crate::dialect::{PageLimit, Scan, Session};
 use crate::engine::Progress;
 use crate::key::Key;
 use crate::pass::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
+use crate::sink::{Page, PageSink, PageSize};
 use crate::split::{Marks, split};
 use crate::table::{Change, KeyRange, Row, Stored, Table, ValueColumn};
 use crate::transform::{Accepted, raw_digest};
+use strategy::Chosen;
 
 /// Undecryptable values that a survey names; all are counted. More would not be read by anybody, and they travel in
 /// the coordinators' log.
 const UNDECRYPTABLE_NAMED_MAX: usize = 1000;
 
-/// How much longer than the survey everything takes while the farm is offline: re-encrypting reads, opens, encrypts
+/// How much longer than its survey a table takes while the farm is offline: re-encrypting reads, opens, encrypts
 /// and writes (measured 2 to 3 times a survey), and verifying is a survey again.
-const OFFLINE_OVER_SURVEY: u32 = 4;
+const IN_PLACE_OVER_SURVEY: u32 = 4;
+
+/// The same for a shadow: the copy is written faster, its indexes are built, and the original is read once more before
+/// the swap.
+const SHADOW_OVER_SURVEY: u32 = 4;
 
 /// What the instances take for going offline and coming back, besides the rows.
 const INSTANCES_OFFLINE: Duration = Duration::from_secs(10);
@@ -38,39 +46,57 @@ pub(crate) struct Surveyor<'a> {
     pub(crate) ring: &'a KeySet,
     pub(crate) accepted: Accepted,
     pub(crate) shards_wanted: u32,
+    pub(crate) choice: StrategyChoice,
+    /// Whether `auto` takes shadows here, or why not.
+    pub(crate) auto_shadow: Result<(), &'static str>,
+    pub(crate) agents: u32,
     pub(crate) writers_max: u32,
     pub(crate) kind: rotation::DatabaseKind,
-    pub(crate) page_rows_max: &'a (dyn Fn(&Table) -> usize + Send + Sync),
 }
 
 impl Surveyor<'_> {
+    /// Reads by one session and tries by the other.
     pub(crate) async fn survey(
         &self,
-        session: &mut dyn Session,
+        reader: &mut dyn Session,
+        trier: &mut dyn Session,
         progress: Progress<'_>,
     ) -> Result<Survey, EngineError> {
-        let started = Instant::now();
         let mut found = Found::default();
         let mut marked = Vec::new();
-        let mut tables = Vec::new();
+        let mut counted = Vec::new();
         let mut rows_done = 0;
         for table in self.tables {
+            let began = Instant::now();
             let mut marks = Marks::new();
-            let counts = self.table(table, session, &mut marks, &mut found, |rows| progress(rows_done + rows)).await?;
+            let say = |rows| progress(rows_done + rows);
+            let counts = self.table(table, reader, trier, &mut marks, &mut found, say).await?;
             rows_done += counts.rows;
+            marked.push((table.label.clone(), marks));
+            counted.push((table, counts, began.elapsed()));
+        }
+        let rows: Vec<_> = counted.iter().map(|(table, counts, _)| (*table, counts.rows)).collect();
+        let chosen = strategy::choose(trier, &rows, self.choice, self.auto_shadow).await?;
+        let mut offline = INSTANCES_OFFLINE;
+        let mut tables = Vec::new();
+        for ((table, counts, took), Chosen { strategy, reason }) in counted.into_iter().zip(chosen) {
+            let factor = match strategy {
+                Strategy::InPlace => IN_PLACE_OVER_SURVEY,
+                Strategy::Shadow => SHADOW_OVER_SURVEY,
+            };
+            let forecast = took * factor / self.agents.clamp(1, self.writers_max.max(1));
+            offline += forecast;
             let plan = PlanTable {
                 columns: table.columns.iter().map(|column| column.name.clone()).collect(),
-                strategy: Strategy::InPlace,
-                reason: "the only strategy of this release".to_owned(),
-                forecast_ms: 0,
+                strategy,
+                reason,
+                forecast_ms: milliseconds(forecast),
                 rows: counts.rows,
                 values: counts.values,
                 bytes: counts.bytes,
             };
             tables.push((table.label.clone(), plan));
-            marked.push((table.label.clone(), marks));
         }
-        let offline = started.elapsed() * OFFLINE_OVER_SURVEY + INSTANCES_OFFLINE;
         Ok(Survey {
             kind: self.kind,
             tables,
@@ -78,50 +104,57 @@ impl Surveyor<'_> {
             writers_max: self.writers_max,
             undecryptable_total: found.total,
             undecryptable: found.named(),
-            downtime_forecast_ms: u64::try_from(offline.as_millis()).unwrap_or(u64::MAX),
+            downtime_forecast_ms: milliseconds(offline),
         })
     }
 
     async fn table(
         &self,
         table: &Table,
-        session: &mut dyn Session,
+        reader: &mut dyn Session,
+        trier: &mut dyn Session,
         marks: &mut Marks,
         found: &mut Found,
         progress: impl Fn(u64) + Send + Sync,
     ) -> Result<Counts, EngineError> {
         let opener = Arc::new(Opener::new(table, self.ring, self.accepted.clone()));
-        let rows_max = (self.page_rows_max)(table).min(PAGE_ROWS_MAX);
-        let limit = PageLimit { rows_max, bytes_max: PAGE_BYTES_MAX };
+        let limit = PageLimit { rows_max: PAGE_ROWS_MAX, bytes_max: PAGE_BYTES_MAX };
+        let (mut sink, mut pages) = PageSink::new(Arc::new(PageSize::new(limit)));
         let mut counts = Counts::default();
         let mut untried = vec![true; table.columns.len()];
-        let mut range = KeyRange::default();
-        let mut rows = session.page(&Scan { table, range: &range, whole: false }, limit).await?;
-        while let Some(last) = rows.last() {
-            range.after = Some(last.key.clone());
-            let (page_opener, wanted) = (Arc::clone(&opener), untried.clone());
-            let open = async {
-                tokio::task::spawn_blocking(move || page_opener.page(rows, wanted))
+        let read = async move {
+            let range = KeyRange::default();
+            reader.scan(&Scan { table, range: &range, whole: false }, &mut sink).await?;
+            let _ = sink.end().await;
+            Ok(())
+        };
+        let open = async {
+            while let Some(Page { rows, room: _room }) = pages.recv().await {
+                let (page_opener, wanted) = (Arc::clone(&opener), untried.clone());
+                let page = tokio::task::spawn_blocking(move || page_opener.page(rows, wanted))
                     .await
-                    .map_err(|error| EngineError::Internal(format!("opening a page ended early: {error}")))
-            };
-            let scan = Scan { table, range: &range, whole: false };
-            let (page, next) = tokio::try_join!(open, session.page(&scan, limit))?;
-            for (key, bytes) in page.rows {
-                marks.add(key, bytes);
-                counts.rows += 1;
-                counts.bytes += bytes;
+                    .map_err(|error| EngineError::Internal(format!("opening a page ended early: {error}")))?;
+                for (key, bytes) in page.rows {
+                    marks.add(key, bytes);
+                    counts.rows += 1;
+                    counts.bytes += bytes;
+                }
+                for key in &page.trials {
+                    try_write(table, trier, key, &opener, &mut untried).await?;
+                }
+                counts.values += page.values;
+                found.add(page.found);
+                progress(counts.rows);
             }
-            for key in &page.trials {
-                try_write(table, session, key, &opener, &mut untried).await?;
-            }
-            counts.values += page.values;
-            found.add(page.found);
-            progress(counts.rows);
-            rows = next;
-        }
+            Ok(())
+        };
+        tokio::try_join!(read, open)?;
         Ok(counts)
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Tries on one row what the chunks will do, with the settings that they will have. What a table's definition holds
@@ -208,7 +241,7 @@ struct Opener {
 }
 
 /// What was found on a page.
-struct Page {
+struct OpenedPage {
     /// Key and stored bytes of each row.
     rows: Vec<(Key, u64)>,
     values: u64,
@@ -242,9 +275,9 @@ impl Opener {
         new.iter().any(Option::is_some).then_some(Change { row, new })
     }
 
-    fn page(&self, rows: Vec<Row>, mut untried: Vec<bool>) -> Page {
+    fn page(&self, rows: Vec<Row>, mut untried: Vec<bool>) -> OpenedPage {
         let mut page =
-            Page { rows: Vec::with_capacity(rows.len()), values: 0, found: Found::default(), trials: Vec::new() };
+            OpenedPage { rows: Vec::with_capacity(rows.len()), values: 0, found: Found::default(), trials: Vec::new() };
         for row in rows {
             let mut try_it = false;
             for ((column, stored), untried) in self.table.columns.iter().zip(&row.values).zip(&mut untried) {

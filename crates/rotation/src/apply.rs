@@ -3,7 +3,9 @@
 use crate::course::Signal;
 use crate::limits::ENDED_MAX;
 use crate::run::Run;
-use crate::{Entry, Event, Millis, Outcome, Rejection, RotationId, State, commands, farm, phases, report};
+use crate::{
+    Entry, Event, Millis, Outcome, Rejection, RotationId, State, commands, farm, phases, report, retire, throttle,
+};
 
 /// Applies one entry of the log. The same entries in the same order give the same state on every replica.
 ///
@@ -21,7 +23,7 @@ pub fn apply(state: &mut State, entry: &Entry) -> Result<Outcome, Rejection> {
             commands::start(state, now, *rotation, authorization)?
         }
         Event::AbortRequested { rotation, by } => commands::abort(state, now, *rotation, by)?,
-        Event::PauseRequested { rotation, by: _ } => commands::pause(state, *rotation)?,
+        Event::PauseRequested { rotation, by: _ } => commands::pause(state, now, *rotation)?,
         Event::ResumeRequested { rotation, by: _ } => commands::resume(state, now, *rotation)?,
         Event::RetryRequested { rotation, by: _ } => commands::retry(state, now, *rotation)?,
         Event::WorkDone { assignment, answer } => report::done(state, now, assignment, answer),
@@ -29,6 +31,10 @@ pub fn apply(state: &mut State, entry: &Entry) -> Result<Outcome, Rejection> {
         Event::DeadlineMissed { assignment, fault } => report::missed(state, now, assignment, fault),
         Event::LeaseExpired { assignment } => report::lease_expired(state, now, assignment),
         Event::AdmitDecided { rotation, epoch: _ } => admit(state, now, *rotation, &entry.event),
+        Event::ThrottleRequested { rotation, by: _, rows_per_second } => {
+            throttle::request(state, now, *rotation, *rows_per_second)?
+        }
+        Event::RetireRequested { rotation, by, word } => retire::request(state, now, *rotation, by, word)?,
     };
     state.now = now;
     forget_oldest(state);
@@ -46,7 +52,8 @@ fn admit(state: &mut State, now: Millis, id: RotationId, decision: &Event) -> Ou
     Outcome::Changed
 }
 
-/// Of ended rotations only the newest are kept, and those that a held node must still follow.
+/// Of ended rotations only the newest are kept, those that a held node must still follow, and those whose tables are
+/// still to be retired.
 fn forget_oldest(state: &mut State) {
     let ended = state.rotations.values().filter(|rotation| rotation.has_ended()).count();
     for _ in ENDED_MAX..ended {
@@ -56,7 +63,7 @@ fn forget_oldest(state: &mut State) {
         let oldest = state
             .rotations
             .values()
-            .find(|rotation| rotation.has_ended() && !needed(&rotation.id))
+            .find(|rotation| rotation.has_ended() && !needed(&rotation.id) && rotation.kept_tables().is_empty())
             .map(|found| found.id);
         let Some(oldest) = oldest else { return };
         state.rotations.remove(&oldest);

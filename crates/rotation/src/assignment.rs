@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AgentRelease, Attestation, ClusterId, ContentDigest, DatabaseIdentity, DatabaseKind, DatabasePosition, Digest,
-    Epoch, KeyId, LeaseNumber, Millis, NodeId, PlanTable, RotationId, Shard, ShardId, Term, UndecryptableValue,
+    Epoch, KeyId, LeaseNumber, Millis, NodeId, PlanTable, RotationId, Shard, ShardId, StrategyChoice, Term,
+    UndecryptableValue,
 };
 
 /// Which way rows are being turned.
@@ -79,6 +80,10 @@ pub enum Work {
         accepted: Vec<UndecryptableValue>,
         /// How many shards to aim for.
         shards_wanted: u32,
+        /// How many agents will share them.
+        agents: u32,
+        /// How tables are to be re-encrypted; what is chosen for each stands in the plan, which is signed.
+        strategy: StrategyChoice,
     },
     /// Distribute: open the sealed bundle, prove the key, store it pending, delete the recipient key.
     StoreKey,
@@ -96,6 +101,8 @@ pub enum Work {
         lease: LeaseNumber,
         /// Which way.
         direction: Direction,
+        /// This shard's share of the throttle, rows per second; `None` without one.
+        rows_per_second: Option<u32>,
     },
     /// Read one shard back and open every value: under the new key when forward, under the old when back.
     VerifyShard {
@@ -105,6 +112,8 @@ pub enum Work {
         lease: LeaseNumber,
         /// Which way the rows were turned.
         direction: Direction,
+        /// This shard's share of the throttle, rows per second; `None` without one.
+        rows_per_second: Option<u32>,
     },
     /// Verify, one node: say where the database's history stands.
     RecordPosition,
@@ -139,6 +148,15 @@ pub enum Work {
     RestoreKey,
     /// Undo: delete the pending key and the recipient key.
     DiscardKey,
+    /// Reencrypt, one node, when every shard is through: give every shadow its keys, indexes and constraints.
+    FinishShadows,
+    /// Activate, one node, before any key: put every verified shadow in its original's place, in one transaction.
+    SwapTables,
+    /// Undo, one node: put the originals back. A live table that changed since it was verified stays, and its rows
+    /// are turned back like those of any other.
+    SwapTablesBack,
+    /// After the end, one node, on an operator's signed word: drop the originals that were kept.
+    RetireTables,
 }
 
 /// The kind of a [`Work`], without its particulars.
@@ -177,6 +195,14 @@ pub enum WorkKind {
     RestoreKey,
     /// See [`Work::DiscardKey`].
     DiscardKey,
+    /// See [`Work::FinishShadows`].
+    FinishShadows,
+    /// See [`Work::SwapTables`].
+    SwapTables,
+    /// See [`Work::SwapTablesBack`].
+    SwapTablesBack,
+    /// See [`Work::RetireTables`].
+    RetireTables,
 }
 
 impl fmt::Display for WorkKind {
@@ -198,6 +224,10 @@ impl fmt::Display for WorkKind {
             Self::TurnBack => "turn-back",
             Self::RestoreKey => "restore-key",
             Self::DiscardKey => "discard-key",
+            Self::FinishShadows => "finish-shadows",
+            Self::SwapTables => "swap-tables",
+            Self::SwapTablesBack => "swap-tables-back",
+            Self::RetireTables => "retire-tables",
         })
     }
 }
@@ -222,6 +252,10 @@ impl Work {
             Self::TurnBack => WorkKind::TurnBack,
             Self::RestoreKey => WorkKind::RestoreKey,
             Self::DiscardKey => WorkKind::DiscardKey,
+            Self::FinishShadows => WorkKind::FinishShadows,
+            Self::SwapTables => WorkKind::SwapTables,
+            Self::SwapTablesBack => WorkKind::SwapTablesBack,
+            Self::RetireTables => WorkKind::RetireTables,
         }
     }
 }
@@ -246,7 +280,11 @@ impl Assignment {
             | Work::CloseLedger { .. }
             | Work::TurnBack
             | Work::RestoreKey
-            | Work::DiscardKey => None,
+            | Work::DiscardKey
+            | Work::FinishShadows
+            | Work::SwapTables
+            | Work::SwapTablesBack
+            | Work::RetireTables => None,
         };
         AssignmentId {
             rotation: self.rotation,
@@ -379,6 +417,14 @@ pub enum Answer {
     },
     /// To [`Work::DiscardKey`].
     KeyDiscarded,
+    /// To [`Work::FinishShadows`].
+    ShadowsFinished,
+    /// To [`Work::SwapTables`].
+    TablesSwapped,
+    /// To [`Work::SwapTablesBack`].
+    TablesSwappedBack,
+    /// To [`Work::RetireTables`].
+    TablesRetired,
 }
 
 impl Answer {
@@ -401,6 +447,10 @@ impl Answer {
             Self::TurnedBack => WorkKind::TurnBack,
             Self::KeyRestored { .. } => WorkKind::RestoreKey,
             Self::KeyDiscarded => WorkKind::DiscardKey,
+            Self::ShadowsFinished => WorkKind::FinishShadows,
+            Self::TablesSwapped => WorkKind::SwapTables,
+            Self::TablesSwappedBack => WorkKind::SwapTablesBack,
+            Self::TablesRetired => WorkKind::RetireTables,
         }
     }
 }

@@ -1,12 +1,15 @@
-//! What operators ask of a rotation: request, start, abort, pause, resume, retry.
+//! What operators ask of a rotation: request, start, abort, pause, resume, retry. Throttle and retire have files of their
+//! own.
 
 use std::collections::BTreeMap;
 
 use crate::course::{self, Signal};
 use crate::farm::{not_founded, refuse_while_under_way};
+use crate::lease;
 use crate::limits::ACCEPTED_MAX;
 use crate::phases::approval;
 use crate::phases::rows::{self, Pass};
+use crate::retire::refuse_while_retiring;
 use crate::run::Run;
 use crate::{
     Authorization, Course, Ending, Fault, FaultCode, Millis, NodeProgress, Outcome, Phase, PhaseTime, Rejection,
@@ -28,6 +31,7 @@ pub(crate) fn request(
         return Ok(Outcome::Unchanged);
     }
     refuse_while_under_way(state, "no other rotation can begin")?;
+    refuse_while_retiring(state, None, "no rotation can begin")?;
     check_options(options)?;
     let Some(lead) = state.nodes.keys().next().cloned() else {
         return Err(Rejection::new(
@@ -71,6 +75,8 @@ pub(crate) fn request(
         faults: Vec::new(),
         leader_changes: 0,
         ended_at: None,
+        throttle: None,
+        retiring: None,
     };
     state.rotations.insert(id, rotation);
     state.active = Some(id);
@@ -160,7 +166,9 @@ pub(crate) fn abort(state: &mut State, now: Millis, id: RotationId, by: &str) ->
     Ok(Outcome::Changed)
 }
 
-pub(crate) fn pause(state: &mut State, id: RotationId) -> Result<Outcome, Rejection> {
+/// No new work is given out. Leases on shards are taken back, so that who works on one puts it down between two chunks;
+/// all other work is short, and finished.
+pub(crate) fn pause(state: &mut State, now: Millis, id: RotationId) -> Result<Outcome, Rejection> {
     let rotation = find(state, id)?;
     match &rotation.course {
         Course::Forward { phase: Phase::Admit | Phase::Completed } | Course::Ended(Ending::Completed) => {
@@ -171,7 +179,11 @@ pub(crate) fn pause(state: &mut State, id: RotationId) -> Result<Outcome, Reject
         }
         Course::Forward { .. } | Course::Undo { .. } => {}
     }
-    Ok(set_paused(state, id, true))
+    let outcome = set_paused(state, id, true);
+    if let Some(mut run) = Run::of(state, id, now) {
+        lease::take_back(&mut run);
+    }
+    Ok(outcome)
 }
 
 pub(crate) fn resume(state: &mut State, now: Millis, id: RotationId) -> Result<Outcome, Rejection> {
@@ -216,11 +228,11 @@ fn set_paused(state: &mut State, id: RotationId, paused: bool) -> Outcome {
     }
 }
 
-fn find(state: &State, id: RotationId) -> Result<&Rotation, Rejection> {
+pub(crate) fn find(state: &State, id: RotationId) -> Result<&Rotation, Rejection> {
     state.rotations.get(&id).ok_or_else(|| unknown(id))
 }
 
-fn unknown(id: RotationId) -> Rejection {
+pub(crate) fn unknown(id: RotationId) -> Rejection {
     Rejection::new(
         RejectionCode::UnknownRotation,
         format!("there is no rotation {id}"),
@@ -236,7 +248,7 @@ fn past_return(id: RotationId, what: &str) -> Rejection {
     )
 }
 
-fn wrong_phase(rotation: &Rotation, what: &str) -> Rejection {
+pub(crate) fn wrong_phase(rotation: &Rotation, what: &str) -> Rejection {
     let stands = match &rotation.course {
         Course::Forward { phase } => format!("in phase {}", phase.as_str()),
         Course::Undo { step, .. } => format!("being undone, at {}", step.as_str()),

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Answer, AssignmentId, Authorization, ClusterId, Epoch, Fault, Millis, NodeId, Phase, RotationId, Term,
-    UndecryptableValue,
+    Answer, AssignmentId, Authorization, ClusterId, Epoch, Fault, Millis, NodeId, Phase, RotationId, SignedRetirement,
+    StrategyChoice, Term, UndecryptableValue,
 };
 
 /// One entry of the log.
@@ -23,6 +23,8 @@ pub struct RotationOptions {
     pub accepted: Vec<UndecryptableValue>,
     /// Pause as soon as this phase is entered, until `resume`.
     pub hold_at: Option<Phase>,
+    /// How tables are to be re-encrypted.
+    pub strategy: StrategyChoice,
 }
 
 /// What happened or was asked.
@@ -79,7 +81,8 @@ pub enum Event {
         /// Who asked.
         by: String,
     },
-    /// An operator asked that no new work be given out. Refused in Approval, where none is, when stuck, and from Admit on.
+    /// An operator asked that no new work be given out, and that shards under way be put down. Refused in Approval, where
+    /// none is, when stuck, and from Admit on.
     PauseRequested {
         /// The rotation.
         rotation: RotationId,
@@ -132,5 +135,25 @@ pub enum Event {
         rotation: RotationId,
         /// The epoch of the Start phase in which every canary was passed.
         epoch: Epoch,
+    },
+    /// An operator bounded the speed of the work on rows, or took the bound away. In force at once, also for shards
+    /// under way. Refused after the end.
+    ThrottleRequested {
+        /// The rotation.
+        rotation: RotationId,
+        /// Who asked.
+        by: String,
+        /// Rows per second that the whole farm may read or write, at least 1; `None` for no bound.
+        rows_per_second: Option<u32>,
+    },
+    /// An operator signed that the tables which a completed rotation kept are to be dropped. Refused while any rotation
+    /// is under way, and when nothing is kept.
+    RetireRequested {
+        /// The rotation that kept them.
+        rotation: RotationId,
+        /// Who signed.
+        by: String,
+        /// The signed word.
+        word: SignedRetirement,
     },
 }

@@ -1,6 +1,7 @@
 //! Entries about the cluster and the farm: founding, leaders, enrolled nodes.
 
 use crate::limits::NODES_MAX;
+use crate::retire::refuse_while_retiring;
 use crate::{ClusterId, Millis, Node, NodeId, Outcome, Rejection, RejectionCode, State, Term};
 
 pub(crate) fn found(state: &mut State, cluster: ClusterId, farm: &str) -> Result<Outcome, Rejection> {
@@ -64,6 +65,7 @@ pub(crate) fn remove(state: &mut State, id: &NodeId) -> Result<Outcome, Rejectio
         ));
     }
     refuse_while_under_way(state, &format!("node {id} cannot be removed"))?;
+    refuse_while_retiring(state, None, &format!("node {id} cannot be removed"))?;
     state.nodes.remove(id);
     Ok(Outcome::Changed)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::limits::{LEASE_ROUNDS_MAX, LEASE_ROUNDS_UNDO_MAX, SHARDS_PER_AGENT_MAX};
 use crate::phases::rows::Pass;
 use crate::run::{Run, Stand};
-use crate::{Course, DatabaseKind, Fault, FaultCode, NodeId, ShardId, ShardLease};
+use crate::{Course, DatabaseKind, Fault, FaultCode, NodeId, ShardId, ShardLease, throttle};
 
 /// Leases every shard that can be leased now. A fault when all nodes have been silent too often.
 pub(crate) fn give_out(run: &mut Run<'_>) -> Result<(), Fault> {
@@ -26,6 +26,7 @@ pub(crate) fn give_out(run: &mut Run<'_>) -> Result<(), Fault> {
         run.forgive();
     }
     let mut held = writers(run.stand(), pass);
+    let rows_per_second = share(run.stand(), pass);
     for shard in free {
         // The least busy node, the first of equals.
         let Some((node, count)) = held.iter_mut().min_by_key(|(_, count)| *count) else { return Ok(()) };
@@ -35,10 +36,30 @@ pub(crate) fn give_out(run: &mut Run<'_>) -> Result<(), Fault> {
         *count += 1;
         if let Some(progress) = run.rotation.shards.get_mut(&shard) {
             progress.leases = progress.leases.next();
-            progress.lease = Some(ShardLease { node: node.clone(), number: progress.leases, since: run.now });
+            let (number, since) = (progress.leases, run.now);
+            progress.lease = Some(ShardLease { node: node.clone(), number, since, rows_per_second });
         }
     }
     Ok(())
+}
+
+/// Every shard under way is leased anew to who has it, with its share of the present throttle.
+pub(crate) fn renew(run: &mut Run<'_>) {
+    let Some(pass) = Pass::of(&run.rotation.course) else { return };
+    let rows_per_second = share(run.stand(), pass);
+    for progress in run.rotation.shards.values_mut() {
+        if let Some(lease) = &mut progress.lease {
+            progress.leases = progress.leases.next();
+            (lease.number, lease.since, lease.rows_per_second) = (progress.leases, run.now, rows_per_second);
+        }
+    }
+}
+
+/// No shard is anybody's any more; what was done of them stands in the ledger.
+pub(crate) fn take_back(run: &mut Run<'_>) {
+    for shard in run.rotation.shards.values_mut() {
+        shard.lease = None;
+    }
 }
 
 /// The node is silent: it loses all its leases, and is leased nothing until the next phase or step.
@@ -81,6 +102,13 @@ fn writers(stand: Stand<'_>, pass: Pass) -> Vec<(NodeId, usize)> {
     nodes.sort_by_key(|(_, count)| *count == 0);
     nodes.truncate(writers_max(stand, pass));
     nodes
+}
+
+/// A shard's share of the throttle: by the shards that may be worked on at once, of those that are not done.
+fn share(stand: Stand<'_>, pass: Pass) -> Option<u32> {
+    let at_once = writers(stand, pass).len().saturating_mul(SHARDS_PER_AGENT_MAX);
+    let left = stand.rotation.shards.values().filter(|shard| pass.result(shard).is_none()).count();
+    throttle::share(stand.rotation.throttle, at_once.min(left))
 }
 
 /// How many nodes may work at once. Readers are not limited, but on SQLite a reader keeps its ledger in the same file.

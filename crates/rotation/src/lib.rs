@@ -20,15 +20,17 @@ mod phases;
 mod plan;
 mod rejection;
 mod report;
+mod retire;
 mod run;
 mod state;
+mod throttle;
 mod waiting;
 
 pub use apply::apply;
 pub use assignment::{
     Answer, Assignment, AssignmentId, Direction, Fence, Inspection, ShardTally, Survey, Work, WorkKind,
 };
-pub use authorization::{Authorization, NodeGrant, Statement};
+pub use authorization::{Authorization, NodeGrant, Retirement, SignedRetirement, Statement};
 pub use entry::{Entry, Event, RotationOptions};
 pub use fault::{Fault, FaultCode};
 pub use ids::{
@@ -43,7 +45,7 @@ pub use plan::{
 };
 pub use rejection::{Outcome, Rejection, RejectionCode};
 pub use state::{
-    Course, Ending, Node, NodeCatchUp, NodeProgress, NodeUndo, Phase, PhaseTime, Quarantine, Rotation, ShardLease,
-    ShardProgress, State, UndoStep,
+    Course, Ending, Node, NodeCatchUp, NodeProgress, NodeUndo, Phase, PhaseTime, Quarantine, Retiring, Rotation,
+    ShardLease, ShardProgress, State, UndoStep,
 };
 pub use waiting::{Waiting, waiting};

@@ -62,6 +62,12 @@ pub const fn deadline_ms(kind: WorkKind, course: &Course) -> u64 {
         WorkKind::FenceDatabase => 120_000,
         // From the last word: a shard that is worked on is heard of all the time.
         WorkKind::SurveyDatabase | WorkKind::ReencryptShard | WorkKind::VerifyShard => 60_000,
+        // From the last word: building indexes and reading whole tables under their lock takes as long as they are large.
+        WorkKind::FinishShadows | WorkKind::SwapTables => 60_000,
+        // From the last word too, and with more patience: the way out of it is to be stuck.
+        WorkKind::SwapTablesBack => 2 * UNDO_DEADLINE_MIN_MS,
+        // Drops what nobody uses any more.
+        WorkKind::RetireTables => 60_000,
         // The farm is offline while these are waited for.
         WorkKind::RecordPosition | WorkKind::ActivateKey | WorkKind::LiftFence | WorkKind::CloseLedger => 45_000,
         WorkKind::AdmitInstance => 60_000,
@@ -75,13 +81,23 @@ pub const fn deadline_ms(kind: WorkKind, course: &Course) -> u64 {
 
 /// Whether every report of progress starts the deadline of such work anew: work on rows takes as long as there are rows.
 pub const fn deadline_restarts(kind: WorkKind) -> bool {
-    matches!(kind, WorkKind::SurveyDatabase | WorkKind::ReencryptShard | WorkKind::VerifyShard)
+    matches!(
+        kind,
+        WorkKind::SurveyDatabase
+            | WorkKind::ReencryptShard
+            | WorkKind::VerifyShard
+            | WorkKind::FinishShadows
+            | WorkKind::SwapTables
+            | WorkKind::SwapTablesBack
+    )
 }
 
 /// Whether the driver goes on trying until the deadline even after a fault that is not retryable: in an undo, from
-/// Admit on, and for a held node that catches up, where giving up early has no better way out.
-pub const fn retry_until_deadline(course: &Course) -> bool {
+/// Admit on, and for a held node that catches up, where giving up early has no better way out. Not for a retirement,
+/// which its operator waits for and can ask for again.
+pub const fn retry_until_deadline(kind: WorkKind, course: &Course) -> bool {
     match course {
+        Course::Ended(_) if matches!(kind, WorkKind::RetireTables) => false,
         Course::Forward { phase } => matches!(phase, Phase::Admit | Phase::Completed),
         Course::Undo { .. } | Course::Stuck { .. } | Course::Ended(_) => true,
     }

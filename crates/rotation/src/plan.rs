@@ -211,8 +211,14 @@ pub enum ReadPlanError {
     #[error("the plan cannot be read")]
     Malformed(#[source] serde_json::Error),
     /// Written by a release that this one does not know.
-    #[error("the plan has format {0}, and this release reads format 2; use the same release everywhere")]
+    #[error("the plan has format {0}, and this release reads format {current}; use the same release everywhere", current = Plan::FORMAT)]
     Format(u32),
+}
+
+/// What every format of a plan has.
+#[derive(Deserialize)]
+struct Head {
+    format: u32,
 }
 
 impl Plan {
@@ -226,8 +232,12 @@ impl Plan {
 
     /// Reads what [`Plan::to_bytes`] wrote.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ReadPlanError> {
-        let plan: Self = serde_json::from_slice(bytes).map_err(ReadPlanError::Malformed)?;
-        if plan.format == Self::FORMAT { Ok(plan) } else { Err(ReadPlanError::Format(plan.format)) }
+        // The format first: a plan of another one lacks fields, and that is not what is wrong with it.
+        let Head { format } = serde_json::from_slice(bytes).map_err(ReadPlanError::Malformed)?;
+        if format != Self::FORMAT {
+            return Err(ReadPlanError::Format(format));
+        }
+        serde_json::from_slice(bytes).map_err(ReadPlanError::Malformed)
     }
 
     /// A table of which the shards leave rows out: every table's must run from its beginning to its end without a gap.

@@ -60,11 +60,19 @@ pub enum RejectionCode {
     AlreadyStarted,
     /// The rotation is not stuck.
     NotStuck,
+    /// A throttle must let at least one row per second through.
+    Throttle,
+    /// The rotation keeps no tables that could be retired.
+    NothingKept,
+    /// Tables of an earlier rotation are being retired, and this must wait for its end.
+    Retiring,
+    /// The signed retirement cannot be read, or is not of this rotation.
+    Retirement,
 }
 
 impl RejectionCode {
     /// Every code, for documentation and conversions.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::AlreadyFounded,
         Self::NotFounded,
         Self::RotationUnderWay,
@@ -84,6 +92,10 @@ impl RejectionCode {
         Self::SameKey,
         Self::AlreadyStarted,
         Self::NotStuck,
+        Self::Throttle,
+        Self::NothingKept,
+        Self::Retiring,
+        Self::Retirement,
     ];
 
     /// The stable text of the code, for example `rotation-under-way`.
@@ -108,6 +120,10 @@ impl RejectionCode {
             Self::SameKey => "same-key",
             Self::AlreadyStarted => "already-started",
             Self::NotStuck => "not-stuck",
+            Self::Throttle => "throttle",
+            Self::NothingKept => "nothing-kept",
+            Self::Retiring => "retiring",
+            Self::Retirement => "retirement",
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::course::Signal;
 use crate::run::{Run, Stand};
 use crate::{
     Answer, Assignment, AssignmentId, Course, Fault, FaultCode, Millis, NodeId, Outcome, Phase, State, UndoStep, Work,
-    lease, phases,
+    lease, phases, retire,
 };
 
 pub(crate) fn done(state: &mut State, now: Millis, id: &AssignmentId, answer: &Answer) -> Outcome {
@@ -17,16 +17,16 @@ pub(crate) fn done(state: &mut State, now: Millis, id: &AssignmentId, answer: &A
     };
     match taken {
         Ok(()) => run.advance(),
-        Err(fault) => fail(&mut run, &id.node, fault),
+        Err(fault) => fail(&mut run, &id.node, &work, fault),
     }
     Outcome::Changed
 }
 
 pub(crate) fn failed(state: &mut State, now: Millis, id: &AssignmentId, fault: &Fault) -> Outcome {
-    let Some((_, mut run)) = outstanding(state, now, id) else { return Outcome::Unchanged };
+    let Some((work, mut run)) = outstanding(state, now, id) else { return Outcome::Unchanged };
     let fault = placed(fault, &id.node);
     if fault.code != FaultCode::Recovered || !phases::recovered::hear(&mut run, &id.node, &fault) {
-        fail(&mut run, &id.node, fault);
+        fail(&mut run, &id.node, &work, fault);
     }
     Outcome::Changed
 }
@@ -60,8 +60,13 @@ fn outstanding<'a>(state: &'a mut State, now: Millis, id: &AssignmentId) -> Opti
 }
 
 /// Work was answered with a fault, or its answer was wrong.
-fn fail(run: &mut Run<'_>, node: &NodeId, fault: Fault) {
+fn fail(run: &mut Run<'_>, node: &NodeId, work: &Work, fault: Fault) {
     match run.rotation.course {
+        Course::Forward { phase: Phase::Preflight } if *work == Work::Inspect => {
+            if phases::preflight::take_fault(run, node, fault) {
+                run.follow(Signal::Failed, None);
+            }
+        }
         Course::Forward { phase: Phase::Admit } => {
             let another = run.stand().present().any(|(id, progress)| id != node && progress.admitted_at.is_some());
             if another {
@@ -79,6 +84,7 @@ fn fail(run: &mut Run<'_>, node: &NodeId, fault: Fault) {
                 run.change_lead();
             }
         }
+        Course::Ended(_) if *work == Work::RetireTables => retire::fail(run, node, fault, false),
         Course::Ended(_) => {
             run.record(fault);
             phases::catch_up::start_over(run, node);
@@ -93,8 +99,9 @@ fn fail(run: &mut Run<'_>, node: &NodeId, fault: Fault) {
 /// Work was not answered by its deadline.
 fn miss(run: &mut Run<'_>, node: &NodeId, work: &Work, fault: Fault) {
     match run.rotation.course {
+        Course::Ended(_) if *work == Work::RetireTables => retire::fail(run, node, fault, true),
         Course::Forward { phase: Phase::Preflight | Phase::Admit | Phase::Completed } | Course::Ended(_) => {
-            fail(run, node, fault);
+            fail(run, node, work, fault);
         }
         Course::Forward { .. } | Course::Undo { .. } | Course::Stuck { .. } => match work {
             Work::ReencryptShard { .. } | Work::VerifyShard { .. } => {
@@ -107,12 +114,16 @@ fn miss(run: &mut Run<'_>, node: &NodeId, work: &Work, fault: Fault) {
             | Work::RecordPosition
             | Work::LiftFence { .. }
             | Work::TurnBack
-            | Work::CloseLedger { .. } => {
+            | Work::CloseLedger { .. }
+            | Work::FinishShadows
+            | Work::SwapTables
+            | Work::SwapTablesBack
+            | Work::RetireTables => {
                 run.shun(node);
                 if run.change_lead() {
                     run.record(fault);
                 } else {
-                    fail(run, node, fault);
+                    fail(run, node, work, fault);
                 }
             }
             Work::Inspect
@@ -127,7 +138,7 @@ fn miss(run: &mut Run<'_>, node: &NodeId, work: &Work, fault: Fault) {
                     run.hold(node, fault);
                     run.advance();
                 } else {
-                    fail(run, node, fault);
+                    fail(run, node, work, fault);
                 }
             }
         },

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Authorization, ClusterId, DatabasePosition, Digest, Direction, Epoch, Fault, Inspection, KeyId, LeaseNumber,
-    Millis, NodeId, Plan, RotationId, RotationOptions, ShardId, ShardTally, Statement, Survey, Term,
+    Millis, NodeId, Plan, RotationId, RotationOptions, ShardId, ShardTally, SignedRetirement, Statement, Strategy,
+    Survey, Term,
 };
 
 /// Everything that the coordinators agree on.
@@ -122,6 +123,8 @@ pub enum UndoStep {
     StopInstances,
     /// The previous `encryption.config` is put back. From Activate on.
     RestoreKeys,
+    /// Swapped tables are put back in their place. From Activate on; nothing to do without any.
+    SwapTablesBack,
     /// Rows go back under the old key. From Reencrypt on.
     RestoreRows,
     /// Every row is opened under the old key. From Reencrypt on.
@@ -140,10 +143,11 @@ pub enum UndoStep {
 
 impl UndoStep {
     /// All steps in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::TurnBack,
         Self::StopInstances,
         Self::RestoreKeys,
+        Self::SwapTablesBack,
         Self::RestoreRows,
         Self::VerifyRows,
         Self::LiftFence,
@@ -159,6 +163,7 @@ impl UndoStep {
             Self::TurnBack => "turn-back",
             Self::StopInstances => "stop-instances",
             Self::RestoreKeys => "restore-keys",
+            Self::SwapTablesBack => "swap-tables-back",
             Self::RestoreRows => "restore-rows",
             Self::VerifyRows => "verify-rows",
             Self::LiftFence => "lift-fence",
@@ -276,6 +281,26 @@ pub struct Rotation {
     pub leader_changes: u32,
     /// When it ended.
     pub ended_at: Option<Millis>,
+    /// Rows per second that the whole farm may read or write; `None` without a bound.
+    pub throttle: Option<u32>,
+    /// How far the dropping of the tables that it kept has come; `None` before an operator asked for it, and again
+    /// after it failed.
+    pub retiring: Option<Retiring>,
+}
+
+/// How far the dropping of a completed rotation's kept tables has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retiring {
+    /// Who signed for it.
+    pub by: String,
+    /// When.
+    pub since: Millis,
+    /// The signed word.
+    pub word: SignedRetirement,
+    /// The node that does it; another one when it does not answer.
+    pub node: NodeId,
+    /// When they were gone; `None` while it is under way.
+    pub done: Option<Millis>,
 }
 
 /// How far one node has come.
@@ -283,6 +308,8 @@ pub struct Rotation {
 pub struct NodeProgress {
     /// What it said of itself in Preflight.
     pub inspection: Option<Inspection>,
+    /// Why it could not be inspected.
+    pub inspection_fault: Option<Fault>,
     /// Its new key is stored and proved.
     pub key_stored: bool,
     /// When its instance was confirmed offline.
@@ -341,6 +368,8 @@ pub struct ShardLease {
     pub number: LeaseNumber,
     /// Since when.
     pub since: Millis,
+    /// The share of the throttle that goes with it, rows per second.
+    pub rows_per_second: Option<u32>,
 }
 
 /// How far one shard has come. `lease` is the present one; each pass has its own result.
@@ -379,6 +408,27 @@ impl Rotation {
     /// The key that the farm held when the plan was made; `None` before there is a plan.
     pub fn old_key(&self) -> Option<KeyId> {
         self.plan.as_ref()?.nodes.values().next().map(|node| node.current_key)
+    }
+
+    /// The tables that are re-encrypted as a copy and swapped. None before there is a plan.
+    pub fn shadow_tables(&self) -> impl Iterator<Item = &str> {
+        let tables = self.plan.iter().flat_map(|plan| &plan.tables);
+        tables.filter(|(_, table)| table.strategy == Strategy::Shadow).map(|(name, _)| name.as_str())
+    }
+
+    /// Whether there is any such table.
+    pub fn has_shadows(&self) -> bool {
+        self.shadow_tables().next().is_some()
+    }
+
+    /// The tables whose originals are still kept beside them, under the old key: of a completed rotation, until an
+    /// operator has them retired.
+    pub fn kept_tables(&self) -> Vec<&str> {
+        let retired = self.retiring.as_ref().is_some_and(|retiring| retiring.done.is_some());
+        match self.course {
+            Course::Ended(Ending::Completed) if !retired => self.shadow_tables().collect(),
+            Course::Ended(_) | Course::Forward { .. } | Course::Undo { .. } | Course::Stuck { .. } => Vec::new(),
+        }
     }
 
     /// What the operator signed; `None` before the start.

@@ -46,11 +46,14 @@ fn for_work(state: &State, rotation: &Rotation, assignment: &Assignment, began: 
             let lease = rotation.shards.get(&shard.id).and_then(|progress| progress.lease.as_ref());
             (format!("{kind} {} of {}", shard.id, shard.table), lease.map_or(began, |lease| lease.since))
         }
+        Work::RetireTables => (kind.to_string(), rotation.retiring.as_ref().map_or(began, |retiring| retiring.since)),
         _ => (kind.to_string(), began),
     };
     let held = state.nodes.get(&assignment.node).and_then(|node| node.quarantine.as_ref());
-    let since = if rotation.has_ended() { held.map_or(since, |held| held.since) } else { since };
-    let given_up = !rotation.has_ended() && !deadline_restarts(kind);
+    let retires = assignment.work == Work::RetireTables;
+    let follows = rotation.has_ended() && !retires;
+    let since = if follows { held.map_or(since, |held| held.since) } else { since };
+    let given_up = !follows && !deadline_restarts(kind);
     let until = given_up.then(|| Millis::new(since.get().saturating_add(deadline_ms(kind, &rotation.course))));
     Waiting { node: Some(assignment.node.clone()), assignment: Some(assignment.id()), what, since, until }
 }

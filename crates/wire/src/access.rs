@@ -32,6 +32,8 @@ pub const METHODS: &[(&str, &[Role])] = &[
     ("/keyturn.v1.Operator/PauseRotation", OPERATORS),
     ("/keyturn.v1.Operator/ResumeRotation", OPERATORS),
     ("/keyturn.v1.Operator/RetryRotation", OPERATORS),
+    ("/keyturn.v1.Operator/ThrottleRotation", OPERATORS),
+    ("/keyturn.v1.Operator/RetireRotation", OPERATORS),
     ("/keyturn.v1.Operator/GetRotation", READERS),
     ("/keyturn.v1.Operator/ListRotations", READERS),
     ("/keyturn.v1.Operator/WatchRotation", READERS),

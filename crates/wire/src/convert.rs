@@ -10,8 +10,8 @@ use std::str::FromStr;
 
 use rotation::{
     AgentRelease, Attestation, Authorization, DatabaseIdentity, DatabaseKind, DatabasePosition, Direction, Fault,
-    FaultCode, KeyBound, NodeId, Phase, PlanTable, Shard, ShardId, ShardRange, ShardTally, Strategy,
-    UndecryptableValue,
+    FaultCode, KeyBound, NodeId, Phase, PlanTable, Shard, ShardId, ShardRange, ShardTally, SignedRetirement, Strategy,
+    StrategyChoice, UndecryptableValue,
 };
 use tonic::{Code, Status};
 
@@ -82,6 +82,14 @@ pub fn optional_phase(number: i32) -> Result<Option<Phase>, ConvertError> {
     }
 }
 
+/// The choice of a strategy; none is auto.
+pub fn strategy_choice(number: i32) -> Result<StrategyChoice, ConvertError> {
+    match v1::StrategyChoice::try_from(number) {
+        Ok(v1::StrategyChoice::Unspecified) => Ok(StrategyChoice::Auto),
+        _ => enumerated::<v1::StrategyChoice, StrategyChoice>("strategy", number),
+    }
+}
+
 /// An enum of the same names on both sides; the protocol's may be unspecified.
 macro_rules! same_names {
     ($name:ident: $($variant:ident),+) => {
@@ -109,6 +117,7 @@ macro_rules! same_names {
 same_names!(Phase: Preflight, Approval, Distribute, Quiesce, Reencrypt, Verify, Activate, Start, Admit, Completed);
 same_names!(Direction: Forward, Back);
 same_names!(DatabaseKind: Postgres, Mariadb, Sqlite);
+same_names!(StrategyChoice: Auto, InPlace, Shadow);
 
 impl From<&Fault> for v1::Fault {
     fn from(fault: &Fault) -> Self {
@@ -336,6 +345,22 @@ impl TryFrom<v1::Authorization> for Authorization {
                 .map(|(node, sealed)| Ok((parsed("Authorization.sealed", &node)?, sealed)))
                 .collect::<Result<_, ConvertError>>()?,
         })
+    }
+}
+
+impl From<&SignedRetirement> for v1::SignedRetirement {
+    fn from(word: &SignedRetirement) -> Self {
+        Self {
+            retirement: word.retirement.clone(),
+            certificates: word.certificates.clone(),
+            signature: word.signature.clone(),
+        }
+    }
+}
+
+impl From<v1::SignedRetirement> for SignedRetirement {
+    fn from(word: v1::SignedRetirement) -> Self {
+        Self { retirement: word.retirement, certificates: word.certificates, signature: word.signature }
     }
 }
 

@@ -66,17 +66,25 @@ fn recipient_key(node: &Node, rotation: RotationId) -> Result<RecipientKey, Faul
     Ok(fresh)
 }
 
-pub(super) async fn survey(
-    node: &Node,
-    accepted: &[UndecryptableValue],
-    shards_wanted: u32,
-    ticket: &Ticket,
-) -> Result<Answer, Fault> {
+/// What a survey is asked for.
+pub(super) struct Asked<'a> {
+    pub(super) accepted: &'a [UndecryptableValue],
+    pub(super) shards_wanted: u32,
+    pub(super) agents: u32,
+    pub(super) strategy: StrategyChoice,
+}
+
+pub(super) async fn survey(node: &Node, asked: &Asked<'_>, ticket: &Ticket) -> Result<Answer, Fault> {
     let keys = node.current_keys()?;
     ticket.waiting_for("every registered value to be read");
     let progress = |rows| ticket.rows(rows);
-    let shards_wanted = shards_wanted.clamp(1, SHARDS_MAX);
-    let request = SurveyRequest { ring: &keys, accepted, shards_wanted, strategy: StrategyChoice::Auto, agents: 1 };
+    let request = SurveyRequest {
+        ring: &keys,
+        accepted: asked.accepted,
+        shards_wanted: asked.shards_wanted.clamp(1, SHARDS_MAX),
+        strategy: asked.strategy,
+        agents: asked.agents.max(1),
+    };
     let survey = node.engine.survey(&request, &progress).await.map_err(|error| error.fault())?;
     Ok(Answer::DatabaseSurveyed(Box::new(survey)))
 }

@@ -1,12 +1,15 @@
 //! Work on the database: the fence, the ledger, and rows, shard by shard. Tables come from this node's targets, keys
 //! from its store, and the ledger in the database has the last word on what is still wanted.
 
-use reencrypt::{LedgerMark, ShardJob};
-use rotation::{Answer, DatabasePosition, Direction, Fault, FaultCode, LeaseNumber, Shard, Strategy};
+use std::num::NonZeroU32;
+
+use reencrypt::{LedgerMark, NoteKind, ShardJob};
+use rotation::{Answer, DatabasePosition, Direction, Fault, FaultCode, LeaseNumber, Plan, Shard, Strategy};
 
 use super::key::{expect_key, find_key};
 use super::{Signed, refused};
 use crate::fault::fault;
+use crate::node::Node;
 
 pub(super) async fn fence(signed: Signed<'_>) -> Result<Answer, Fault> {
     signed.needs_held("fence the database")?;
@@ -16,28 +19,26 @@ pub(super) async fn fence(signed: Signed<'_>) -> Result<Answer, Fault> {
     Ok(Answer::DatabaseFenced { rows })
 }
 
-pub(super) async fn reencrypt(
-    signed: Signed<'_>,
-    shard: &Shard,
-    lease: LeaseNumber,
-    direction: Direction,
-) -> Result<Answer, Fault> {
-    let job = signed.shard_job(shard, lease, direction).await?;
-    let progress = |rows| signed.ticket.rows(rows);
-    let tally = signed.node.engine.reencrypt(&job, &progress).await.map_err(|error| error.fault())?;
-    Ok(Answer::ShardReencrypted { shard: shard.id, lease, tally })
+/// A shard as it was leased.
+pub(super) struct Leased<'a> {
+    pub(super) shard: &'a Shard,
+    pub(super) lease: LeaseNumber,
+    /// Its share of the throttle.
+    pub(super) rows_per_second: Option<u32>,
 }
 
-pub(super) async fn verify(
-    signed: Signed<'_>,
-    shard: &Shard,
-    lease: LeaseNumber,
-    direction: Direction,
-) -> Result<Answer, Fault> {
-    let job = signed.shard_job(shard, lease, direction).await?;
+pub(super) async fn reencrypt(signed: Signed<'_>, leased: &Leased<'_>, direction: Direction) -> Result<Answer, Fault> {
+    let job = signed.shard_job(leased, direction).await?;
+    let progress = |rows| signed.ticket.rows(rows);
+    let tally = signed.node.engine.reencrypt(&job, &progress).await.map_err(|error| error.fault())?;
+    Ok(Answer::ShardReencrypted { shard: leased.shard.id, lease: leased.lease, tally })
+}
+
+pub(super) async fn verify(signed: Signed<'_>, leased: &Leased<'_>, direction: Direction) -> Result<Answer, Fault> {
+    let job = signed.shard_job(leased, direction).await?;
     let progress = |rows| signed.ticket.rows(rows);
     let tally = signed.node.engine.verify(&job, &progress).await.map_err(|error| error.fault())?;
-    Ok(Answer::ShardVerified { shard: shard.id, lease, tally })
+    Ok(Answer::ShardVerified { shard: leased.shard.id, lease: leased.lease, tally })
 }
 
 pub(super) async fn record_position(signed: Signed<'_>) -> Result<Answer, Fault> {
@@ -55,7 +56,10 @@ pub(super) async fn lift_fence(
     signed.needs_database().await?;
     // Not on a coordinator's word: an application among rows that it cannot open would fail its users.
     match direction {
-        Direction::Forward => signed.needs_rows_verified("let the application into the database").await?,
+        Direction::Forward => {
+            signed.needs_rows_verified("let the application into the database").await?;
+            signed.needs_swapped("let the application into the database").await?;
+        }
         Direction::Back => signed.needs_rows_back("let the application into the database").await?,
     }
     if let Some(position) = position {
@@ -78,15 +82,31 @@ pub(super) async fn turn_back(signed: Signed<'_>) -> Result<Answer, Fault> {
     Ok(Answer::TurnedBack)
 }
 
+/// The database must be the one that this plan names for the node.
+pub(super) async fn needs_planned_database(node: &Node, plan: &Plan) -> Result<(), Fault> {
+    let found = node.engine.identity().await.map_err(|error| error.fault())?;
+    match plan.nodes.get(&node.id) {
+        Some(planned) if planned.database == found => Ok(()),
+        _ => Err(fault(
+            FaultCode::Database,
+            format!("this agent is connected to database {}, and the signed plan names another", found.identity),
+            "correct [database] in the agent's configuration, restart the agent, and retry",
+        )),
+    }
+}
+
 impl Signed<'_> {
-    fn mark(&self, direction: Direction) -> LedgerMark {
+    pub(super) fn mark(&self, direction: Direction) -> LedgerMark {
         LedgerMark { rotation: self.assignment.rotation, epoch: self.assignment.epoch, direction }
     }
 
-    async fn shard_job(&self, shard: &Shard, lease: LeaseNumber, direction: Direction) -> Result<ShardJob, Fault> {
+    async fn shard_job(&self, leased: &Leased<'_>, direction: Direction) -> Result<ShardJob, Fault> {
+        let Leased { shard, lease, rows_per_second } = *leased;
         self.needs_held("work on rows")?;
         self.needs_database().await?;
         let statement = &self.grant.statement;
+        // By the signed plan alone: a coordinator has no word in it.
+        let table = self.grant.plan.tables.get(&shard.table);
         Ok(ShardJob {
             mark: self.mark(direction),
             shard: shard.clone(),
@@ -94,26 +114,18 @@ impl Signed<'_> {
             old: find_key(self.node, statement.old_key)?,
             new: find_key(self.node, statement.new_key)?,
             accepted: self.grant.plan.accepted.clone(),
-            strategy: self.grant.plan.tables.get(&shard.table).map_or(Strategy::InPlace, |table| table.strategy),
-            rows_per_second: None,
+            strategy: table.map_or(Strategy::InPlace, |table| table.strategy),
+            rows_per_second: rows_per_second.and_then(NonZeroU32::new),
         })
     }
 
     /// The database must be the one of the signed plan: an agent that was pointed at another since must not touch it.
     pub(super) async fn needs_database(&self) -> Result<(), Fault> {
-        let found = self.node.engine.identity().await.map_err(|error| error.fault())?;
-        match self.grant.plan.nodes.get(&self.node.id) {
-            Some(planned) if planned.database == found => Ok(()),
-            _ => Err(fault(
-                FaultCode::Database,
-                format!("this agent is connected to database {}, and the signed plan names another", found.identity),
-                "correct [database] in the agent's configuration, restart the agent, and retry",
-            )),
-        }
+        needs_planned_database(self.node, &self.grant.plan).await
     }
 
     /// Every row must have been read back under the new key, as far as the ledger knows.
-    async fn needs_rows_verified(&self, to: &str) -> Result<(), Fault> {
+    pub(super) async fn needs_rows_verified(&self, to: &str) -> Result<(), Fault> {
         let shards = self.grant.plan.shards.iter().map(|shard| shard.id);
         let unverified = self.node.engine.unverified(&self.assignment.rotation, shards).await;
         match unverified.map_err(|error| error.fault())? {
@@ -122,6 +134,12 @@ impl Signed<'_> {
                 Err(refused(&format!("asked to {to} while rows of shard {shard} are not verified under the new key")))
             }
         }
+    }
+
+    /// Leaves a note about this node in the ledger, which refuses it when the rotation no longer goes forward.
+    pub(super) async fn note(&self, kind: NoteKind) -> Result<(), Fault> {
+        let noted = self.node.engine.note(&self.assignment.rotation, kind, self.node.id.as_str()).await;
+        noted.map_err(|error| error.fault())
     }
 
     /// No row may need the new key any more, as far as the ledger knows.

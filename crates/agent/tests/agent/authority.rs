@@ -252,8 +252,14 @@ async fn the_particulars_of_work_must_be_those_that_were_signed() {
     let mut elsewhere = leader.read_plan().shards.remove(0);
     elsewhere.table = "sqlite_master".to_owned();
     let cases = [
-        ("is not one of the signed plan", Work::ReencryptShard { shard: other_range, lease, direction }),
-        ("is not one of the signed plan", Work::VerifyShard { shard: elsewhere, lease, direction }),
+        (
+            "is not one of the signed plan",
+            Work::ReencryptShard { shard: other_range, lease, direction, rows_per_second: None },
+        ),
+        (
+            "is not one of the signed plan",
+            Work::VerifyShard { shard: elsewhere, lease, direction, rows_per_second: None },
+        ),
         ("neither the old nor the new key", Work::StartInstance { key: KeyId::new([7; 16]) }),
         ("there is none", Work::LiftFence { direction, position: None }),
     ];
@@ -287,7 +293,7 @@ async fn work_that_the_node_is_not_ready_for_is_refused() {
     let refused = FaultCode::AssignmentRefused;
     let not_held = "does not hold its instance offline";
     check(&leader, Work::FenceDatabase, refused, not_held).await;
-    check(&leader, Work::ReencryptShard { shard, lease, direction }, refused, not_held).await;
+    check(&leader, Work::ReencryptShard { shard, lease, direction, rows_per_second: None }, refused, not_held).await;
     check(&leader, Work::ActivateKey { at: crate::support::ACTIVATED_AT }, refused, not_held).await;
     check(&leader, Work::AdmitInstance, refused, "did not prove key").await;
     check(&leader, Work::StartInstance { key: farm.new.id() }, FaultCode::KeyStore, "key there is").await;

@@ -6,5 +6,6 @@ mod authority;
 mod forward;
 mod instance;
 mod restart;
+mod shadows;
 mod support;
 mod undo;

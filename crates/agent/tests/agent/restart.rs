@@ -54,8 +54,18 @@ async fn an_agent_that_is_killed_at_any_assignment_goes_on_where_it_was() {
     let direction = rotation::Direction::Forward;
     let shards = leader.read_plan().shards;
     let mut works = vec![Work::StoreKey, Work::TakeOffline, Work::FenceDatabase];
-    works.extend(shards.iter().map(|shard| Work::ReencryptShard { shard: shard.clone(), lease, direction }));
-    works.extend(shards.iter().map(|shard| Work::VerifyShard { shard: shard.clone(), lease, direction }));
+    works.extend(shards.iter().map(|shard| Work::ReencryptShard {
+        shard: shard.clone(),
+        lease,
+        direction,
+        rows_per_second: None,
+    }));
+    works.extend(shards.iter().map(|shard| Work::VerifyShard {
+        shard: shard.clone(),
+        lease,
+        direction,
+        rows_per_second: None,
+    }));
     works.extend([
         Work::ActivateKey { at: ACTIVATED_AT },
         Work::StartInstance { key: farm.new.id() },

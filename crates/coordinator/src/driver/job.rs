@@ -1,6 +1,6 @@
 //! One assignment with all that it takes to have it done: where the agent is, what the operator signed, by when.
 
-use rotation::{Assignment, Course, Fence, State, Term};
+use rotation::{Assignment, Course, Fence, State, Term, Work};
 use wire::convert::Order;
 
 /// An assignment ready to be sent.
@@ -20,6 +20,11 @@ impl Job {
         let rotation = state.rotations.get(&assignment.rotation)?;
         let address = state.nodes.get(&assignment.node)?.address.clone();
         let fence = Fence { cluster: state.cluster?, term, epoch: assignment.epoch };
+        // Kept tables are dropped on a word of its own, which names the plan.
+        let retirement = match assignment.work {
+            Work::RetireTables => Some(rotation.retiring.as_ref()?.word.clone()),
+            _ => None,
+        };
         // What was signed goes along once it is signed. Before, in Preflight, nothing but looking is asked.
         let authorization = rotation.authorization.as_ref().map(|authorization| {
             let mut own = authorization.clone();
@@ -28,6 +33,7 @@ impl Job {
         });
         let plan = rotation.plan.as_ref().filter(|_| authorization.is_some()).map(rotation::Plan::to_bytes);
         let course = rotation.course.clone();
-        Some(Self { order: Order { fence, assignment, plan, authorization }, address, course })
+        let authorization = authorization.filter(|_| retirement.is_none());
+        Some(Self { order: Order { fence, assignment, plan, authorization, retirement }, address, course })
     }
 }

@@ -102,12 +102,14 @@ impl Driver {
         }
     }
 
-    /// Stops what the state no longer wants. A paused rotation wants nothing new, but what runs may finish.
+    /// Stops what the state no longer wants. A paused rotation wants nothing new, but what runs may finish; shards alone
+    /// are put down, since their leases were taken back.
     fn drop_unwanted(&mut self, state: &State, pending: &[Assignment]) {
         let wanted: BTreeSet<AssignmentId> = pending.iter().map(Assignment::id).collect();
         let keep = |id: &AssignmentId| {
             wanted.contains(id)
-                || state.rotations.get(&id.rotation).is_some_and(|now| now.paused && now.epoch == id.epoch)
+                || (id.shard.is_none()
+                    && state.rotations.get(&id.rotation).is_some_and(|now| now.paused && now.epoch == id.epoch))
         };
         self.running.retain(|id, task| {
             let keep = keep(id);

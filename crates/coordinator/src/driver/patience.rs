@@ -67,7 +67,7 @@ impl Patience {
             deadline: Duration::from_millis(rotation::deadline_ms(kind, course)).min(DEADLINE_MAX),
             restarts: rotation::deadline_restarts(kind),
             lease: shard.then_some(Duration::from_millis(LEASE_MS)),
-            stubborn: rotation::retry_until_deadline(course),
+            stubborn: rotation::retry_until_deadline(kind, course),
             heard: None,
             advanced: now,
             rows_done: 0,
@@ -104,7 +104,9 @@ impl Patience {
     pub(super) fn failed(&mut self, failure: Failure, now: Instant) -> Next {
         if let Failure::Fault(fault) = &failure {
             self.heard = Some(now);
-            if !fault.retryable && !self.stubborn {
+            // What was undone by hand stays so, however often it is asked for.
+            let recovered = fault.code == FaultCode::Recovered;
+            if recovered || !fault.retryable && !self.stubborn {
                 return Next::Log(Event::WorkFailed { assignment: self.assignment.clone(), fault: fault.clone() });
             }
         }
@@ -165,7 +167,11 @@ impl Patience {
             | WorkKind::RecordPosition
             | WorkKind::LiftFence
             | WorkKind::CloseLedger
-            | WorkKind::TurnBack => FaultCode::Database,
+            | WorkKind::TurnBack
+            | WorkKind::FinishShadows
+            | WorkKind::SwapTables
+            | WorkKind::SwapTablesBack
+            | WorkKind::RetireTables => FaultCode::Database,
             WorkKind::Inspect => FaultCode::Internal,
         };
         Fault {
@@ -201,7 +207,12 @@ mod tests {
         let range = rotation::ShardRange { after: None, through: None };
         let shard =
             rotation::Shard { id: rotation::ShardId::new(0), table: "items".to_owned(), range, rows_estimated: 1 };
-        Work::ReencryptShard { shard, lease: rotation::LeaseNumber::new(1), direction: rotation::Direction::Forward }
+        Work::ReencryptShard {
+            shard,
+            lease: rotation::LeaseNumber::new(1),
+            direction: rotation::Direction::Forward,
+            rows_per_second: None,
+        }
     }
 
     fn fault(retryable: bool) -> Failure {
@@ -253,6 +264,25 @@ mod tests {
     }
 
     #[test]
+    fn a_retirement_that_is_hopeless_is_logged_at_once_for_its_operator_waits() {
+        let now = Instant::now();
+        let ended = Course::Ended(rotation::Ending::Completed);
+        logged(patience(Work::RetireTables, &ended, now).failed(fault(false), now));
+        again(patience(Work::AdmitInstance, &ended, now).failed(fault(false), now));
+    }
+
+    #[test]
+    fn finishing_and_swapping_last_as_long_as_their_node_is_heard() {
+        let now = Instant::now();
+        for work in [Work::FinishShadows, Work::SwapTables, Work::SwapTablesBack] {
+            let mut patience = patience(work, &FORWARD, now);
+            let deadline = patience.ends() - now;
+            patience.heard(0, now + deadline / 2);
+            assert_eq!(patience.ends(), now + deadline / 2 + deadline);
+        }
+    }
+
+    #[test]
     fn the_deadline_tells_a_node_that_answers_from_one_that_does_not() {
         let now = Instant::now();
         let check = |failure: Option<Failure>, heard: bool| {
@@ -294,7 +324,9 @@ mod tests {
     #[test]
     fn work_on_rows_lasts_as_long_as_rows_come_and_no_longer() {
         let now = Instant::now();
-        let mut patience = patience(Work::SurveyDatabase { accepted: Vec::new(), shards_wanted: 1 }, &FORWARD, now);
+        let strategy = rotation::StrategyChoice::Auto;
+        let survey = Work::SurveyDatabase { accepted: Vec::new(), shards_wanted: 1, agents: 1, strategy };
+        let mut patience = patience(survey, &FORWARD, now);
         let deadline = patience.ends() - now;
         let half = deadline / 2;
         patience.heard(0, now + half);

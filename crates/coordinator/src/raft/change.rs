@@ -97,7 +97,8 @@ impl Consensus {
         members.collect()
     }
 
-    /// Looks at the cluster, and asks whoever has not answered lately or is new to it.
+    /// Looks at the cluster, and asks everybody. Who answered a moment ago may be dead, and counting on it could cost the
+    /// majority.
     async fn picture(&self, change: &Change) -> Picture {
         let members = self.members();
         let configs = self.raft.metrics().borrow().membership_config.membership().get_joint_config().clone();
@@ -118,9 +119,6 @@ impl Consensus {
 
     /// What a replica is like; `None` when it does not answer.
     async fn condition(&self, id: u64, address: &str, member: Option<&Member>) -> Option<(u64, Condition)> {
-        if let Some(member) = member.filter(|member| member.voter && member.reachable) {
-            return Some((id, Condition { behind: member.behind, votes: true, foreign: false }));
-        }
         let answer = match self.peers.probe(id, address, NEVER).await {
             Ok(answer) => answer,
             Err(status) => {

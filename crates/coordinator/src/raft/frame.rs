@@ -6,8 +6,9 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The version that this release writes.
-const VERSION: u8 = 1;
+/// The version that this release writes and reads. 1 was that of release 0.1: its entries could be read, but not applied
+/// to the same state, because a plan, whose digest operators sign, has another format since.
+const VERSION: u8 = 2;
 
 /// What is inside a frame; the first of its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,11 @@ pub(crate) enum FrameError {
     Kind { expected: Kind, found: Vec<u8> },
     #[error("the frame has version {found}, and this release reads up to {VERSION}; start the release that wrote it")]
     Version { found: u8 },
+    #[error(
+        "the frame has version {found}, of release 0.1, whose log this release cannot replay; let that release end its \
+         rotation, then start this one's coordinators with empty data directories and enroll every node again"
+    )]
+    Outdated { found: u8 },
     #[error("a frame of kind {:?} cannot be read; the data directory is damaged", *.0 as u8 as char)]
     Read(Kind, #[source] postcard::Error),
 }
@@ -47,7 +53,10 @@ pub(crate) fn encode<T: Serialize>(kind: Kind, value: &T) -> Result<Vec<u8>, Fra
 pub(crate) fn decode<T: DeserializeOwned>(kind: Kind, frame: &[u8]) -> Result<T, FrameError> {
     match frame {
         [found, version, payload @ ..] if *found == kind as u8 => {
-            if *version != VERSION {
+            if *version < VERSION {
+                return Err(FrameError::Outdated { found: *version });
+            }
+            if *version > VERSION {
                 return Err(FrameError::Version { found: *version });
             }
             postcard::from_bytes(payload).map_err(|source| FrameError::Read(kind, source))
@@ -63,7 +72,7 @@ mod tests {
     #[test]
     fn a_frame_is_read_back() {
         let frame = encode(Kind::LogId, &(7_u64, "text")).expect("writes");
-        assert_eq!(&frame[..2], b"i\x01");
+        assert_eq!(&frame[..2], b"i\x02");
         assert_eq!(decode::<(u64, String)>(Kind::LogId, &frame).expect("reads"), (7, "text".to_owned()));
     }
 
@@ -72,8 +81,10 @@ mod tests {
         let mut frame = encode(Kind::Vote, &1_u64).expect("writes");
         assert!(matches!(decode::<u64>(Kind::Entry, &frame), Err(FrameError::Kind { .. })));
         assert!(matches!(decode::<u64>(Kind::Entry, b""), Err(FrameError::Kind { .. })));
-        frame[1] = 2;
-        assert!(matches!(decode::<u64>(Kind::Vote, &frame), Err(FrameError::Version { found: 2 })));
-        assert!(matches!(decode::<u64>(Kind::Vote, b"v\x01"), Err(FrameError::Read(..))));
+        frame[1] = 3;
+        assert!(matches!(decode::<u64>(Kind::Vote, &frame), Err(FrameError::Version { found: 3 })));
+        frame[1] = 1;
+        assert!(matches!(decode::<u64>(Kind::Vote, &frame), Err(FrameError::Outdated { found: 1 })));
+        assert!(matches!(decode::<u64>(Kind::Vote, b"v\x02"), Err(FrameError::Read(..))));
     }
 }

@@ -1,7 +1,7 @@
-//! The stored formats, byte for byte: what a release wrote, the next one reads.
+//! The stored formats, byte for byte: what a release wrote, the next one reads, or refuses by name.
 //!
-//! `tests/fixtures/frames-v1.txt` holds one frame a line. A test that fails here means that a stored type has changed:
-//! before the first release the file is written anew with `KEYTURN_WRITE_FIXTURES=1 cargo test -p coordinator frames`;
+//! `tests/fixtures/frames-v2.txt` holds one frame a line. A test that fails here means that a stored type has changed:
+//! before that version's release the file is written anew with `KEYTURN_WRITE_FIXTURES=1 cargo test -p coordinator frames`;
 //! afterwards the change needs a new version of the frame, and the old fixtures stay.
 
 use std::collections::BTreeMap;
@@ -17,8 +17,8 @@ use super::frame::{Kind, decode, encode};
 use super::types::{LogEntry, LogId, SnapshotMeta, StoredMembership, Vote};
 use crate::sample::*;
 
-fn fixtures() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/frames-v1.txt")
+fn fixtures(version: u8) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/frames-v{version}.txt"))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -54,7 +54,7 @@ impl Check {
 #[test]
 fn frames_are_those_of_the_fixtures() {
     let rewrite = std::env::var_os("KEYTURN_WRITE_FIXTURES").is_some();
-    let text = if rewrite { String::new() } else { std::fs::read_to_string(fixtures()).expect("the fixtures") };
+    let text = if rewrite { String::new() } else { std::fs::read_to_string(fixtures(2)).expect("the fixtures") };
     let found =
         text.lines().filter_map(|line| line.split_once(' ')).map(|(name, hex)| (name.into(), hex.into())).collect();
     let mut check = Check { written: BTreeMap::new(), found };
@@ -78,10 +78,29 @@ fn frames_are_those_of_the_fixtures() {
 
     if rewrite {
         let text: String = check.written.iter().map(|(name, hex)| format!("{name} {hex}\n")).collect();
-        std::fs::write(fixtures(), text).expect("writes the fixtures");
+        std::fs::write(fixtures(2), text).expect("writes the fixtures");
     } else {
         assert_eq!(check.written, check.found, "a stored format changed; see the head of this file");
     }
+}
+
+#[test]
+fn every_frame_of_release_0_1_is_refused_by_name() {
+    let text = std::fs::read_to_string(fixtures(1)).expect("the fixtures");
+    let mut kinds = 0;
+    for (name, frame) in text.lines().filter_map(|line| line.split_once(' ')) {
+        let refused = match name {
+            "vote" => decode::<Vote>(Kind::Vote, &unhex(frame)).err(),
+            "log-id" => decode::<Option<LogId>>(Kind::LogId, &unhex(frame)).err(),
+            "snapshot-meta" => decode::<SnapshotMeta>(Kind::SnapshotMeta, &unhex(frame)).err(),
+            "state" => decode::<State>(Kind::State, &unhex(frame)).err(),
+            _ => decode::<LogEntry>(Kind::Entry, &unhex(frame)).err(),
+        };
+        let message = refused.expect("refused").to_string();
+        assert!(message.contains("release 0.1") && message.contains("empty data directories"), "{name}: {message}");
+        kinds += 1;
+    }
+    assert!(kinds > 20, "{kinds}");
 }
 
 fn log_id(index: u64) -> LogId {
@@ -108,7 +127,9 @@ fn events() -> Vec<(&'static str, Event)> {
         ("abort-requested", Event::AbortRequested { rotation, by: by.clone() }),
         ("pause-requested", Event::PauseRequested { rotation, by: by.clone() }),
         ("resume-requested", Event::ResumeRequested { rotation, by: by.clone() }),
-        ("retry-requested", Event::RetryRequested { rotation, by }),
+        ("retry-requested", Event::RetryRequested { rotation, by: by.clone() }),
+        ("throttle-requested", Event::ThrottleRequested { rotation, by: by.clone(), rows_per_second: Some(1_000) }),
+        ("retire-requested", Event::RetireRequested { rotation, by, word: retirement() }),
         (
             "work-done-inspected",
             Event::WorkDone { assignment: work(), answer: Answer::Inspected(Box::new(inspection())) },
@@ -124,7 +145,7 @@ fn events() -> Vec<(&'static str, Event)> {
                 answer: Answer::ShardReencrypted { shard: ShardId::new(3), lease: LeaseNumber::new(2), tally: tally() },
             },
         ),
-        ("work-done-last", Event::WorkDone { assignment: work(), answer: Answer::KeyDiscarded }),
+        ("work-done-last", Event::WorkDone { assignment: work(), answer: Answer::TablesRetired }),
         ("work-failed", Event::WorkFailed { assignment: work(), fault: fault() }),
         ("deadline-missed", Event::DeadlineMissed { assignment: work(), fault: fault() }),
         ("lease-expired", Event::LeaseExpired { assignment: work() }),

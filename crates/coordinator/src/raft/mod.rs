@@ -16,6 +16,8 @@ mod timing;
 mod types;
 
 #[cfg(test)]
+mod change_tests;
+#[cfg(test)]
 mod frame_tests;
 #[cfg(test)]
 mod store_tests;

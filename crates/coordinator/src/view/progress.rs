@@ -46,6 +46,7 @@ impl Pass {
 struct Sum {
     rows: u64,
     digest: ContentDigest,
+    rest: ContentDigest,
     shards_done: u32,
     complete: bool,
 }
@@ -60,6 +61,7 @@ impl Sum {
                 Some(tally) => {
                     sum.rows += tally.rows;
                     sum.digest = sum.digest.plus(tally.digest);
+                    sum.rest = sum.rest.plus(tally.rest);
                     sum.shards_done += 1;
                 }
                 None => sum.complete = false,
@@ -71,6 +73,10 @@ impl Sum {
 
     fn digest_text(&self) -> String {
         if self.complete { self.digest.to_string() } else { String::new() }
+    }
+
+    fn rest_text(&self) -> String {
+        if self.complete { self.rest.to_string() } else { String::new() }
     }
 }
 
@@ -103,6 +109,8 @@ impl View<'_> {
             content_digest_before: reencrypted.digest_text(),
             content_digest_after: verified.digest_text(),
             tables,
+            rest_digest_before: reencrypted.rest_text(),
+            rest_digest_after: verified.rest_text(),
         }
     }
 
@@ -137,6 +145,8 @@ fn tables(rotation: &Rotation, running: &BTreeMap<ShardId, u64>, pass: Option<Pa
                 rows_verified: verified.rows + if pass == Some(Pass::Verify) { live } else { 0 },
                 content_digest_before: reencrypted.digest_text(),
                 content_digest_after: verified.digest_text(),
+                rest_digest_before: reencrypted.rest_text(),
+                rest_digest_after: verified.rest_text(),
             }
         })
         .collect()

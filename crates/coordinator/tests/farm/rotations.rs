@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rotation::{Digest, Fault, FaultCode, NodeGrant, Plan, Statement, WorkKind};
+use rotation::{Digest, Fault, FaultCode, NodeGrant, Plan, Retirement, Statement, WorkKind};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use wire::convert::Order;
@@ -351,7 +351,7 @@ async fn a_rotation_holds_where_it_was_told_to_until_it_is_resumed_and_can_be_ab
     let farm = Farm::start(1);
     let operator = farm.tls(Role::Operator, "alice");
     let agents = enroll_three(&farm, &operator, |_| willing()).await;
-    let hold = v1::PlanRotationRequest { accepted: Vec::new(), hold_at: v1::Phase::Quiesce.into() };
+    let hold = v1::PlanRotationRequest { hold_at: v1::Phase::Quiesce.into(), ..Default::default() };
     let planned = plan(&farm, &operator, hold).await;
     start(&farm, &operator, start_request(&planned, &operator)).await.expect("starts");
     let held = watch_until(&farm, &operator, &planned.id, |rotation| rotation.paused).await;
@@ -372,4 +372,116 @@ async fn a_rotation_holds_where_it_was_told_to_until_it_is_resumed_and_can_be_ab
     let request = v1::AbortRotationRequest { id: planned.id.clone() };
     let withdrawn = client.abort_rotation(request).await.expect("withdraws").into_inner();
     assert_eq!(withdrawn.outcome, v1::Outcome::Withdrawn as i32);
+}
+
+#[tokio::test]
+async fn a_throttle_reaches_shards_under_way_and_a_pause_puts_them_down() {
+    let farm = Farm::start(1);
+    let operator = farm.tls(Role::Operator, "alice");
+    let released = CancellationToken::new();
+    let hold = released.clone();
+    let agent = farm.enroll(&operator, "node-1", on(WorkKind::ReencryptShard, move |_| Step::Hold(hold.clone()))).await;
+    let planned = plan(&farm, &operator, v1::PlanRotationRequest::default()).await;
+    start(&farm, &operator, start_request(&planned, &operator)).await.expect("starts");
+    agent.ordered(WorkKind::ReencryptShard, 2).await;
+    let leases = |orders: &[Order]| {
+        let shards = orders.iter().filter_map(|order| match &order.assignment.work {
+            rotation::Work::ReencryptShard { lease, rows_per_second, .. } => Some((lease.get(), *rows_per_second)),
+            _ => None,
+        });
+        shards.collect::<Vec<_>>()
+    };
+    assert_eq!(leases(&agent.orders()), [(1, None); 2]);
+
+    let mut client = farm.client(&operator, 0);
+    let request = |rows_per_second| v1::ThrottleRotationRequest { id: planned.id.clone(), rows_per_second };
+    let refused = client.throttle_rotation(request(Some(0))).await.expect_err("no rows at all");
+    assert_eq!(wire::status::problem(&refused).expect("a problem").reason, "THROTTLE");
+    let throttled = client.throttle_rotation(request(Some(100))).await.expect("throttles").into_inner();
+    assert_eq!(throttled.throttle, Some(100));
+    agent.ordered(WorkKind::ReencryptShard, 4).await;
+    assert_eq!(leases(&agent.orders())[2..], [(2, Some(50)); 2], "the same shards, leased anew");
+    let viewer = farm.tls(Role::Viewer, "victor");
+    let denied = farm.client(&viewer, 0).throttle_rotation(request(None)).await.expect_err("a viewer");
+    assert_eq!(denied.code(), Code::PermissionDenied);
+
+    let pause = v1::PauseRotationRequest { id: planned.id.clone() };
+    let paused = client.pause_rotation(pause).await.expect("pauses").into_inner();
+    assert!(paused.paused && paused.waiting.iter().all(|waiting| waiting.node.is_empty()), "{:?}", paused.waiting);
+    agent.unheard().await;
+    let resume = v1::ResumeRotationRequest { id: planned.id.clone() };
+    client.resume_rotation(resume).await.expect("goes on");
+    agent.ordered(WorkKind::ReencryptShard, 6).await;
+    assert_eq!(leases(&agent.orders())[4..], [(3, Some(50)); 2]);
+    client.throttle_rotation(request(None)).await.expect("lets it go");
+    released.cancel();
+    let ended = watch_to_the_end(&farm, &operator, &planned.id).await;
+    assert_eq!((ended.outcome, ended.throttle), (v1::Outcome::Completed as i32, None), "{ended:#?}");
+    let refused = client.throttle_rotation(request(Some(1))).await.expect_err("it is over");
+    assert_eq!(wire::status::problem(&refused).expect("a problem").reason, "WRONG_PHASE");
+}
+
+/// The request to drop what a rotation kept, signed by `signer`.
+fn retire_request(rotation: &v1::Rotation, signer: &Tls) -> v1::RetireRotationRequest {
+    let retirement = Retirement {
+        format: Retirement::FORMAT,
+        farm: FARM.to_owned(),
+        rotation: rotation.id.parse().expect("an id"),
+        plan_digest: Plan::digest_of(&rotation.plan),
+    };
+    let retirement = retirement.to_bytes();
+    let word = v1::SignedRetirement {
+        signature: wire::sign::sign(signer, Retirement::SIGNATURE_DOMAIN, &retirement),
+        certificates: signer.certificates(),
+        retirement,
+    };
+    v1::RetireRotationRequest { id: rotation.id.clone(), retirement: Some(word) }
+}
+
+#[tokio::test]
+async fn copied_tables_are_finished_swapped_kept_and_dropped_on_a_signed_word() {
+    let farm = Farm::start(1);
+    let operator = farm.tls(Role::Operator, "alice");
+    let agents = enroll_three(&farm, &operator, |_| willing()).await;
+    let options = v1::PlanRotationRequest { strategy: v1::StrategyChoice::Shadow.into(), ..Default::default() };
+    let planned = plan(&farm, &operator, options).await;
+    start(&farm, &operator, start_request(&planned, &operator)).await.expect("starts");
+    let ended = watch_to_the_end(&farm, &operator, &planned.id).await;
+    assert_eq!(ended.outcome, v1::Outcome::Completed as i32, "{ended:#?}");
+    let progress = ended.progress.as_ref().expect("progress");
+    assert_eq!(progress.tables[0].strategy, "shadow");
+    assert_eq!(progress.rest_digest_before, progress.rest_digest_after);
+    assert_eq!((progress.rest_digest_after.len(), progress.tables[0].rest_digest_after.len()), (32, 32));
+    assert_eq!((&ended.kept_tables[..], ended.retired_at_ms), (&["items".to_owned()][..], 0));
+    let kinds: Vec<_> = agents[0].orders().iter().map(|order| order.assignment.work.kind()).collect();
+    let place =
+        |kind| kinds.iter().position(|found| *found == kind).unwrap_or_else(|| panic!("no {kind} in {kinds:?}"));
+    assert!(place(WorkKind::FinishShadows) < place(WorkKind::VerifyShard));
+    assert!(place(WorkKind::RecordPosition) < place(WorkKind::SwapTables));
+    assert!(place(WorkKind::SwapTables) < place(WorkKind::ActivateKey));
+
+    let mut client = farm.client(&operator, 0);
+    let viewer = farm.tls(Role::Viewer, "victor");
+    for signer in [&viewer, &farm.tls(Role::Operator, "bob")] {
+        let denied = client.retire_rotation(retire_request(&ended, signer)).await.expect_err("not the caller's word");
+        assert_eq!(denied.code(), Code::PermissionDenied);
+        assert_eq!(wire::status::problem(&denied).expect("a problem").reason, "SIGNATURE");
+    }
+    let taken = client.retire_rotation(retire_request(&ended, &operator)).await.expect("is taken").into_inner();
+    assert_eq!(taken.retired_by, "alice");
+    agents[0].ordered(WorkKind::RetireTables, 1).await;
+    let order = agents[0].orders().pop().expect("just ordered");
+    assert!(order.authorization.is_none() && order.retirement.is_some() && order.plan == Some(planned.plan.clone()));
+    let gone = async {
+        loop {
+            let request = v1::GetRotationRequest { id: planned.id.clone() };
+            let now = client.get_rotation(request).await.expect("answers").into_inner();
+            if now.retired_at_ms > 0 {
+                return now;
+            }
+        }
+    };
+    let gone = tokio::time::timeout(BOUND, gone).await.expect("in time");
+    assert!(gone.kept_tables.is_empty() && gone.retired_at_ms >= gone.ended_at_ms);
+    assert_eq!(count(&agents[0].orders(), WorkKind::RetireTables), 1);
 }

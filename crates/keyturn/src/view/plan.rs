@@ -69,15 +69,17 @@ fn nodes(plan: &Plan) -> String {
 }
 
 fn tables(plan: &Plan) -> String {
-    let mut table = Table::new(&["TABLE", "STRATEGY", "ROWS", "VALUES", "BYTES", "COLUMNS"]);
+    let mut table = Table::new(&["TABLE", "STRATEGY", "ROWS", "FORECAST", "VALUES", "BYTES", "COLUMNS", "WHY"]);
     for (name, facts) in &plan.tables {
         table.row([
             name.clone(),
             facts.strategy.to_string(),
             facts.rows.to_string(),
+            duration(facts.forecast_ms),
             facts.values.to_string(),
             facts.bytes.to_string(),
             facts.columns.join(","),
+            facts.reason.clone(),
         ]);
     }
     table.render()

@@ -6,7 +6,7 @@ use wire::v1;
 use super::rotation::{
     FaultView, NodeView, PhaseView, RotationView, TableView, names, plan_of, protector_name, protectors,
 };
-use super::status::standing;
+use super::status::{kept, standing};
 use crate::output::{Paint, Table, date_time, duration, fields, file_date, thousands};
 
 /// The version of the report's form.
@@ -38,10 +38,17 @@ pub(crate) struct Report {
     undecryptable: u64,
     content_digest_before: Option<String>,
     content_digest_after: Option<String>,
+    /// Of the primary keys and all columns that are not registered.
+    rest_digest_before: Option<String>,
+    rest_digest_after: Option<String>,
     tables: Vec<TableView>,
     nodes: Vec<NodeView>,
     phases: Vec<PhaseView>,
     faults: Vec<FaultView>,
+    /// Tables whose originals are kept beside them, under the old key, until they are retired.
+    kept_tables: Vec<String>,
+    /// When they were gone; null while they are not, or where there were none.
+    retired_at_ms: Option<u64>,
     /// Where ciphertext of the rotation's other side may remain, and which key opens it.
     remains: Vec<Remainder>,
 }
@@ -54,7 +61,7 @@ struct Remainder {
 }
 
 /// Whether a completed rotation's evidence is complete: rows counted, rows turned and rows verified are the same for every
-/// table, contents are, and every node that is not held proved the new key.
+/// table, contents and all other columns are, and every node that is not held proved the new key.
 pub(super) fn adds_up(rotation: &v1::Rotation) -> bool {
     let Some(progress) = &rotation.progress else { return false };
     let rows = !progress.tables.is_empty()
@@ -62,12 +69,14 @@ pub(super) fn adds_up(rotation: &v1::Rotation) -> bool {
             table.rows == table.rows_reencrypted
                 && table.rows == table.rows_verified
                 && table.content_digest_before == table.content_digest_after
+                && table.rest_digest_before == table.rest_digest_after
         });
     let contents =
         !progress.content_digest_before.is_empty() && progress.content_digest_before == progress.content_digest_after;
+    let others = progress.rest_digest_before == progress.rest_digest_after;
     let mut free = rotation.nodes.iter().filter(|node| !node.held).peekable();
     let nodes = free.peek().is_some() && free.all(|node| node.canary_ok && node.key_after == rotation.new_key);
-    rotation.outcome() == v1::Outcome::Completed && rows && contents && nodes && !rotation.new_key.is_empty()
+    rotation.outcome() == v1::Outcome::Completed && rows && contents && others && nodes && !rotation.new_key.is_empty()
 }
 
 impl From<&v1::Rotation> for Report {
@@ -87,7 +96,11 @@ impl From<&v1::Rotation> for Report {
             undecryptable: view.progress.undecryptable,
             content_digest_before: view.progress.content_digest_before,
             content_digest_after: view.progress.content_digest_after,
+            rest_digest_before: view.progress.rest_digest_before,
+            rest_digest_after: view.progress.rest_digest_after,
             tables: view.progress.tables,
+            kept_tables: view.kept_tables,
+            retired_at_ms: view.retired_at_ms,
             remains: remains(rotation),
             id: view.id,
             outcome: view.outcome,
@@ -140,7 +153,14 @@ fn remains(rotation: &v1::Rotation) -> Vec<Remainder> {
         ],
         v1::DatabaseKind::Unspecified => &["backups and dumps taken before the end of the rotation"],
     };
-    places.iter().map(|place| Remainder { place: (*place).to_owned(), opened_by: key.clone() }).collect()
+    let kept = (!rotation.kept_tables.is_empty()).then(|| {
+        format!(
+            "the original tables of {}, kept beside their copies until `keyturn rotation retire`",
+            rotation.kept_tables.join(", ")
+        )
+    });
+    let places = kept.into_iter().chain(places.iter().map(|place| (*place).to_owned()));
+    places.map(|place| Remainder { place, opened_by: key.clone() }).collect()
 }
 
 impl Report {
@@ -196,6 +216,7 @@ impl Report {
             ),
             ("Content before", self.content_digest_before.clone().unwrap_or_default()),
             ("Content after", self.content_digest_after.clone().unwrap_or_default()),
+            ("Other columns", self.other_columns().to_owned()),
             (
                 "Downtime",
                 match self.downtime_forecast_ms {
@@ -203,6 +224,7 @@ impl Report {
                     None => duration(self.downtime_ms),
                 },
             ),
+            ("Kept", kept(&view).unwrap_or_else(|| "no original tables".to_owned())),
             ("Leader changes", self.leader_changes.to_string()),
         ])];
         parts.extend([self.tables_text(), self.nodes_text(), self.phases_text()].into_iter().flatten());
@@ -212,6 +234,15 @@ impl Report {
         }
         parts.extend(self.remains_text());
         parts.join("\n\n")
+    }
+
+    /// Whether keys and columns that are not registered are what they were.
+    fn other_columns(&self) -> &'static str {
+        match (&self.rest_digest_before, &self.rest_digest_after) {
+            (Some(before), Some(after)) if before == after => "unchanged",
+            (Some(_), Some(_)) => "CHANGED",
+            (Some(_), None) | (None, Some(_)) | (None, None) => "",
+        }
     }
 
     fn tables_text(&self) -> Option<String> {
@@ -335,6 +366,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_still_kept_is_said_until_it_is_gone() {
+        let mut rotation = completed();
+        rotation.kept_tables = vec!["vault".to_owned()];
+        let text = |rotation: &v1::Rotation| Report::from(rotation).text(rotation, Paint::plain());
+        let kept = text(&rotation);
+        assert!(kept.contains("the originals of vault; until `keyturn rotation retire r`"), "{kept}");
+        assert!(remains(&rotation)[0].place.contains("original tables of vault"));
+        rotation.retired_by = "alice".to_owned();
+        assert!(text(&rotation).contains("being dropped, asked for by alice"));
+        (rotation.kept_tables, rotation.retired_at_ms) = (Vec::new(), 1_769_868_309_000);
+        let gone = text(&rotation);
+        assert!(gone.contains("nothing; the original tables were dropped"), "{gone}");
+        assert!(!remains(&rotation).iter().any(|one| one.place.contains("original")));
+    }
+
+    #[test]
     fn a_rotation_that_is_not_finished_has_no_verdict() {
         let verdict = |outcome| {
             let mut rotation = completed();
@@ -358,12 +405,14 @@ mod tests {
         assert_eq!(check(|rotation| rotation.nodes[0].canary_ok = false), failed);
         assert_eq!(check(|rotation| rotation.nodes[0].key_after = "old".to_owned()), failed);
         assert_eq!(check(|rotation| rotation.nodes[0].held = true), failed, "somebody must hold the key");
-        let changes: [fn(&mut v1::RotationProgress); 5] = [
+        let changes: [fn(&mut v1::RotationProgress); 7] = [
             |progress| progress.tables.clear(),
             |progress| progress.tables[0].rows_verified = 1,
             |progress| progress.tables[0].rows_reencrypted = 1,
             |progress| progress.tables[0].content_digest_after = "cd".to_owned(),
             |progress| progress.content_digest_after = "cd".to_owned(),
+            |progress| progress.tables[0].rest_digest_after = "cd".to_owned(),
+            |progress| progress.rest_digest_after = "cd".to_owned(),
         ];
         for change in changes {
             let exit = check(|rotation| {

@@ -40,6 +40,14 @@ pub(crate) struct RotationView {
     pub(crate) progress: ProgressView,
     /// Values that open under no known key; what `rotation plan --accept` takes.
     pub(crate) undecryptable: Vec<UndecryptableView>,
+    /// Rows per second that all agents together may work on; null without a bound.
+    pub(crate) throttle_rows_per_second: Option<u32>,
+    /// Tables whose originals are kept beside them, under the old key.
+    pub(crate) kept_tables: Vec<String>,
+    /// Who asked for them to be dropped; null when nobody did, or when it failed.
+    pub(crate) retired_by: Option<String>,
+    /// When they were gone.
+    pub(crate) retired_at_ms: Option<u64>,
     /// The plan as it is signed; null before there is one.
     pub(crate) plan: Option<Value>,
 }
@@ -101,6 +109,9 @@ pub(crate) struct ProgressView {
     pub(crate) undecryptable: u64,
     pub(crate) content_digest_before: Option<String>,
     pub(crate) content_digest_after: Option<String>,
+    /// Of the primary keys and all columns that are not registered.
+    pub(crate) rest_digest_before: Option<String>,
+    pub(crate) rest_digest_after: Option<String>,
     pub(crate) tables: Vec<TableView>,
 }
 
@@ -114,6 +125,9 @@ pub(crate) struct TableView {
     pub(crate) rows_verified: u64,
     pub(crate) content_digest_before: Option<String>,
     pub(crate) content_digest_after: Option<String>,
+    /// Of the primary keys and all columns that are not registered.
+    pub(crate) rest_digest_before: Option<String>,
+    pub(crate) rest_digest_after: Option<String>,
 }
 
 /// A value that opens under no known key.
@@ -194,6 +208,10 @@ impl From<&v1::Rotation> for RotationView {
             next_steps: from.next_steps.clone(),
             progress: ProgressView::from(&from.progress.clone().unwrap_or_default()),
             undecryptable: from.undecryptable.iter().map(UndecryptableView::from).collect(),
+            throttle_rows_per_second: from.throttle,
+            kept_tables: from.kept_tables.clone(),
+            retired_by: text(&from.retired_by),
+            retired_at_ms: number(from.retired_at_ms),
             plan: serde_json::from_slice(&from.plan).ok(),
         }
     }
@@ -258,6 +276,8 @@ impl From<&v1::RotationProgress> for ProgressView {
             undecryptable: from.undecryptable,
             content_digest_before: text(&from.content_digest_before),
             content_digest_after: text(&from.content_digest_after),
+            rest_digest_before: text(&from.rest_digest_before),
+            rest_digest_after: text(&from.rest_digest_after),
             tables: from.tables.iter().map(TableView::from).collect(),
         }
     }
@@ -273,6 +293,8 @@ impl From<&v1::TableProgress> for TableView {
             rows_verified: from.rows_verified,
             content_digest_before: text(&from.content_digest_before),
             content_digest_after: text(&from.content_digest_after),
+            rest_digest_before: text(&from.rest_digest_before),
+            rest_digest_after: text(&from.rest_digest_after),
         }
     }
 }

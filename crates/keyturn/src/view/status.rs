@@ -81,12 +81,16 @@ fn head(rotation: &v1::Rotation, view: &RotationView, paint: Paint) -> String {
     if moves_rows(view) {
         list.push(("Rows", rows_words(view)));
     }
+    if let Some(limit) = view.throttle_rows_per_second.filter(|_| view.ended_at_ms.is_none()) {
+        list.push(("Throttle", format!("at most {} a second", counted(limit.into(), "row"))));
+    }
     if view.downtime_ms > 0 {
         list.push(("Downtime", duration(view.downtime_ms)));
     }
     if let Some(plan) = plan_of(rotation) {
         list.push(("Forecast", format!("about {} offline", duration(plan.downtime_forecast_ms))));
     }
+    list.extend(kept(view).map(|words| ("Kept", words)));
     if view.leader_changes > 0 {
         list.push(("Leader changes", view.leader_changes.to_string()));
     }
@@ -94,6 +98,19 @@ fn head(rotation: &v1::Rotation, view: &RotationView, paint: Paint) -> String {
         list.push(("What to do", view.next_steps.join("\n")));
     }
     fields(&list)
+}
+
+/// Which original tables are still kept, or when they were dropped; nothing where there were none.
+pub(super) fn kept(view: &RotationView) -> Option<String> {
+    if let Some(at) = view.retired_at_ms {
+        return Some(format!("nothing; the original tables were dropped {}", date_time(at)));
+    }
+    let tables = view.kept_tables.join(", ");
+    let retire = match &view.retired_by {
+        Some(by) => format!("being dropped, asked for by {by}"),
+        None => format!("until `keyturn rotation retire {}`", view.id),
+    };
+    (!tables.is_empty()).then(|| format!("the originals of {tables}; {retire}"))
 }
 
 /// `reencrypt`, `undo:restore-rows (from verify), paused`, `completed`.
@@ -192,6 +209,7 @@ pub(crate) fn summary_text(rotation: &v1::Rotation, paint: Paint) -> String {
     if view.downtime_ms > 0 {
         list.push(("Downtime", duration(view.downtime_ms)));
     }
+    list.extend(kept(&view).map(|words| ("Kept", words)));
     let held: Vec<&str> = view.nodes.iter().filter(|node| node.held).map(|node| node.id.as_str()).collect();
     if !held.is_empty() {
         list.push(("Held", format!("{}: kept offline until they have followed", held.join(", "))));

@@ -54,9 +54,14 @@ impl Farm {
     }
 
     pub(crate) fn coordinator(&self) -> Running {
+        self.coordinator_of("coordinator.toml", "log")
+    }
+
+    /// Starts a coordinator with this configuration, which logs there.
+    pub(crate) fn coordinator_of(&self, config: &str, log: &str) -> Running {
         let mut command: Command = keyturn();
-        command.args(["coordinator", "--config", &self.path("coordinator.toml"), "--log-format", "json"]);
-        let log = std::fs::File::create(self.path("log")).expect("a file");
+        command.args(["coordinator", "--config", &self.path(config), "--log-format", "json"]);
+        let log = std::fs::File::create(self.path(log)).expect("a file");
         Running(command.stdout(Stdio::null()).stderr(log).spawn().expect("the binary runs"))
     }
 

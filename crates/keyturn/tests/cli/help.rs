@@ -63,6 +63,9 @@ fn the_tree_is_the_contract() {
         "node enroll",
         "node list",
         "node remove",
+        "db scan",
+        "db doctor",
+        "db bench",
         "rotation plan",
         "rotation start",
         "rotation status",
@@ -71,7 +74,9 @@ fn the_tree_is_the_contract() {
         "rotation pause",
         "rotation resume",
         "rotation retry",
+        "rotation throttle",
         "rotation report",
+        "rotation retire",
         "rotation list",
         "completions",
     ];
@@ -90,6 +95,7 @@ fn no_option_takes_a_secret() {
         "--current-password-fd <N>",
         "--raw-key-file <FILE>",
         "--key <FILE>",
+        "--key <ID>",
     ];
     let words = ["password", "secret", "key", "token", "passphrase"];
     let mut seen = 0;

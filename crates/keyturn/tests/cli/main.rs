@@ -1,12 +1,15 @@
 //! The command line as scripts see it: help, exit codes, files, JSON. Every test runs the real binary.
 
 mod bad_input;
+mod coordinators;
+mod db;
 mod examples;
 mod farm;
 mod help;
 mod keys;
 mod operator;
 mod pki;
+mod recover;
 mod rotation;
 mod support;
 mod usage;

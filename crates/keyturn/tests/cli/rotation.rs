@@ -88,3 +88,55 @@ fn plan_and_report_say_what_a_clone_of_the_machine_could_open() {
     let report = vault.rotation(&["report", "-o", "json"]).json();
     assert!(report["nodes"][0]["protector"].as_str().is_some_and(|said| said.contains(worth)), "{report}");
 }
+
+#[test]
+fn a_plan_says_how_each_table_goes_and_why() {
+    let vault = VaultFarm::new(1);
+    let plan = vault.rotation(&["plan", "--strategy", "in-place", "-o", "json"]).json();
+    for (name, table) in plan["plan"]["tables"].as_object().expect("tables") {
+        assert_eq!(table["strategy"], "in-place", "{name}");
+        assert!(table["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{name}: {table}");
+        assert!(table["forecast_ms"].is_u64(), "{name}: {table}");
+    }
+    vault.rotation(&["abort"]).done();
+    let text = vault.rotation(&["plan"]).done();
+    for heading in ["STRATEGY", "FORECAST", "WHY"] {
+        assert!(text.contains(heading), "{text}");
+    }
+    vault.rotation(&["plan", "--strategy", "by-hand"]).failed(2, &["in-place", "shadow", "auto"]);
+}
+
+#[test]
+fn a_throttle_is_shown_and_taken_away_and_a_pause_goes_on() {
+    let vault = VaultFarm::new(1);
+    vault.rotation(&["throttle"]).failed(2, &["--rows-per-second"]);
+    vault.rotation(&["throttle", "--rows-per-second", "0"]).failed(2, &["1.."]);
+    vault.rotation(&["throttle", "--off"]).failed(1, &["error["]);
+    vault.rotation(&["plan", "--strategy", "in-place", "--hold-at", "reencrypt"]).done();
+    let throttled = vault.rotation(&["throttle", "--rows-per-second", "1000000", "-o", "json"]).json();
+    assert_eq!(throttled["throttle_rows_per_second"], 1_000_000);
+    let mut starting = vault.start("new", "old", &["--yes"]).spawn().expect("it runs");
+    let mut progress = BufReader::new(starting.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
+    assert!(progress.any(|line| line.contains("reencrypt, paused")), "it holds where it was told to");
+    assert!(vault.rotation(&["status"]).done().contains("at most 1,000,000 rows a second"));
+    let free = vault.rotation(&["throttle", "--off", "-o", "json"]).json();
+    assert_eq!(free["throttle_rows_per_second"], Value::Null);
+    vault.rotation(&["resume"]).done();
+    progress.for_each(drop);
+    let started: Ran = starting.wait_with_output().expect("it ends").into();
+    assert_eq!(started.code, 0, "{}", started.stderr);
+    vault.rotation(&["throttle", "--off"]).failed(1, &["error[no-rotation]"]);
+
+    // Everything went in place, so nothing is kept.
+    let report = vault.rotation(&["report", "-o", "json"]).json();
+    assert_eq!((&report["kept_tables"], &report["retired_at_ms"]), (&Value::Array(Vec::new()), &Value::Null));
+    assert_eq!(report["rest_digest_before"], report["rest_digest_after"]);
+    vault.rotation(&["retire", "--yes"]).failed(1, &["error[nothing-kept]"]);
+    let id = report["id"].as_str().expect("an id").to_owned();
+    vault.rotation(&["retire", &id, "--yes"]).failed(1, &["error[nothing-kept]", "in place"]);
+    vault.rotation(&["plan", "--strategy", "in-place"]).done();
+    vault.rotation(&["abort"]).done();
+    let list = vault.rotation(&["list", "-o", "json"]).json();
+    let withdrawn = list[0]["id"].as_str().expect("an id").to_owned();
+    vault.rotation(&["retire", &withdrawn, "--yes"]).failed(1, &["error[wrong-phase]", "withdrawn"]);
+}

@@ -15,7 +15,7 @@ pub(crate) const ROWS: u64 = 100;
 pub(crate) struct VaultFarm {
     // Dropped in this order: the processes end before their folder goes.
     nodes: Vec<Node>,
-    _coordinator: Running,
+    coordinator: Option<Running>,
     pub(crate) farm: Farm,
 }
 
@@ -35,7 +35,7 @@ impl VaultFarm {
         }
         let coordinator = farm.coordinator();
         let nodes = (1..=nodes).map(|number| Node::prepare(&farm, format!("node-{number}"))).collect();
-        let mut vault = Self { nodes, _coordinator: coordinator, farm };
+        let mut vault = Self { nodes, coordinator: Some(coordinator), farm };
         run(["sample-vault", "seed", "--rows", &ROWS.to_string(), "--dir", &vault.instance(0)]).done();
         for number in 0..vault.nodes.len() {
             run(["sample-vault", "start", "--dir", &vault.instance(number)]).done();
@@ -65,6 +65,25 @@ impl VaultFarm {
         let mut agent = Running(agent.spawn().expect("the binary runs"));
         wait_until_serving(&mut agent);
         self.nodes[number].agent = Some(agent);
+    }
+
+    /// A node's configuration.
+    pub(crate) fn config(&self, number: usize) -> String {
+        self.farm.path(&format!("{}.toml", self.nodes[number].name))
+    }
+
+    /// `kill -9` for the coordinator and every agent; the instances stay as they are.
+    pub(crate) fn kill_keyturn(&mut self) {
+        self.coordinator = None;
+        self.nodes.iter_mut().for_each(|node| node.agent = None);
+    }
+
+    /// Both come back.
+    pub(crate) fn revive_keyturn(&mut self) {
+        self.coordinator = Some(self.farm.coordinator());
+        for number in 0..self.nodes.len() {
+            self.start_agent(number);
+        }
     }
 
     pub(crate) fn stop_agent(&mut self, number: usize) {

@@ -52,6 +52,8 @@ pub struct BenchReport {
     pub shadow_over_copy: Option<f64>,
     /// `naive_ms` over `shadow_ms`.
     pub naive_over_shadow: Option<f64>,
+    /// Turning one value of this size, over the library's own calls in a bare loop, on one thread.
+    pub rewrap_over_library: f64,
     /// The highest resident memory of this process while the engine worked, all agents together, bytes.
     pub peak_memory_bytes: Option<u64>,
     /// Every round, for who distrusts medians.
@@ -93,6 +95,11 @@ pub(super) async fn measure(
         engines.push(engine);
     }
     let kind = engines.first().map_or(DatabaseKind::Sqlite, Engine::kind);
+    let stored_bytes = options.row_bytes as usize;
+    let speed = tokio::task::spawn_blocking(move || keys::value::measure_speed(stored_bytes))
+        .await
+        .map_err(|error| EngineError::Internal(format!("measuring the ciphers ended early: {error}")))?
+        .map_err(|error| EngineError::Internal(format!("the ciphers could not be measured: {error}")))?;
     let old = SecretKey::generate();
     say(&format!("filling a scratch table with {} rows", options.rows));
     fill(scratch, options.rows, options.row_bytes, &old).await?;
@@ -106,6 +113,7 @@ pub(super) async fn measure(
     let Measuring { shadow_problem, peak_bytes, .. } = measuring;
     let mut report = report(kind, options, &rounds);
     report.agents = agents;
+    report.rewrap_over_library = (speed.over_library() * 1000.0).round() / 1000.0;
     report.peak_memory_bytes = peak_bytes;
     report.shadow_problem = shadow_problem;
     report.rounds = rounds;
@@ -248,6 +256,7 @@ fn report(kind: DatabaseKind, options: &BenchOptions, rounds: &[Round]) -> Bench
         shadow_over_update: shadow_ms.map(|shadow_ms| ratio(shadow_ms, update_floor_ms)),
         shadow_over_copy: shadow_ms.map(|shadow_ms| ratio(shadow_ms, copy_floor_ms)),
         naive_over_shadow: shadow_ms.map(|shadow_ms| ratio(naive_ms, shadow_ms)),
+        rewrap_over_library: 0.0,
         peak_memory_bytes: None,
         rounds: Vec::new(),
     }

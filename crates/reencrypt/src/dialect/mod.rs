@@ -9,6 +9,7 @@ mod sqlite;
 use async_trait::async_trait;
 use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, ShardId};
 
+use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
@@ -167,6 +168,34 @@ pub(crate) trait Session: Send {
 
     /// Closes the header, so that no work enters under this rotation any more.
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError>;
+
+    /// Copies the whole database, as it is at one moment, into a file that is not there yet. For databases that are files.
+    async fn copy_into(&mut self, _path: &std::path::Path) -> Result<(), EngineError> {
+        Err(EngineError::Unsupported("this database is backed up by its own tools".to_owned()))
+    }
+
+    /// All rotations that the ledger remembers, oldest first; none where there is no ledger. Changes nothing.
+    async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError> {
+        Err(EngineError::Unsupported("this release recovers nothing by hand on this database".to_owned()))
+    }
+
+    /// Leaves a note about a node in the ledger; one that is there already stays. What only the way forward allows is
+    /// refused, in the same transaction, once the ledger has been turned back or a recovery has begun.
+    /// Where [`history`](Session::history) is not supported, nobody reads notes, and none is left.
+    async fn note(&mut self, _rotation: &RotationId, _kind: NoteKind, _node: &str) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// Makes this session the only one that mends rows, until it ends, and sees that no rotation is under way.
+    async fn hold_repairs(&mut self) -> Result<(), EngineError> {
+        Err(EngineError::Unsupported("this release repairs nothing on this database".to_owned()))
+    }
+
+    /// Writes rows outside any rotation, in one transaction, each only if it still holds what was read. Refused
+    /// ([`EngineError::LedgerOpen`]) while a rotation is under way, which cannot begin as long as the transaction lasts.
+    async fn mend(&mut self, _table: &Table, _changes: &[Change]) -> Result<Written, EngineError> {
+        Err(EngineError::Unsupported("this release repairs nothing on this database".to_owned()))
+    }
 
     /// How many bytes of the database's history the slowest standby has still to replay; `None` where there is none, or
     /// where it cannot be known. Asked about once a second while rows are written.

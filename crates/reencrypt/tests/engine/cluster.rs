@@ -127,6 +127,11 @@ impl Cluster {
         format!("postgres://{role}@{host}/{database}")
     }
 
+    /// Where the server's socket is.
+    pub(crate) fn socket_directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// A session of the superuser.
     pub(crate) async fn superuser(&self, database: &str) -> PgConnection {
         // The socket exists a moment before the server takes connections.

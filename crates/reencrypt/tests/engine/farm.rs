@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use keys::value::{Cipher, CipherVersion, Encoding};
 use keys::{KeySet, SecretKey};
-use reencrypt::{DatabaseConfig, Engine, EngineError, LedgerMark, ShardJob, SurveyRequest, Targets};
+use reencrypt::{DatabaseConfig, Engine, EngineError, LedgerMark, ShardJob, SurveyRequest, SwapJob, Targets};
 use rotation::{
     ContentDigest, Direction, Epoch, LeaseNumber, RotationId, Shard, ShardTally, Strategy, StrategyChoice, Survey,
     UndecryptableValue,
@@ -75,6 +75,8 @@ pub(crate) struct Vault {
     pub(crate) old: SecretKey,
     pub(crate) new: SecretKey,
     pub(crate) rotation: RotationId,
+    /// How every table is worked on.
+    pub(crate) strategy: Strategy,
 }
 
 /// A value in SQL text.
@@ -223,6 +225,7 @@ impl Vault {
             old: SecretKey::generate(),
             new: SecretKey::generate(),
             rotation: RotationId::new(uuid::Uuid::new_v4()),
+            strategy: Strategy::InPlace,
         }
     }
 
@@ -498,9 +501,15 @@ impl Vault {
             old: self.old.clone(),
             new: self.new.clone(),
             accepted: Vec::new(),
-            strategy: Strategy::InPlace,
+            strategy: self.strategy,
             rows_per_second: None,
         }
+    }
+
+    /// All tables of the survey that go by shadow, which are all or none here.
+    pub(crate) fn swap_job(&self, survey: &Survey, mark: LedgerMark) -> SwapJob {
+        let shards = if self.strategy == Strategy::Shadow { survey.shards.clone() } else { Vec::new() };
+        SwapJob { mark, old: self.old.clone(), new: self.new.clone(), shards }
     }
 
     pub(crate) async fn survey(&self) -> Survey {

@@ -3,8 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
+mod attached;
 mod bad_input;
 mod cluster;
+mod doctor;
 mod farm;
 mod faults;
 mod fence;
@@ -15,9 +17,14 @@ mod mariadb_fence;
 mod mariadb_schema;
 mod mariadb_workers;
 mod planner;
+mod proxy;
+mod recovery;
 mod rotate;
 mod scan;
 mod schema;
+mod shadow;
+mod shadow_faults;
+mod shadow_schemas;
 mod survey;
 mod trial;
 mod values;

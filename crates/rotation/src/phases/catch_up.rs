@@ -45,7 +45,11 @@ pub(super) fn take(
         | Answer::PositionRecorded(_)
         | Answer::FenceLifted
         | Answer::LedgerClosed
-        | Answer::TurnedBack => return Err(unexpected(node, work, answer)),
+        | Answer::TurnedBack
+        | Answer::ShadowsFinished
+        | Answer::TablesSwapped
+        | Answer::TablesSwappedBack
+        | Answer::TablesRetired => return Err(unexpected(node, work, answer)),
     }
     let Some(progress) = run.progress(node) else { return Ok(()) };
     let completed = ending == Ending::Completed;

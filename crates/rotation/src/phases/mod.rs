@@ -6,7 +6,7 @@ mod admit;
 pub(crate) mod approval;
 pub(crate) mod catch_up;
 mod distribute;
-mod preflight;
+pub(crate) mod preflight;
 mod quiesce;
 pub(crate) mod recovered;
 pub(crate) mod rows;
@@ -15,7 +15,7 @@ mod survey;
 pub(crate) mod undo;
 
 use crate::run::{Run, Stand};
-use crate::{Answer, Course, Fault, FaultCode, NodeId, Phase, Work};
+use crate::{Answer, Course, Fault, FaultCode, NodeId, Phase, Work, retire};
 
 pub(crate) use start::admission;
 
@@ -27,7 +27,7 @@ pub(crate) fn work(stand: Stand<'_>) -> Vec<(NodeId, Work)> {
             Phase::Approval => Vec::new(),
             Phase::Distribute => distribute::work(stand),
             Phase::Quiesce => quiesce::work(stand),
-            Phase::Reencrypt => rows::work(stand, rows::Pass::Reencrypt),
+            Phase::Reencrypt => rows::reencrypt_work(stand),
             Phase::Verify => rows::verify_work(stand),
             Phase::Activate => activate::work(stand),
             Phase::Start => start::work(stand),
@@ -36,7 +36,11 @@ pub(crate) fn work(stand: Stand<'_>) -> Vec<(NodeId, Work)> {
         },
         Course::Undo { step, .. } => undo::work(stand, *step),
         Course::Stuck { .. } => Vec::new(),
-        Course::Ended(ending) => catch_up::work(stand, *ending),
+        Course::Ended(ending) => {
+            let mut work = catch_up::work(stand, *ending);
+            work.extend(retire::work(stand.rotation));
+            work
+        }
     }
 }
 
@@ -48,7 +52,7 @@ pub(crate) fn take(run: &mut Run<'_>, node: &NodeId, work: &Work, answer: &Answe
             Phase::Approval => Ok(()),
             Phase::Distribute => distribute::take(run, node, work, answer),
             Phase::Quiesce => quiesce::take(run, node, work, answer),
-            Phase::Reencrypt => rows::take(run, node, work, answer, rows::Pass::Reencrypt),
+            Phase::Reencrypt => rows::take_reencrypt(run, node, work, answer),
             Phase::Verify => rows::take_verify(run, node, work, answer),
             Phase::Activate => activate::take(run, node, work, answer),
             Phase::Start => start::take(run, node, work, answer),
@@ -57,6 +61,7 @@ pub(crate) fn take(run: &mut Run<'_>, node: &NodeId, work: &Work, answer: &Answe
         },
         Course::Undo { step, .. } => undo::take(run, node, work, answer, step),
         Course::Stuck { .. } => Ok(()),
+        Course::Ended(_) if *work == Work::RetireTables => retire::take(run, node, work, answer),
         Course::Ended(ending) => catch_up::take(run, node, work, answer, ending),
     }
 }
@@ -70,9 +75,9 @@ pub(crate) fn is_complete(stand: Stand<'_>) -> bool {
             Phase::Approval => false,
             Phase::Distribute => stand.all(|progress| progress.key_stored),
             Phase::Quiesce | Phase::Completed => stand.rotation.lead_done,
-            Phase::Reencrypt => rows::is_complete(stand, rows::Pass::Reencrypt),
+            Phase::Reencrypt => rows::is_reencrypted(stand),
             Phase::Verify => stand.rotation.lead_done,
-            Phase::Activate => stand.all(|progress| progress.activated),
+            Phase::Activate => activate::is_complete(stand),
             // The leader's logged decision ends this phase.
             Phase::Start => false,
             Phase::Admit => stand.all(|progress| progress.admitted_at.is_some()),

@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 use crate::limits::SHARDS_WANTED_PER_NODE;
 use crate::phases::{survey, unexpected};
 use crate::run::{Run, Stand};
-use crate::{Answer, Fault, FaultCode, Inspection, NodeId, Work};
+use crate::{Answer, Fault, FaultCode, Inspection, NodeId, NodeProgress, Work};
 
 pub(super) fn work(stand: Stand<'_>) -> Vec<(NodeId, Work)> {
-    let inspections = stand.each_until(|progress| progress.inspection.is_some(), &Work::Inspect);
+    let inspections = stand.each_until(has_answered, &Work::Inspect);
     if !inspections.is_empty() {
         return inspections;
     }
-    let nodes = u32::try_from(stand.rotation.nodes.len()).unwrap_or(u32::MAX);
+    let agents = u32::try_from(stand.rotation.nodes.len()).unwrap_or(u32::MAX);
     let survey = Work::SurveyDatabase {
         accepted: stand.rotation.options.accepted.clone(),
-        shards_wanted: nodes.saturating_mul(SHARDS_WANTED_PER_NODE),
+        shards_wanted: agents.saturating_mul(SHARDS_WANTED_PER_NODE),
+        agents,
+        strategy: stand.rotation.options.strategy,
     };
     stand.lead_until(stand.rotation.plan.is_some(), survey)
 }
@@ -29,11 +31,33 @@ pub(super) fn take(run: &mut Run<'_>, node: &NodeId, work: &Work, answer: &Answe
             if let Some(progress) = run.progress(node) {
                 progress.inspection = Some((**inspection).clone());
             }
-            if run.stand().all(|progress| progress.inspection.is_some()) { agree(run.stand()) } else { Ok(()) }
+            let stand = run.stand();
+            match stand.present().find_map(|(_, progress)| progress.inspection_fault.clone()) {
+                _ if !stand.all(has_answered) => Ok(()),
+                // All of them were recorded when they came.
+                Some(fault) => Err(fault),
+                None => agree(stand),
+            }
         }
         (Work::SurveyDatabase { .. }, Answer::DatabaseSurveyed(found)) => survey::take(run, node, found),
         _ => Err(unexpected(node, work, answer)),
     }
+}
+
+/// A node could not be inspected. The others are waited for all the same, so that an operator hears of all that is wrong
+/// at once. Whether that was the last.
+pub(crate) fn take_fault(run: &mut Run<'_>, node: &NodeId, fault: Fault) -> bool {
+    run.record(fault.clone());
+    if let Some(progress) = run.progress(node)
+        && progress.inspection.is_none()
+    {
+        progress.inspection_fault = Some(fault);
+    }
+    run.stand().all(has_answered)
+}
+
+const fn has_answered(progress: &NodeProgress) -> bool {
+    progress.inspection.is_some() || progress.inspection_fault.is_some()
 }
 
 /// What all nodes must have in common: its name for a message, and how to read it off an inspection.

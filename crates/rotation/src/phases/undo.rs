@@ -19,6 +19,7 @@ pub(super) fn work(stand: Stand<'_>, step: UndoStep) -> Vec<(NodeId, Work)> {
             .map(|(id, _)| (id.clone(), Work::TakeOffline))
             .collect(),
         UndoStep::RestoreKeys => stand.each_until(|progress| progress.undo.restored, &Work::RestoreKey),
+        UndoStep::SwapTablesBack => stand.lead_until(done || !stand.rotation.has_shadows(), Work::SwapTablesBack),
         UndoStep::RestoreRows => rows::work(stand, Pass::RestoreRows),
         UndoStep::VerifyRows => rows::work(stand, Pass::VerifyRows),
         UndoStep::LiftFence => stand.lead_until(done, Work::LiftFence { direction: Direction::Back, position: None }),
@@ -38,6 +39,7 @@ pub(super) fn is_complete(stand: Stand<'_>, step: UndoStep) -> bool {
         // Held nodes too: rows must not go back while an instance may run with the new key.
         UndoStep::StopInstances => stand.rotation.nodes.values().all(|progress| !progress.may_run_new_key),
         UndoStep::RestoreKeys => stand.all(|progress| progress.undo.restored),
+        UndoStep::SwapTablesBack => stand.rotation.lead_done || !stand.rotation.has_shadows(),
         UndoStep::RestoreRows => rows::is_complete(stand, Pass::RestoreRows),
         UndoStep::VerifyRows => rows::is_complete(stand, Pass::VerifyRows),
         UndoStep::StartInstances => stand.all(|progress| progress.undo.started),
@@ -56,6 +58,7 @@ pub(super) fn take(
     let now = run.now;
     match (step, answer) {
         (UndoStep::TurnBack, Answer::TurnedBack)
+        | (UndoStep::SwapTablesBack, Answer::TablesSwappedBack)
         | (UndoStep::LiftFence, Answer::FenceLifted)
         | (UndoStep::CloseLedger, Answer::LedgerClosed) => run.rotation.lead_done = true,
         (UndoStep::StopInstances, Answer::WentOffline) => {
@@ -103,8 +106,8 @@ pub(super) fn take(
 /// What an operator is told to do when the undo is stuck, in order.
 pub(crate) fn next_steps(rotation: RotationId, step: UndoStep, reason: &Fault) -> Vec<String> {
     let held = match step {
-        UndoStep::TurnBack | UndoStep::StopInstances | UndoStep::RestoreKeys => {
-            "leave the instances offline: rows or keys are still to be put back"
+        UndoStep::TurnBack | UndoStep::StopInstances | UndoStep::RestoreKeys | UndoStep::SwapTablesBack => {
+            "leave the instances offline: tables, rows or keys are still to be put back"
         }
         UndoStep::RestoreRows | UndoStep::VerifyRows => {
             "leave the instances offline: some rows may still be under the new key, whose bundle must be kept"

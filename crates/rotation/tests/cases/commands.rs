@@ -9,7 +9,7 @@ fn request(number: u64, options: RotationOptions) -> Event {
 }
 
 fn hold_at(phase: Phase) -> RotationOptions {
-    RotationOptions { accepted: Vec::new(), hold_at: Some(phase) }
+    RotationOptions { hold_at: Some(phase), ..RotationOptions::default() }
 }
 
 #[test]

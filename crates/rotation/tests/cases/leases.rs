@@ -171,13 +171,17 @@ fn a_deadline_missed_on_a_shard_moves_it_like_silence() {
 }
 
 #[test]
-fn a_pause_leaves_leases_where_they_are() {
+fn a_pause_takes_leases_back_and_resuming_leases_anew() {
     let mut farm = Farm::at(1, Phase::Reencrypt);
-    let running = farm.done_event("node-1 reencrypt-shard 0.1");
+    farm.answer("node-1 reencrypt-shard 0.1");
+    let running = farm.done_event("node-1 reencrypt-shard 1.1");
     farm.say(farm.pause_event());
     check(&farm, "forward:reencrypt", &[]);
-    assert_eq!(farm.say(running), Outcome::Changed, "a running answer is let in");
-    check(&farm, "forward:reencrypt", &[]);
+    assert!(farm.rotation().shards.values().all(|shard| shard.lease.is_none()));
+    assert_eq!(farm.say(running), Outcome::Unchanged, "the ledger has it, and it will be said again");
+    assert_eq!(farm.say(farm.pause_event()), Outcome::Unchanged);
     farm.resume();
-    check(&farm, "forward:reencrypt", &["node-1 reencrypt-shard 1.1", "node-1 reencrypt-shard 2.1"]);
+    check(&farm, "forward:reencrypt", &["node-1 reencrypt-shard 1.2", "node-1 reencrypt-shard 2.2"]);
+    farm.go_on();
+    check(&farm, "ended:completed", &[]);
 }

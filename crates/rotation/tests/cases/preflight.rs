@@ -118,6 +118,8 @@ fn an_instance_that_is_not_online_is_refused_and_named() {
 fn a_node_that_cannot_be_inspected_is_refused() {
     let mut farm = Farm::requested(2);
     farm.fail("node-2 inspect", FaultCode::KeyStore);
+    check(&farm, "forward:preflight", &["node-1 inspect"]);
+    farm.answer("node-1 inspect");
     check_refused(&farm, FaultCode::KeyStore, &[]);
     assert_eq!(farm.rotation().faults[0].node, Some(node(2)));
 }
@@ -125,8 +127,29 @@ fn a_node_that_cannot_be_inspected_is_refused() {
 #[test]
 fn a_node_that_cannot_be_reached_is_refused() {
     let mut farm = Farm::requested(2);
+    farm.answer("node-2 inspect");
     farm.miss("node-1 inspect");
     check_refused(&farm, FaultCode::NodeUnreachable, &[]);
+}
+
+#[test]
+fn all_nodes_that_cannot_be_inspected_are_named() {
+    let mut farm = Farm::requested(4);
+    farm.fail("node-3 inspect", FaultCode::KeyStore);
+    farm.miss("node-1 inspect");
+    farm.answer("node-2 inspect");
+    check(&farm, "forward:preflight", &["node-4 inspect"]);
+    farm.fail("node-4 inspect", FaultCode::Targets);
+    check_refused(&farm, FaultCode::Targets, &[]);
+    let named: Vec<_> = farm.rotation().faults.iter().filter_map(|fault| fault.node.clone()).collect();
+    assert_eq!(named, [node(3), node(1), node(4)]);
+
+    // One that answers last changes nothing about that.
+    let mut farm = Farm::requested(2);
+    farm.fail("node-2 inspect", FaultCode::Targets);
+    farm.answer_with("node-1 inspect", Answer::WentOffline);
+    check(&farm, "ended:refused", &[]);
+    assert_eq!(farm.fault_codes(), [FaultCode::Targets, FaultCode::Internal]);
 }
 
 #[test]
@@ -240,7 +263,7 @@ fn corrupt(key: &str) -> UndecryptableValue {
 /// With `accepted` named by the operator, `found` by the survey, of `total`.
 fn undecryptable(accepted: &[UndecryptableValue], found: &[UndecryptableValue], total: u64) -> Farm {
     let mut farm = Farm::new(1);
-    farm.request(rotation::RotationOptions { accepted: accepted.to_vec(), hold_at: None });
+    farm.request(rotation::RotationOptions { accepted: accepted.to_vec(), ..Default::default() });
     farm.answer("node-1 inspect");
     let mut answer = survey();
     answer.undecryptable = found.to_vec();

@@ -60,6 +60,22 @@ fn a_verified_shard_with_other_rows_values_or_undecryptable_ones_undoes_it() {
 }
 
 #[test]
+fn a_verified_shard_with_other_columns_undoes_it_and_says_what_differs() {
+    let what = |change: fn(&mut ShardTally)| {
+        let farm = with_tally(Phase::Verify, change);
+        assert_eq!(farm.course(), "undo:turn-back");
+        let fault = farm.rotation().faults[0].clone();
+        (fault.code, fault.message.split(" of shard").next().map(str::to_owned).expect("words"))
+    };
+    let other = |words: &str| (FaultCode::DigestDiffers, words.to_owned());
+    assert_eq!(what(|tally| tally.rest = ContentDigest::new(7)), other("the keys or the other columns"));
+    assert_eq!(what(|tally| tally.digest = ContentDigest::new(7)), other("the plaintexts"));
+    let both = |tally: &mut ShardTally| (tally.rest, tally.digest) = (ContentDigest::new(7), ContentDigest::new(7));
+    assert_eq!(what(both), other("the plaintexts and the other columns"));
+    assert_eq!(what(|tally| tally.rows = 7), (FaultCode::RowsChanged, "the rows".to_owned()));
+}
+
+#[test]
 fn a_failed_verification_leads_only_to_undo() {
     let mut farm = Farm::at(1, Phase::Verify);
     farm.fail("node-1 verify-shard 0.2", FaultCode::Undecryptable);

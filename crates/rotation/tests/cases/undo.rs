@@ -43,8 +43,8 @@ fn from_reencrypt_and_verify_rows_come_back_first() {
 #[test]
 fn from_activate_key_files_come_back_before_rows() {
     let steps = steps(Phase::Activate);
-    assert_eq!(steps[..3], ["turn-back", "restore-keys", "restore-rows"]);
-    assert_eq!(steps.len(), 9);
+    assert_eq!(steps[..4], ["turn-back", "restore-keys", "swap-tables-back", "restore-rows"]);
+    assert_eq!(steps.len(), 10);
 }
 
 #[test]
@@ -148,12 +148,57 @@ fn a_shard_that_was_not_re_encrypted_wholly_has_no_digest_to_compare() {
     assert_eq!(farm.course(), "undo:verify-rows");
 }
 
+/// Answers every shard of the present step with a tally as `change` has it.
+fn answer_rows(farm: &mut Farm, change: impl Fn(&mut rotation::ShardTally)) {
+    let step = farm.course();
+    while farm.course() == step {
+        let first = rotation::pending(&farm.state).remove(0);
+        let (shard, lease) = first.id().shard.expect("a shard");
+        let mut tally = tally(shard);
+        change(&mut tally);
+        let answer = match first.work {
+            Work::ReencryptShard { .. } => Answer::ShardReencrypted { shard, lease, tally },
+            _ => Answer::ShardVerified { shard, lease, tally },
+        };
+        farm.say(rotation::Event::WorkDone { assignment: first.id(), answer });
+    }
+}
+
+#[test]
+fn what_the_application_wrote_since_start_is_turned_back_and_not_counted() {
+    let mut farm = Farm::undoing(1, Phase::Start, "restore-rows");
+    answer_rows(&mut farm, |tally| tally.rows += 1);
+    assert_eq!(farm.course(), "undo:verify-rows");
+    answer_rows(&mut farm, |tally| {
+        tally.rows += 1;
+        tally.rest = ContentDigest::new(7);
+    });
+    farm.go_on();
+    check(&farm, "ended:rolled-back", &[]);
+
+    // A value that opens under no key is no less of a fault.
+    let mut farm = Farm::undoing(1, Phase::Start, "verify-rows");
+    let first = farm.pending().remove(0);
+    farm.fail(&first, FaultCode::Undecryptable);
+    check(&farm, "stuck:verify-rows", &[]);
+}
+
+#[test]
+fn before_start_nobody_wrote_and_every_row_counts() {
+    for from in [Phase::Verify, Phase::Activate] {
+        let mut farm = Farm::undoing(1, from, "restore-rows");
+        answer_rows(&mut farm, |tally| tally.rows += 1);
+        check(&farm, "stuck:restore-rows", &[]);
+    }
+}
+
 #[test]
 fn work_that_fails_in_the_undo_is_stuck_with_next_steps() {
     let cases = [
         (Phase::Quiesce, "turn-back", "node-1 turn-back"),
         (Phase::Start, "stop-instances", "node-1 take-offline"),
         (Phase::Activate, "restore-keys", "node-1 restore-key"),
+        (Phase::Activate, "swap-tables-back", "node-1 swap-tables-back"),
         (Phase::Reencrypt, "restore-rows", "node-1 reencrypt-shard 0.2"),
         (Phase::Reencrypt, "verify-rows", "node-1 verify-shard 0.3"),
         (Phase::Quiesce, "lift-fence", "node-1 lift-fence"),
@@ -192,11 +237,17 @@ fn the_wrong_key_after_restoring_is_stuck() {
 
 #[test]
 fn a_lead_that_falls_silent_in_the_undo_hands_over_and_the_last_is_stuck() {
-    for (step, kind) in [("turn-back", "turn-back"), ("lift-fence", "lift-fence"), ("close-ledger", "close-ledger")] {
-        let mut farm = Farm::undoing(2, Phase::Quiesce, step);
-        farm.miss(&format!("node-1 {kind}"));
-        check(&farm, &format!("undo:{step}"), &[&format!("node-2 {kind}")]);
-        farm.miss(&format!("node-2 {kind}"));
+    let cases = [
+        (Phase::Quiesce, "turn-back"),
+        (Phase::Activate, "swap-tables-back"),
+        (Phase::Quiesce, "lift-fence"),
+        (Phase::Quiesce, "close-ledger"),
+    ];
+    for (from, step) in cases {
+        let mut farm = Farm::undoing(2, from, step);
+        farm.miss(&format!("node-1 {step}"));
+        check(&farm, &format!("undo:{step}"), &[&format!("node-2 {step}")]);
+        farm.miss(&format!("node-2 {step}"));
         check(&farm, &format!("stuck:{step}"), &[]);
         farm.retry();
         assert_eq!(farm.pending().len(), 1);

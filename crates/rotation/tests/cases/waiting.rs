@@ -78,12 +78,13 @@ fn an_undo_is_tried_for_at_least_a_minute() {
         WorkKind::TurnBack,
         WorkKind::RestoreKey,
         WorkKind::DiscardKey,
+        WorkKind::SwapTablesBack,
     ];
     let undo = Course::Undo { from: Phase::Start, step: UndoStep::TurnBack };
     for kind in kinds {
         assert!(deadline_ms(kind, &undo) >= 60_000, "{kind}");
     }
-    assert!(retry_until_deadline(&undo));
+    assert!(retry_until_deadline(WorkKind::RestoreKey, &undo));
 }
 
 #[test]
@@ -93,8 +94,9 @@ fn what_heals_after_ten_seconds_heals_within_every_deadline() {
             assert!(deadline_ms(kind, &Course::Forward { phase }) >= 30_000, "{kind}");
         }
         let course = Course::Forward { phase };
-        assert_eq!(retry_until_deadline(&course), phase >= Phase::Admit);
+        assert_eq!(retry_until_deadline(WorkKind::StoreKey, &course), phase >= Phase::Admit);
     }
     const { assert!(LEASE_MS < 10_000, "a shard does not wait for its holder to heal") };
-    assert!(deadline_restarts(WorkKind::SurveyDatabase) && !deadline_restarts(WorkKind::TakeOffline));
+    assert!(deadline_restarts(WorkKind::SurveyDatabase) && deadline_restarts(WorkKind::SwapTablesBack));
+    assert!(!deadline_restarts(WorkKind::TakeOffline));
 }

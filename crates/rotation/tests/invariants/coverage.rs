@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use rotation::{Phase, UndoStep};
+use rotation::{Course, Phase, UndoStep};
 
 use crate::support::course_text;
 use crate::world::{World, scripts};
 
 /// Drawn with a fixed seed, so that this test says the same every time.
-const RUNS: usize = 1_000;
+const RUNS: usize = 2_000;
 
 #[test]
 fn random_runs_come_everywhere() {
@@ -27,6 +27,15 @@ fn random_runs_come_everywhere() {
                 if rotation.nodes.values().any(|progress| progress.catch_up.started) {
                     seen.insert("followed".to_owned());
                 }
+                if rotation.throttle.is_some() && rotation.shards.values().any(|shard| shard.lease.is_some()) {
+                    seen.insert("throttled".to_owned());
+                }
+                if rotation.retiring.as_ref().is_some_and(|retiring| retiring.done.is_some()) {
+                    seen.insert("retired".to_owned());
+                }
+                if world.database.is_swapped(rotation.id) && matches!(rotation.course, Course::Undo { .. }) {
+                    seen.insert("swapped in the undo".to_owned());
+                }
                 if rotation.lease_rounds > 0 {
                     seen.insert("all silent".to_owned());
                 }
@@ -42,6 +51,7 @@ fn random_runs_come_everywhere() {
     wanted.extend(UndoStep::ALL.map(|step| format!("stuck:{}", step.as_str())));
     wanted.extend(["ended:completed", "ended:rolled-back", "ended:refused", "ended:withdrawn"].map(str::to_owned));
     wanted.extend(["paused", "followed", "all silent", "refused"].map(str::to_owned));
+    wanted.extend(["throttled", "retired", "swapped in the undo"].map(str::to_owned));
     let missed: Vec<&String> = wanted.difference(&seen).collect();
     assert!(missed.is_empty(), "never seen: {missed:?}");
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use rotation::{Entry, Event, Millis, Phase, RotationOptions, apply};
 
-use crate::support::{node, rotation_id};
+use crate::support::{hash, node, retirement, rotation_id};
 use crate::world::{World, config, scripts};
 
 proptest! {
@@ -22,7 +22,7 @@ proptest! {
             // What an operator can ask, another thing in each moment: done, or refused without a trace.
             moment += 1;
             let (rotation, by) = (world.id(), "bob".to_owned());
-            let options = RotationOptions { accepted: Vec::new(), hold_at: Some(Phase::Preflight) };
+            let options = RotationOptions { hold_at: Some(Phase::Preflight), ..RotationOptions::default() };
             let requests = [
                 Event::FarmFounded { cluster: crate::support::cluster(), farm: "another".to_owned() },
                 Event::NodeEnrolled { node: node(9), address: "nowhere".to_owned() },
@@ -31,7 +31,9 @@ proptest! {
                 Event::AbortRequested { rotation, by: by.clone() },
                 Event::PauseRequested { rotation, by: by.clone() },
                 Event::ResumeRequested { rotation, by: by.clone() },
-                Event::RetryRequested { rotation, by },
+                Event::RetryRequested { rotation, by: by.clone() },
+                Event::ThrottleRequested { rotation, by: by.clone(), rows_per_second: Some(0) },
+                Event::RetireRequested { rotation, by, word: retirement(rotation, hash("another plan")) },
             ];
             let event = requests[moment % requests.len()].clone();
             let mut after = world.state.clone();

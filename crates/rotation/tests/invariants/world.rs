@@ -7,13 +7,13 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use rotation::{
     Answer, Assignment, Course, Direction, Entry, Epoch, Event, Fault, FaultCode, KeyId, Millis, NodeId, Outcome,
-    Phase, Rejection, Rotation, RotationId, RotationOptions, State, Work, apply, decisions, pending,
+    Phase, Rejection, Rotation, RotationId, RotationOptions, State, StrategyChoice, Work, apply, decisions, pending,
 };
 
 use crate::database::{Database, Superseded};
 use crate::support::{
-    authorization, cluster, course_text, fault, good_answer, hash, in_epoch, inspection, leader, node, rotation_id,
-    statement,
+    authorization, cluster, course_text, fault, good_answer, hash, in_epoch, inspection, leader, node, retirement,
+    rotation_id, statement,
 };
 
 /// Turns after which a world without faults must have come to rest. An undo of four nodes takes some two hundred.
@@ -24,6 +24,8 @@ const CALM_TURNS_MAX: usize = 2_000;
 pub(crate) struct Script {
     pub(crate) nodes: usize,
     pub(crate) hold_at: Option<Phase>,
+    /// Whether tables are copied and swapped, rather than changed in place.
+    pub(crate) shadows: bool,
     /// So many actions go by before the first whim, so that late phases see whims too.
     pub(crate) quiet: usize,
     /// The operator aborts before this action.
@@ -36,10 +38,10 @@ pub(crate) struct Script {
 /// On one line, ready to be pasted into a test.
 impl fmt::Debug for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { nodes, hold_at, quiet, abort_at, whims, actions } = self;
+        let Self { nodes, hold_at, shadows, quiet, abort_at, whims, actions } = self;
         write!(
             f,
-            "Script {{ nodes: {nodes}, hold_at: {hold_at:?}, quiet: {quiet}, abort_at: {abort_at:?}, whims: {whims}, actions: vec!{actions:?} }}"
+            "Script {{ nodes: {nodes}, hold_at: {hold_at:?}, shadows: {shadows}, quiet: {quiet}, abort_at: {abort_at:?}, whims: {whims}, actions: vec!{actions:?} }}"
         )
     }
 }
@@ -52,10 +54,10 @@ pub(crate) fn scripts() -> impl Strategy<Value = Script> {
     let whims = prop_oneof![Just(0_u8), Just(3), Just(10), Just(40), Just(120)];
     // So many actions go by before the first whim and before an abort, so that late phases and their undo see whims too.
     let calm = (prop_oneof![Just(0), 0..200_usize], any::<bool>());
-    (1..=4_usize, hold_at, calm, whims, vec(any::<(u8, u16)>(), 0..400)).prop_map(
-        |(nodes, hold_at, (quiet, aborts), whims, actions)| {
+    (1..=4_usize, (hold_at, prop::bool::weighted(0.7)), calm, whims, vec(any::<(u8, u16)>(), 0..400)).prop_map(
+        |(nodes, (hold_at, shadows), (quiet, aborts), whims, actions)| {
             let abort_at = (aborts && quiet > 0).then_some(quiet);
-            Script { nodes, hold_at, quiet, abort_at, whims, actions }
+            Script { nodes, hold_at, shadows, quiet, abort_at, whims, actions }
         },
     )
 }
@@ -90,6 +92,8 @@ struct Running {
     assignment: Assignment,
     old: KeyId,
     new: KeyId,
+    /// Whether the signed plan says that tables are copied and swapped.
+    shadows: bool,
     entered: bool,
 }
 
@@ -113,6 +117,7 @@ pub(crate) struct World {
     clock: u64,
     rotations: u64,
     hold_at: Option<Phase>,
+    shadows: bool,
 }
 
 impl World {
@@ -131,6 +136,7 @@ impl World {
             clock: 1_000,
             rotations: 0,
             hold_at: script.hold_at,
+            shadows: script.shadows,
         };
         world.say(Event::FarmFounded { cluster: cluster(), farm: "demo".to_owned() });
         for number in 1..=script.nodes {
@@ -151,7 +157,7 @@ impl World {
                 look(&world, &applied);
             }
             if *kind < script.whims && number >= script.quiet {
-                world.whim(usize::from(*pick % 24), usize::from(*pick / 24));
+                world.whim(usize::from(*pick % 26), usize::from(*pick / 26));
             } else {
                 world.go_on(usize::from(*pick));
             }
@@ -227,7 +233,8 @@ impl World {
 
     fn request(&mut self) {
         self.rotations += 1;
-        let options = RotationOptions { accepted: Vec::new(), hold_at: self.hold_at };
+        let strategy = if self.shadows { StrategyChoice::Shadow } else { StrategyChoice::Auto };
+        let options = RotationOptions { accepted: Vec::new(), hold_at: self.hold_at, strategy };
         let rotation = rotation_id(self.rotations);
         self.say(Event::RotationRequested { rotation, by: "alice".to_owned(), options });
     }
@@ -242,6 +249,16 @@ impl World {
             by: "alice".to_owned(),
             authorization: Box::new(signed),
         });
+    }
+
+    /// An operator signs that the tables which the last rotation kept be dropped.
+    fn retire(&mut self) {
+        let rotation = self.id();
+        let Some(plan_digest) = self.state.rotations.get(&rotation).and_then(|rotation| rotation.plan_digest) else {
+            return;
+        };
+        let word = retirement(rotation, plan_digest);
+        self.say(Event::RetireRequested { rotation, by: "alice".to_owned(), word });
     }
 
     /// One useful thing of all that could happen now.
@@ -261,8 +278,10 @@ impl World {
         let approval = usize::from(self.course() == Some(&Course::Forward { phase: Phase::Approval }));
         let total = offered.len() + self.running.len() + self.reports.len() + decided.len() + approval;
         if total == 0 {
-            if self.state.active.is_none() && pick.is_multiple_of(4) {
-                self.request();
+            match pick % 4 {
+                0 if self.state.active.is_none() => self.request(),
+                1 => self.retire(),
+                _ => {}
             }
             return;
         }
@@ -334,6 +353,11 @@ impl World {
             (21, _) => self.say(leader(self.clock)),
             (22, _) => self.start_wrongly(pick),
             (23, _) if pick.is_multiple_of(2) => self.enroll(pick / 2 % self.machines.len() + 1),
+            (24, _) => {
+                let rows_per_second = (!pick.is_multiple_of(5)).then_some(u32::try_from(pick % 7).unwrap_or(1));
+                self.say(Event::ThrottleRequested { rotation: id, by, rows_per_second });
+            }
+            (25, _) => self.retire(),
             (23, _) => self.say(Event::NodeRemoved { node: node(pick / 2 % self.machines.len() + 1) }),
             _ => {}
         }
@@ -352,7 +376,8 @@ impl World {
         let new = rotation.new_key().unwrap_or(nothing);
         self.running
             .retain(|other| other.assignment.node != assignment.node || other.assignment.epoch >= assignment.epoch);
-        self.running.push(Running { assignment: assignment.clone(), old, new, entered: false });
+        let shadows = rotation.has_shadows();
+        self.running.push(Running { assignment: assignment.clone(), old, new, shadows, entered: false });
     }
 
     /// An agent goes on with what it accepted: one row, or all of something small.
@@ -386,7 +411,7 @@ impl World {
     }
 
     fn perform(&mut self, running: &mut Running) -> Result<Option<Answer>, Fault> {
-        let Running { assignment, old, new, .. } = running.clone();
+        let Running { assignment, old, new, shadows, .. } = running.clone();
         let Assignment { rotation: id, epoch, node, work } = assignment.clone();
         let rotation = self.state.rotations.get(&id).cloned();
         let machine = self.machines.get_mut(&node).expect("an enrolled node has a machine");
@@ -411,7 +436,7 @@ impl World {
                 self.database.enter(id, epoch, Direction::Forward, work.kind()).map_err(late)?;
                 self.database.open = false;
             }
-            Work::ReencryptShard { ref shard, lease, direction } => {
+            Work::ReencryptShard { ref shard, lease, direction, .. } => {
                 if !running.entered {
                     self.database.enter(id, epoch, direction, work.kind()).map_err(late)?;
                     self.database.lease(id, shard.id, lease).map_err(late)?;
@@ -419,15 +444,15 @@ impl World {
                     return Ok(None);
                 }
                 self.database.enter(id, epoch, direction, work.kind()).map_err(late)?;
-                if !self.database.turn_row(id, shard.id, lease, direction, old, new).map_err(late)? {
+                if !self.database.turn_row(id, shard.id, lease, direction, (old, new), shadows).map_err(late)? {
                     return Ok(None);
                 }
             }
-            Work::VerifyShard { ref shard, lease, direction } => {
+            Work::VerifyShard { ref shard, lease, direction, .. } => {
                 self.database.enter(id, epoch, direction, work.kind()).map_err(late)?;
                 self.database.lease(id, shard.id, lease).map_err(late)?;
                 let must = if direction == Direction::Forward { new } else { old };
-                if self.database.rows[&shard.id].iter().any(|key| *key != must) {
+                if !self.database.verify(id, shard.id, direction, must) {
                     return Err(fault(FaultCode::Undecryptable));
                 }
             }
@@ -442,7 +467,7 @@ impl World {
             }
             Work::LiftFence { direction, .. } => {
                 self.database.enter(id, epoch, direction, work.kind()).map_err(late)?;
-                self.database.open = true;
+                self.database.lift_fence(id, epoch, direction);
             }
             Work::StartInstance { key } => {
                 if machine.current != key {
@@ -463,7 +488,21 @@ impl World {
             },
             Work::CloseLedger { direction } => {
                 self.database.enter(id, epoch, direction, work.kind()).map_err(late)?;
+                self.database.drop_shadows(id);
             }
+            Work::FinishShadows => {
+                self.database.enter(id, epoch, Direction::Forward, work.kind()).map_err(late)?;
+                self.database.finish_shadows(id);
+            }
+            Work::SwapTables => {
+                self.database.enter(id, epoch, Direction::Forward, work.kind()).map_err(late)?;
+                self.database.swap(id);
+            }
+            Work::SwapTablesBack => {
+                self.database.enter(id, epoch, Direction::Back, work.kind()).map_err(late)?;
+                self.database.swap_back(id);
+            }
+            Work::RetireTables => self.database.retire(id).map_err(late)?,
             Work::TurnBack => {
                 self.database.enter(id, epoch, Direction::Back, work.kind()).map_err(late)?;
                 self.database.open = false;
@@ -507,7 +546,11 @@ impl World {
             | Answer::InstanceAdmitted
             | Answer::LedgerClosed
             | Answer::TurnedBack
-            | Answer::KeyDiscarded => Answer::PositionRecorded(crate::support::position()),
+            | Answer::KeyDiscarded
+            | Answer::ShadowsFinished
+            | Answer::TablesSwapped
+            | Answer::TablesSwappedBack
+            | Answer::TablesRetired => Answer::PositionRecorded(crate::support::position()),
         }
     }
 

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use rotation::{
     AgentRelease, Answer, Assignment, AssignmentId, Attestation, Authorization, ClusterId, ContentDigest, Course,
     DatabaseIdentity, DatabaseKind, DatabasePosition, Digest, Entry, Epoch, Event, Fault, FaultCode, Inspection,
-    KeyBound, KeyId, Millis, NodeGrant, NodeId, Outcome, Phase, Plan, PlanTable, Rejection, Rotation, RotationId,
-    RotationOptions, Shard, ShardId, ShardRange, ShardTally, State, Statement, Strategy, Survey, Term, Work, apply,
-    decisions, pending,
+    KeyBound, KeyId, Millis, NodeGrant, NodeId, Outcome, Phase, Plan, PlanTable, Rejection, Retirement, Rotation,
+    RotationId, RotationOptions, Shard, ShardId, ShardRange, ShardTally, SignedRetirement, State, Statement, Strategy,
+    StrategyChoice, Survey, Term, UndoStep, Work, apply, decisions, pending,
 };
 
 /// Rows of each shard of each table. Six shards; the last table is empty.
@@ -60,6 +60,7 @@ pub(crate) fn inspection(node: &NodeId, key: KeyId) -> Inspection {
     }
 }
 
+/// A survey that chooses in place for every table.
 pub(crate) fn survey() -> Survey {
     let mut shards = Vec::new();
     let mut tables = Vec::new();
@@ -100,6 +101,17 @@ pub(crate) fn survey() -> Survey {
         undecryptable_total: 0,
         downtime_forecast_ms: 1_000,
     }
+}
+
+/// The same, which chooses to copy every table with rows.
+pub(crate) fn shadow_survey() -> Survey {
+    let mut survey = survey();
+    for (_, table) in &mut survey.tables {
+        if table.rows > 0 {
+            table.strategy = Strategy::Shadow;
+        }
+    }
+    survey
 }
 
 pub(crate) fn rows_of(shard: ShardId) -> u64 {
@@ -144,6 +156,12 @@ pub(crate) fn statement(plan: &Plan, new_key: KeyId) -> Statement {
     }
 }
 
+/// What an honest operator signs to have kept tables dropped.
+pub(crate) fn retirement(rotation: RotationId, plan_digest: Digest) -> SignedRetirement {
+    let retirement = Retirement { format: Retirement::FORMAT, farm: "demo".to_owned(), rotation, plan_digest };
+    SignedRetirement { retirement: retirement.to_bytes(), certificates: vec![vec![0]], signature: vec![0] }
+}
+
 fn sealed(node: &NodeId) -> Vec<u8> {
     format!("sealed for {node}").into_bytes()
 }
@@ -163,6 +181,9 @@ pub(crate) fn good_answer(rotation: &Rotation, assignment: &Assignment) -> Answe
     let new_key = rotation.new_key().unwrap_or(NEW);
     match &assignment.work {
         Work::Inspect => Answer::Inspected(Box::new(inspection(node, OLD))),
+        Work::SurveyDatabase { strategy: StrategyChoice::Shadow, .. } => {
+            Answer::DatabaseSurveyed(Box::new(shadow_survey()))
+        }
         Work::SurveyDatabase { .. } => Answer::DatabaseSurveyed(Box::new(survey())),
         Work::StoreKey => Answer::KeyStored { possession: possession(rotation.id, node, new_key) },
         Work::TakeOffline => Answer::WentOffline,
@@ -184,6 +205,10 @@ pub(crate) fn good_answer(rotation: &Rotation, assignment: &Assignment) -> Answe
         Work::TurnBack => Answer::TurnedBack,
         Work::RestoreKey => Answer::KeyRestored { key: rotation.old_key().expect("there is a plan") },
         Work::DiscardKey => Answer::KeyDiscarded,
+        Work::FinishShadows => Answer::ShadowsFinished,
+        Work::SwapTables => Answer::TablesSwapped,
+        Work::SwapTablesBack => Answer::TablesSwappedBack,
+        Work::RetireTables => Answer::TablesRetired,
     }
 }
 
@@ -243,9 +268,19 @@ impl Farm {
         farm
     }
 
+    /// The same, with every table that has rows copied and swapped.
+    pub(crate) fn at_with_shadows(nodes: usize, phase: Phase) -> Self {
+        let mut farm = Self::new(nodes);
+        farm.request(RotationOptions { strategy: StrategyChoice::Shadow, ..RotationOptions::default() });
+        farm.go_to(&format!("forward:{}", phase.as_str()));
+        farm
+    }
+
     /// The same, and then its operator aborted it and everything went well until the undo entered this step.
     pub(crate) fn undoing(nodes: usize, from: Phase, step: &str) -> Self {
-        let mut farm = Self::at(nodes, from);
+        // The one step that a rotation without copies goes through in no time.
+        let swaps = step == UndoStep::SwapTablesBack.as_str();
+        let mut farm = if swaps { Self::at_with_shadows(nodes, from) } else { Self::at(nodes, from) };
         // In Start something must have happened for the instances to need stopping.
         if from == Phase::Start {
             farm.answer("node-1 lift-fence");
@@ -302,6 +337,16 @@ impl Farm {
 
     pub(crate) fn retry(&mut self) -> Outcome {
         self.say(Event::RetryRequested { rotation: self.id, by: "alice".to_owned() })
+    }
+
+    pub(crate) fn throttle_event(&self, rows_per_second: Option<u32>) -> Event {
+        Event::ThrottleRequested { rotation: self.id, by: "alice".to_owned(), rows_per_second }
+    }
+
+    pub(crate) fn retire_event(&self) -> Event {
+        let plan_digest = self.rotation().plan_digest.unwrap_or_else(|| hash("no plan"));
+        let word = retirement(self.id, plan_digest);
+        Event::RetireRequested { rotation: self.id, by: "alice".to_owned(), word }
     }
 
     pub(crate) fn start_event(&self, authorization: Authorization) -> Event {

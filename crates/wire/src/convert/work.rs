@@ -2,10 +2,10 @@
 
 use rotation::{
     Answer, Assignment, Authorization, Direction, Epoch, Fault, Fence, Inspection, LeaseNumber, Millis, NodeId,
-    RotationId, Shard, ShardId, Survey, Term, Work,
+    RotationId, Shard, ShardId, SignedRetirement, StrategyChoice, Survey, Term, Work,
 };
 
-use super::{ConvertError, authorization_for, enumerated, parsed, required, table};
+use super::{ConvertError, authorization_for, enumerated, parsed, required, strategy_choice, table};
 use crate::v1;
 
 /// What `Execute` orders: an assignment, the sender's authority, and what the operator signed.
@@ -19,6 +19,8 @@ pub struct Order {
     pub plan: Option<Vec<u8>>,
     /// The operator's word, with the addressee's sealed bundle only; `None` in Preflight.
     pub authorization: Option<Authorization>,
+    /// The operator's word for dropping kept tables; `None` for all other work.
+    pub retirement: Option<SignedRetirement>,
 }
 
 impl Order {
@@ -34,6 +36,7 @@ impl Order {
                 .authorization
                 .as_ref()
                 .map(|authorization| authorization_for(authorization, &self.assignment.node)),
+            retirement: self.retirement.as_ref().map(Into::into),
         }
     }
 }
@@ -54,6 +57,7 @@ impl TryFrom<v1::ExecuteRequest> for Order {
             assignment,
             plan: Some(request.plan).filter(|plan| !plan.is_empty()),
             authorization: request.authorization.map(TryInto::try_into).transpose()?,
+            retirement: request.retirement.map(Into::into),
         })
     }
 }
@@ -80,27 +84,39 @@ fn direction_number(direction: Direction) -> i32 {
     v1::Direction::from(direction).into()
 }
 
+fn strategy_number(strategy: StrategyChoice) -> i32 {
+    v1::StrategyChoice::from(strategy).into()
+}
+
 impl From<&Work> for v1::Work {
     fn from(work: &Work) -> Self {
         use v1::work::Kind;
         let kind = match work {
             Work::Inspect => Kind::Inspect(v1::Inspect {}),
-            Work::SurveyDatabase { accepted, shards_wanted } => Kind::SurveyDatabase(v1::SurveyDatabase {
-                accepted: accepted.iter().map(Into::into).collect(),
-                shards_wanted: *shards_wanted,
-            }),
+            Work::SurveyDatabase { accepted, shards_wanted, agents, strategy } => {
+                Kind::SurveyDatabase(v1::SurveyDatabase {
+                    accepted: accepted.iter().map(Into::into).collect(),
+                    shards_wanted: *shards_wanted,
+                    strategy: strategy_number(*strategy),
+                    agents: *agents,
+                })
+            }
             Work::StoreKey => Kind::StoreKey(v1::StoreKey {}),
             Work::TakeOffline => Kind::TakeOffline(v1::TakeOffline {}),
             Work::FenceDatabase => Kind::FenceDatabase(v1::FenceDatabase {}),
-            Work::ReencryptShard { shard, lease, direction } => Kind::ReencryptShard(v1::ReencryptShard {
+            Work::ReencryptShard { shard, lease, direction, rows_per_second } => {
+                Kind::ReencryptShard(v1::ReencryptShard {
+                    shard: Some(shard.into()),
+                    lease: lease.get(),
+                    direction: direction_number(*direction),
+                    rows_per_second: *rows_per_second,
+                })
+            }
+            Work::VerifyShard { shard, lease, direction, rows_per_second } => Kind::VerifyShard(v1::VerifyShard {
                 shard: Some(shard.into()),
                 lease: lease.get(),
                 direction: direction_number(*direction),
-            }),
-            Work::VerifyShard { shard, lease, direction } => Kind::VerifyShard(v1::VerifyShard {
-                shard: Some(shard.into()),
-                lease: lease.get(),
-                direction: direction_number(*direction),
+                rows_per_second: *rows_per_second,
             }),
             Work::RecordPosition => Kind::RecordPosition(v1::RecordPosition {}),
             Work::ActivateKey { at } => Kind::ActivateKey(v1::ActivateKey { at_ms: at.get() }),
@@ -116,6 +132,10 @@ impl From<&Work> for v1::Work {
             Work::TurnBack => Kind::TurnBack(v1::TurnBack {}),
             Work::RestoreKey => Kind::RestoreKey(v1::RestoreKey {}),
             Work::DiscardKey => Kind::DiscardKey(v1::DiscardKey {}),
+            Work::FinishShadows => Kind::FinishShadows(v1::FinishShadows {}),
+            Work::SwapTables => Kind::SwapTables(v1::SwapTables {}),
+            Work::SwapTablesBack => Kind::SwapTablesBack(v1::SwapTablesBack {}),
+            Work::RetireTables => Kind::RetireTables(v1::RetireTables {}),
         };
         Self { kind: Some(kind) }
     }
@@ -131,17 +151,19 @@ impl TryFrom<v1::Work> for Work {
             Kind::SurveyDatabase(survey) => Self::SurveyDatabase {
                 accepted: survey.accepted.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
                 shards_wanted: survey.shards_wanted,
+                agents: survey.agents,
+                strategy: strategy_choice(survey.strategy)?,
             },
             Kind::StoreKey(v1::StoreKey {}) => Self::StoreKey,
             Kind::TakeOffline(v1::TakeOffline {}) => Self::TakeOffline,
             Kind::FenceDatabase(v1::FenceDatabase {}) => Self::FenceDatabase,
             Kind::ReencryptShard(work) => {
                 let (shard, lease, direction) = shard_work(work.shard, work.lease, work.direction)?;
-                Self::ReencryptShard { shard, lease, direction }
+                Self::ReencryptShard { shard, lease, direction, rows_per_second: work.rows_per_second }
             }
             Kind::VerifyShard(work) => {
                 let (shard, lease, direction) = shard_work(work.shard, work.lease, work.direction)?;
-                Self::VerifyShard { shard, lease, direction }
+                Self::VerifyShard { shard, lease, direction, rows_per_second: work.rows_per_second }
             }
             Kind::RecordPosition(v1::RecordPosition {}) => Self::RecordPosition,
             Kind::ActivateKey(work) => Self::ActivateKey { at: Millis::new(work.at_ms) },
@@ -157,6 +179,10 @@ impl TryFrom<v1::Work> for Work {
             Kind::TurnBack(v1::TurnBack {}) => Self::TurnBack,
             Kind::RestoreKey(v1::RestoreKey {}) => Self::RestoreKey,
             Kind::DiscardKey(v1::DiscardKey {}) => Self::DiscardKey,
+            Kind::FinishShadows(v1::FinishShadows {}) => Self::FinishShadows,
+            Kind::SwapTables(v1::SwapTables {}) => Self::SwapTables,
+            Kind::SwapTablesBack(v1::SwapTablesBack {}) => Self::SwapTablesBack,
+            Kind::RetireTables(v1::RetireTables {}) => Self::RetireTables,
         })
     }
 }
@@ -238,6 +264,10 @@ impl From<&Answer> for v1::Answer {
             Answer::TurnedBack => Kind::TurnedBack(v1::TurnedBack {}),
             Answer::KeyRestored { key } => Kind::KeyRestored(v1::KeyRestored { key: key.to_string() }),
             Answer::KeyDiscarded => Kind::KeyDiscarded(v1::KeyDiscarded {}),
+            Answer::ShadowsFinished => Kind::ShadowsFinished(v1::ShadowsFinished {}),
+            Answer::TablesSwapped => Kind::TablesSwapped(v1::TablesSwapped {}),
+            Answer::TablesSwappedBack => Kind::TablesSwappedBack(v1::TablesSwappedBack {}),
+            Answer::TablesRetired => Kind::TablesRetired(v1::TablesRetired {}),
         };
         Self { kind: Some(kind) }
     }
@@ -281,6 +311,10 @@ impl TryFrom<v1::Answer> for Answer {
             Kind::TurnedBack(v1::TurnedBack {}) => Self::TurnedBack,
             Kind::KeyRestored(restored) => Self::KeyRestored { key: parsed("KeyRestored.key", &restored.key)? },
             Kind::KeyDiscarded(v1::KeyDiscarded {}) => Self::KeyDiscarded,
+            Kind::ShadowsFinished(v1::ShadowsFinished {}) => Self::ShadowsFinished,
+            Kind::TablesSwapped(v1::TablesSwapped {}) => Self::TablesSwapped,
+            Kind::TablesSwappedBack(v1::TablesSwappedBack {}) => Self::TablesSwappedBack,
+            Kind::TablesRetired(v1::TablesRetired {}) => Self::TablesRetired,
         })
     }
 }

@@ -11,12 +11,12 @@ use prost::Message;
 use rotation::{
     AgentRelease, Answer, Assignment, Attestation, Authorization, ClusterId, ContentDigest, DatabaseIdentity,
     DatabaseKind, DatabasePosition, Digest, Direction, Epoch, Fault, FaultCode, Fence, Inspection, KeyBound, KeyId,
-    LeaseNumber, Millis, NodeId, Phase, PlanTable, RotationId, Shard, ShardId, ShardRange, ShardTally, Strategy as Way,
-    Survey, Term, UndecryptableValue, Work,
+    LeaseNumber, Millis, NodeId, Phase, PlanTable, RotationId, Shard, ShardId, ShardRange, ShardTally,
+    SignedRetirement, Strategy as Way, StrategyChoice, Survey, Term, UndecryptableValue, Work,
 };
 use uuid::Uuid;
 
-use crate::convert::{ConvertError, Order, Report, authorization_for, optional_phase};
+use crate::convert::{ConvertError, Order, Report, authorization_for, optional_phase, strategy_choice};
 use crate::v1;
 
 /// Through the bytes, as another process would read it.
@@ -56,6 +56,10 @@ fn direction() -> impl Strategy<Value = Direction> {
 
 fn kind() -> impl Strategy<Value = DatabaseKind> {
     prop_oneof![Just(DatabaseKind::Postgres), Just(DatabaseKind::Mariadb), Just(DatabaseKind::Sqlite)]
+}
+
+fn strategy() -> impl Strategy<Value = StrategyChoice> {
+    prop_oneof![Just(StrategyChoice::Auto), Just(StrategyChoice::InPlace), Just(StrategyChoice::Shadow)]
 }
 
 fn text() -> impl Strategy<Value = String> {
@@ -159,16 +163,32 @@ prop_compose! {
 }
 
 fn work() -> impl Strategy<Value = Work> {
-    let shard_work = || (shard(), any::<u64>().prop_map(LeaseNumber::new), direction());
+    let shard_work = || (shard(), any::<u64>().prop_map(LeaseNumber::new), direction(), option::of(any::<u32>()));
     prop_oneof![
         Just(Work::Inspect),
-        (vec(undecryptable(), 0..3), any::<u32>())
-            .prop_map(|(accepted, shards_wanted)| Work::SurveyDatabase { accepted, shards_wanted }),
+        (vec(undecryptable(), 0..3), any::<u32>(), any::<u32>(), strategy()).prop_map(
+            |(accepted, shards_wanted, agents, strategy)| Work::SurveyDatabase {
+                accepted,
+                shards_wanted,
+                agents,
+                strategy,
+            }
+        ),
         Just(Work::StoreKey),
         Just(Work::TakeOffline),
         Just(Work::FenceDatabase),
-        shard_work().prop_map(|(shard, lease, direction)| Work::ReencryptShard { shard, lease, direction }),
-        shard_work().prop_map(|(shard, lease, direction)| Work::VerifyShard { shard, lease, direction }),
+        shard_work().prop_map(|(shard, lease, direction, rows_per_second)| Work::ReencryptShard {
+            shard,
+            lease,
+            direction,
+            rows_per_second
+        }),
+        shard_work().prop_map(|(shard, lease, direction, rows_per_second)| Work::VerifyShard {
+            shard,
+            lease,
+            direction,
+            rows_per_second
+        }),
         Just(Work::RecordPosition),
         any::<u64>().prop_map(|at| Work::ActivateKey { at: Millis::new(at) }),
         (direction(), option::of(position())).prop_map(|(direction, position)| Work::LiftFence { direction, position }),
@@ -178,6 +198,10 @@ fn work() -> impl Strategy<Value = Work> {
         Just(Work::TurnBack),
         Just(Work::RestoreKey),
         Just(Work::DiscardKey),
+        Just(Work::FinishShadows),
+        Just(Work::SwapTables),
+        Just(Work::SwapTablesBack),
+        Just(Work::RetireTables),
     ]
 }
 
@@ -200,6 +224,10 @@ fn answer() -> impl Strategy<Value = Answer> {
         Just(Answer::TurnedBack),
         key_id().prop_map(|key| Answer::KeyRestored { key }),
         Just(Answer::KeyDiscarded),
+        Just(Answer::ShadowsFinished),
+        Just(Answer::TablesSwapped),
+        Just(Answer::TablesSwappedBack),
+        Just(Answer::TablesRetired),
     ]
 }
 
@@ -231,6 +259,14 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn retirement()(
+        retirement in bytes(), certificates in vec(bytes(), 0..3), signature in bytes(),
+    ) -> SignedRetirement {
+        SignedRetirement { retirement, certificates, signature }
+    }
+}
+
+prop_compose! {
     /// An order as the driver makes it: with everybody's sealed bundles.
     fn order()(
         cluster in any::<u128>(),
@@ -241,6 +277,7 @@ prop_compose! {
         work in work(),
         plan in option::of(vec(any::<u8>(), 1..40)),
         authorization in option::of(authorization()),
+        retirement in option::of(retirement()),
         own in bytes(),
     ) -> Order {
         let epoch = Epoch::new(epoch);
@@ -253,6 +290,7 @@ prop_compose! {
             assignment: Assignment { rotation, epoch, node, work },
             plan,
             authorization,
+            retirement,
         }
     }
 }
@@ -322,6 +360,11 @@ fn enums_survive() {
     assert_eq!(optional_phase(0).unwrap(), None);
     assert!(matches!(optional_phase(99), Err(ConvertError::Invalid { field: "hold_at", .. })));
     assert!(Phase::try_from(v1::Phase::Unspecified).is_err());
+    for choice in [StrategyChoice::Auto, StrategyChoice::InPlace, StrategyChoice::Shadow] {
+        assert_eq!(strategy_choice(v1::StrategyChoice::from(choice).into()).unwrap(), choice);
+    }
+    assert_eq!(strategy_choice(0).unwrap(), StrategyChoice::Auto);
+    assert!(matches!(strategy_choice(9), Err(ConvertError::Invalid { field: "strategy", .. })));
 }
 
 #[test]
@@ -359,7 +402,7 @@ fn what_is_missing_or_unknown_is_named() {
         v1::Fault { code: "internal".to_owned(), node: "Not A Node".to_owned(), ..v1::Fault::default() },
         "Fault.node",
     );
-    let no_shard = v1::ReencryptShard { shard: None, lease: 1, direction: 1 };
+    let no_shard = v1::ReencryptShard { shard: None, lease: 1, direction: 1, rows_per_second: None };
     check_refused::<_, Work>(v1::Work { kind: Some(v1::work::Kind::ReencryptShard(no_shard)) }, "Work.shard");
     for direction in [0, 3] {
         let no_direction = v1::CloseLedger { direction };

@@ -213,6 +213,8 @@ impl v1::operator_server::Operator for Everything {
         pause_rotation: PauseRotationRequest -> Rotation,
         resume_rotation: ResumeRotationRequest -> Rotation,
         retry_rotation: RetryRotationRequest -> Rotation,
+        throttle_rotation: ThrottleRotationRequest -> Rotation,
+        retire_rotation: RetireRotationRequest -> Rotation,
         list_rotations: ListRotationsRequest -> ListRotationsResponse,
         list_replicas: ListReplicasRequest -> ListReplicasResponse,
         change_replicas: ChangeReplicasRequest -> ChangeReplicasResponse,

@@ -6,7 +6,8 @@ use keys::sealed::{self, SealContext};
 use keys::{KeySet, SecretKey, attestation, possession};
 use rotation::{
     Answer, Assignment, Authorization, ClusterId, Digest, Direction, Epoch, Fault, Fence, Inspection, LeaseNumber,
-    Millis, NodeGrant, NodeId, Plan, PlanNode, RotationId, Statement, Survey, Term, Work,
+    Millis, NodeGrant, NodeId, Plan, PlanNode, Retirement, RotationId, SignedRetirement, Statement, Strategy,
+    StrategyChoice, Survey, Term, Work,
 };
 use tonic::{Status, Streaming};
 use uuid::Uuid;
@@ -67,6 +68,9 @@ pub(crate) struct Leader {
     pub(crate) rotation: RotationId,
     pub(crate) plan: Option<Vec<u8>>,
     pub(crate) authorization: Option<Authorization>,
+    pub(crate) retirement: Option<SignedRetirement>,
+    /// What the survey is asked to choose.
+    pub(crate) strategy: StrategyChoice,
 }
 
 impl Leader {
@@ -78,6 +82,8 @@ impl Leader {
             rotation: RotationId::new(Uuid::now_v7()),
             plan: None,
             authorization: None,
+            retirement: None,
+            strategy: StrategyChoice::InPlace,
         }
     }
 
@@ -126,6 +132,7 @@ impl Leader {
             },
             plan: self.plan.clone(),
             authorization: self.authorization.clone(),
+            retirement: self.retirement.clone(),
         };
         self.client.clone().execute(order.to_request()).await.map(tonic::Response::into_inner)
     }
@@ -147,7 +154,8 @@ impl Leader {
     pub(crate) async fn preflight(&mut self, farm: &Farm) {
         self.next_phase();
         let Answer::Inspected(inspection) = self.answer(Work::Inspect).await else { unreachable!() };
-        let survey = Work::SurveyDatabase { accepted: Vec::new(), shards_wanted: 3 };
+        let survey =
+            Work::SurveyDatabase { accepted: Vec::new(), shards_wanted: 3, agents: 1, strategy: self.strategy };
         let Answer::DatabaseSurveyed(survey) = self.answer(survey).await else { unreachable!() };
         check_attestation(farm, self.rotation, &inspection);
         self.plan = Some(plan(self.rotation, *inspection, *survey).to_bytes());
@@ -214,6 +222,34 @@ impl Leader {
         }
     }
 
+    /// Somebody signs, or says so, after `change`, that the tables which the rotation kept be dropped.
+    pub(crate) fn sign_retirement(&self, signer: &Tls, change: impl FnOnce(&mut Retirement)) -> SignedRetirement {
+        let mut retirement = Retirement {
+            format: Retirement::FORMAT,
+            farm: FARM.to_owned(),
+            rotation: self.rotation,
+            plan_digest: Plan::digest_of(self.plan.as_ref().unwrap()),
+        };
+        change(&mut retirement);
+        let bytes = retirement.to_bytes();
+        SignedRetirement {
+            certificates: signer.certificates(),
+            signature: wire::sign::sign(signer, "keyturn retirement v1", &bytes),
+            retirement: bytes,
+        }
+    }
+
+    /// Preflight and approval of a plan in which every table is copied.
+    pub(crate) async fn planned_with_shadows(farm: &Farm, agent: &Agent) -> Self {
+        let mut leader = Self::enrolled(farm, agent).await;
+        leader.preflight(farm).await;
+        let mut plan = leader.read_plan();
+        plan.tables.values_mut().for_each(|table| table.strategy = Strategy::Shadow);
+        leader.plan = Some(plan.to_bytes());
+        leader.approve(farm);
+        leader
+    }
+
     /// Preflight and approval.
     pub(crate) async fn planned(farm: &Farm, agent: &Agent) -> Self {
         let mut leader = Self::enrolled(farm, agent).await;
@@ -246,9 +282,9 @@ impl Leader {
             // The epoch will do as a number that rises from pass to pass.
             let lease = LeaseNumber::new(self.fence.epoch.get());
             let work = if verify {
-                Work::VerifyShard { shard, lease, direction }
+                Work::VerifyShard { shard, lease, direction, rows_per_second: None }
             } else {
-                Work::ReencryptShard { shard, lease, direction }
+                Work::ReencryptShard { shard, lease, direction, rows_per_second: None }
             };
             rows += match self.answer(work).await {
                 Answer::ShardReencrypted { tally, .. } | Answer::ShardVerified { tally, .. } => tally.rows,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use futures::Stream;
 use rotation::{
     AgentRelease, Answer, Attestation, ContentDigest, DatabaseIdentity, DatabaseKind, DatabasePosition, Digest, Fault,
-    Inspection, KeyId, NodeId, PlanTable, Shard, ShardId, ShardRange, ShardTally, Strategy, Survey, Work, WorkKind,
+    Inspection, KeyId, NodeId, PlanTable, Shard, ShardId, ShardRange, ShardTally, Strategy, StrategyChoice, Survey,
+    Work, WorkKind,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -61,6 +62,8 @@ pub(crate) fn willing() -> Script {
 pub(crate) struct TestAgent {
     pub(crate) address: String,
     orders: watch::Receiver<Vec<Order>>,
+    /// Calls that it answers now.
+    calls: watch::Receiver<usize>,
     _running: DropGuard,
 }
 
@@ -69,7 +72,9 @@ impl TestAgent {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = format!("https://{}", listener.local_addr().expect("bound"));
         let (sender, orders) = watch::channel(Vec::new());
-        let service = Service { node: name.parse().expect("valid"), script, orders: Arc::new(sender) };
+        let (under_way, calls) = watch::channel(0);
+        let node = name.parse().expect("valid");
+        let service = Service { node, script, orders: Arc::new(sender), calls: Arc::new(under_way) };
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         tokio::spawn(async move {
@@ -78,12 +83,19 @@ impl TestAgent {
                 wire::serve::serve(listener, &tls, routes, &["keyturn.v1.Agent"], stopped.cancelled_owned()).await;
             served.expect("serves");
         });
-        Self { address, orders, _running: stop.drop_guard() }
+        Self { address, orders, calls, _running: stop.drop_guard() }
     }
 
     /// Every order that arrived so far.
     pub(crate) fn orders(&self) -> Vec<Order> {
         self.orders.borrow().clone()
+    }
+
+    /// Waits until nobody listens to any of its answers.
+    pub(crate) async fn unheard(&self) {
+        let mut calls = self.calls.clone();
+        let none = calls.wait_for(|calls| *calls == 0);
+        tokio::time::timeout(BOUND, none).await.expect("put down in time").expect("the agent runs");
     }
 
     /// Waits until so many orders of a kind have arrived.
@@ -102,6 +114,16 @@ struct Service {
     node: NodeId,
     script: Script,
     orders: Arc<watch::Sender<Vec<Order>>>,
+    calls: Arc<watch::Sender<usize>>,
+}
+
+/// Counted while it lasts.
+struct UnderWay(Arc<watch::Sender<usize>>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.send_modify(|calls| *calls -= 1);
+    }
 }
 
 type Reports = Pin<Box<dyn Stream<Item = Result<v1::Report, Status>> + Send>>;
@@ -117,7 +139,10 @@ impl v1::agent_server::Agent for Service {
         let answer = Report::Answered(Box::new(answer(&self.node, &order)));
         self.orders.send_modify(|orders| orders.push(order));
         let (sender, receiver) = mpsc::channel(4);
+        let calls = Arc::clone(&self.calls);
+        calls.send_modify(|calls| *calls += 1);
         tokio::spawn(async move {
+            let _under_way = UnderWay(calls);
             let last = match step {
                 Step::Do => Some(answer),
                 Step::Fail(fault) => Some(Report::Failed(fault)),
@@ -191,11 +216,11 @@ fn answer(node: &NodeId, order: &Order) -> Answer {
                 mac: "00".to_owned(),
             },
         })),
-        Work::SurveyDatabase { .. } => {
+        Work::SurveyDatabase { strategy: choice, .. } => {
             let rows = SHARDS * ROWS_PER_SHARD;
             let table = PlanTable {
                 columns: vec!["secret".to_owned()],
-                strategy: Strategy::InPlace,
+                strategy: if *choice == StrategyChoice::Shadow { Strategy::Shadow } else { Strategy::InPlace },
                 reason: "chosen".to_owned(),
                 forecast_ms: 10,
                 rows,
@@ -232,5 +257,9 @@ fn answer(node: &NodeId, order: &Order) -> Answer {
         Work::TurnBack => Answer::TurnedBack,
         Work::RestoreKey => Answer::KeyRestored { key: old_key() },
         Work::DiscardKey => Answer::KeyDiscarded,
+        Work::FinishShadows => Answer::ShadowsFinished,
+        Work::SwapTables => Answer::TablesSwapped,
+        Work::SwapTablesBack => Answer::TablesSwappedBack,
+        Work::RetireTables => Answer::TablesRetired,
     }
 }

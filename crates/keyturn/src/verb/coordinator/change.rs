@@ -51,7 +51,8 @@ pub(super) async fn change(
     request: v1::ChangeReplicasRequest,
 ) -> Result<Exit, Problem> {
     let coordinators = operator.coordinators()?;
-    let (mut said, mut moved) = (String::new(), Instant::now());
+    let mut progress =
+        Progress { said: String::new(), stage: v1::ReplicasStage::Unspecified, best: u64::MAX, moved: Instant::now() };
     let done = loop {
         let ask = |mut client: Client| {
             let request = request.clone();
@@ -61,12 +62,9 @@ pub(super) async fn change(
         if answer.stage() == v1::ReplicasStage::Done {
             break answer;
         }
-        let now = describe(&answer, &request);
-        if now != said {
-            note(&now);
-            (said, moved) = (now, Instant::now());
-        } else if moved.elapsed() > STANDSTILL_MAX {
-            return Err(standstill(what, &said));
+        progress.see(&answer, &request);
+        if progress.moved.elapsed() > STANDSTILL_MAX {
+            return Err(standstill(what, progress.said));
         }
         sleep(PAUSE).await;
     };
@@ -75,34 +73,70 @@ pub(super) async fn change(
     Ok(Exit::Done)
 }
 
-/// How a change stands, for people.
-fn describe(answer: &v1::ChangeReplicasResponse, request: &v1::ChangeReplicasRequest) -> String {
-    match answer.stage() {
-        v1::ReplicasStage::Adding => "adding: learners first, which take the log over and do not vote".to_owned(),
-        v1::ReplicasStage::CatchingUp => {
-            let added = |replica: &&v1::ReplicaState| request.add.iter().any(|new| new.id == replica.id);
-            let behind = answer.replicas.iter().filter(added).map(|replica| replica.entries_behind).max();
-            format!("catching up: {} entries to go", thousands(behind.unwrap_or_default()))
+/// What was seen of a change so far.
+struct Progress {
+    said: String,
+    stage: v1::ReplicasStage,
+    /// The fewest entries that were left to go. The log may grow meanwhile, which is no progress.
+    best: u64,
+    moved: Instant,
+}
+
+impl Progress {
+    /// Takes note of an answer, and says what is new in it.
+    fn see(&mut self, answer: &v1::ChangeReplicasResponse, request: &v1::ChangeReplicasRequest) {
+        let added = |replica: &&v1::ReplicaState| request.add.iter().any(|new| new.id == replica.id);
+        let behind = answer.replicas.iter().filter(added).map(|replica| replica.entries_behind).max().unwrap_or(0);
+        if answer.stage() != self.stage || behind < self.best {
+            (self.stage, self.best, self.moved) = (answer.stage(), behind.min(self.best), Instant::now());
         }
-        v1::ReplicasStage::ChangingVoters => "changing who votes".to_owned(),
-        v1::ReplicasStage::Unspecified | v1::ReplicasStage::Done => "under way".to_owned(),
+        let now = match answer.stage() {
+            v1::ReplicasStage::Adding => "adding: learners first, which take the log over and do not vote".to_owned(),
+            v1::ReplicasStage::CatchingUp => format!("catching up: {} entries to go", thousands(behind)),
+            v1::ReplicasStage::ChangingVoters => "changing who votes".to_owned(),
+            v1::ReplicasStage::Unspecified | v1::ReplicasStage::Done => "under way".to_owned(),
+        };
+        if now != self.said {
+            note(&now);
+            self.said = now;
+        }
     }
 }
 
-fn standstill(what: &str, said: &str) -> Problem {
+fn standstill(what: &str, said: String) -> Problem {
     let mut problem = Problem::refused(
         "replica-slow",
         format!("{what}: nothing has moved for {} s", STANDSTILL_MAX.as_secs()),
         "look at the new coordinator's log; the same command goes on where this stands, \
          `keyturn coordinator remove` gives it up",
     );
-    problem.causes.push(said.to_owned());
+    problem.causes.push(said);
     problem
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_that_grows_is_no_progress() {
+        let request = v1::ChangeReplicasRequest {
+            add: vec![v1::ReplicaAddress { id: 4, address: String::new() }],
+            remove: Vec::new(),
+        };
+        let begun = Instant::now().checked_sub(STANDSTILL_MAX).expect("the machine runs for a minute");
+        let mut progress =
+            Progress { said: String::new(), stage: v1::ReplicasStage::CatchingUp, best: 100, moved: begun };
+        let mut see = |entries_behind| {
+            let replica = v1::ReplicaState { id: 4, entries_behind, ..Default::default() };
+            let answer =
+                v1::ChangeReplicasResponse { stage: v1::ReplicasStage::CatchingUp.into(), replicas: vec![replica] };
+            progress.see(&answer, &request);
+            progress.moved > begun
+        };
+        assert!(!see(100) && !see(140) && !see(120));
+        assert!(see(99));
+    }
 
     #[test]
     fn number_and_address_are_read() {

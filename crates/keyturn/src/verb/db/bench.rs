@@ -122,6 +122,7 @@ fn text(report: &BenchReport) -> String {
         ("Rounds", format!("{}; medians are shown", report.repeat)),
         ("Naive", format!("from {} rows, one commit each", thousands(report.naive_sample_rows))),
     ];
+    head.push(("Ciphers", format!("{:.2} times the library's own calls", report.rewrap_over_library)));
     if let Some(bytes) = report.peak_memory_bytes {
         head.push(("Memory", format!("at most {} MiB, all agents together", bytes / (1024 * 1024))));
     }

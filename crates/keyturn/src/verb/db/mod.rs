@@ -1,6 +1,8 @@
 //! `keyturn db`: a database by itself, without coordinators: what it holds, under which keys, and how fast it is.
 
+mod backup;
 mod bench;
+mod doctor;
 mod scan;
 
 use std::fmt;
@@ -18,6 +20,10 @@ use crate::problem::Problem;
 pub(crate) enum Db {
     /// Find every column that holds ciphertexts, and write a ready targets.toml
     Scan(scan::Scan),
+    /// Tell under which key every registered value is, and turn stragglers to the active one
+    Doctor(doctor::Doctor),
+    /// Make a backup of the whole database, restore it aside, and open rows of it
+    Backup(backup::Backup),
     /// Measure how fast keys turn in a database, against what the database itself can do
     Bench(bench::Bench),
 }
@@ -27,6 +33,8 @@ impl Db {
     pub(crate) async fn run(self) -> Result<Exit, Problem> {
         match self {
             Self::Scan(verb) => verb.run().await,
+            Self::Doctor(verb) => verb.run().await,
+            Self::Backup(verb) => verb.run().await,
             Self::Bench(verb) => verb.run().await,
         }
     }

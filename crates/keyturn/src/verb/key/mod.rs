@@ -107,6 +107,6 @@ pub(super) fn agent_config(path: &Path) -> Result<agent::Config, Problem> {
 }
 
 /// A key store that did not do what was asked.
-fn store_problem(message: &str, error: &keys::StoreError) -> Problem {
+pub(super) fn store_problem(message: &str, error: &keys::StoreError) -> Problem {
     Problem::refused("key-store", message, error.next_step()).because(error)
 }

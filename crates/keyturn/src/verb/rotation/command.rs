@@ -1,4 +1,4 @@
-//! What abort, pause, resume and retry have in common: find the rotation, tell the leader, show what it answered.
+//! What abort, pause, resume, retry and throttle have in common: find the rotation, tell the leader, show what it answered.
 
 use wire::v1;
 
@@ -20,6 +20,8 @@ pub(super) enum Command {
     Resume,
     /// Try again what it is stuck on.
     Retry,
+    /// Bound the rows per second of the whole farm, or take the bound away.
+    Throttle(Option<u32>),
 }
 
 impl Command {
@@ -29,6 +31,7 @@ impl Command {
             Self::Pause => "pausing the rotation",
             Self::Resume => "resuming the rotation",
             Self::Retry => "retrying the rotation",
+            Self::Throttle(_) => "throttling the rotation",
         }
     }
 
@@ -41,6 +44,9 @@ impl Command {
                     Self::Pause => client.pause_rotation(v1::PauseRotationRequest { id }).await,
                     Self::Resume => client.resume_rotation(v1::ResumeRotationRequest { id }).await,
                     Self::Retry => client.retry_rotation(v1::RetryRotationRequest { id }).await,
+                    Self::Throttle(rows_per_second) => {
+                        client.throttle_rotation(v1::ThrottleRotationRequest { id, rows_per_second }).await
+                    }
                 }
             }
         };

@@ -2,14 +2,17 @@
 
 mod abort;
 mod command;
+mod confirm;
 mod list;
 mod pause;
 mod plan;
 mod report;
 mod resume;
+mod retire;
 mod retry;
 mod start;
 mod status;
+mod throttle;
 mod watch;
 
 use clap::{Args, Subcommand};
@@ -40,8 +43,12 @@ pub(crate) enum Rotation {
     Resume(resume::Resume),
     /// Try again what a stuck rotation is stuck on
     Retry(retry::Retry),
+    /// Bound the speed of the work on rows, or take the bound away
+    Throttle(throttle::Throttle),
     /// Show the evidence of a rotation
     Report(report::Report),
+    /// Drop the original tables that a completed rotation kept beside their copies
+    Retire(retire::Retire),
     /// List all rotations that are remembered
     List(list::List),
 }
@@ -58,7 +65,9 @@ impl Rotation {
             Self::Pause(verb) => verb.run().await,
             Self::Resume(verb) => verb.run().await,
             Self::Retry(verb) => verb.run().await,
+            Self::Throttle(verb) => verb.run().await,
             Self::Report(verb) => verb.run().await,
+            Self::Retire(verb) => verb.run().await,
             Self::List(verb) => verb.run().await,
         }
     }
@@ -83,4 +92,16 @@ async fn get(coordinators: &Coordinators, id: Option<RotationId>) -> Result<v1::
         async move { client.get_rotation(request).await }
     };
     Ok(coordinators.call("asking for the rotation", get).await?.value)
+}
+
+/// Names in one line.
+fn named(names: impl Iterator<Item = impl ToString>) -> String {
+    names.map(|name| name.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn parse_id(id: &str) -> Result<RotationId, Problem> {
+    id.parse().map_err(|error: rotation::ParseIdError| {
+        Problem::refused("internal", "the coordinator named no valid rotation", "use the same release everywhere")
+            .because(&error)
+    })
 }

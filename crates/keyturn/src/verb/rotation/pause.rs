@@ -1,4 +1,4 @@
-//! `keyturn rotation pause`: no new work is given out; what is being done is finished.
+//! `keyturn rotation pause`: no new work is given out; shards under way are put down, and what else is being done is finished.
 
 use clap::Args;
 

@@ -24,6 +24,9 @@ pub(crate) struct Plan {
     /// Pause as soon as this phase is entered, until `keyturn rotation resume`
     #[arg(long, value_name = "PHASE", value_enum)]
     hold_at: Option<HoldAt>,
+    /// How tables are re-encrypted: in place, as a copy that is swapped in, or each by what is faster and possible
+    #[arg(long, value_name = "STRATEGY", value_enum, default_value_t)]
+    strategy: Strategy,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -40,6 +43,25 @@ enum HoldAt {
     Activate,
     Start,
     Admit,
+}
+
+/// How tables are re-encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum Strategy {
+    #[default]
+    Auto,
+    InPlace,
+    Shadow,
+}
+
+impl Strategy {
+    const fn choice(self) -> v1::StrategyChoice {
+        match self {
+            Self::Auto => v1::StrategyChoice::Auto,
+            Self::InPlace => v1::StrategyChoice::InPlace,
+            Self::Shadow => v1::StrategyChoice::Shadow,
+        }
+    }
 }
 
 impl HoldAt {
@@ -64,6 +86,7 @@ impl Plan {
         let request = v1::PlanRotationRequest {
             accepted: accepted.iter().map(v1::UndecryptableValue::from).collect(),
             hold_at: self.hold_at.map_or(v1::Phase::Unspecified, HoldAt::phase).into(),
+            strategy: self.strategy.choice().into(),
         };
         let id = request_plan(&coordinators, request).await?;
         let rotation = follow(&coordinators, &id, |rotation| {

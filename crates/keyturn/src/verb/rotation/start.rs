@@ -1,7 +1,6 @@
 //! `keyturn rotation start`: the operator's word. Both bundles are opened, every node is checked, the plan is signed; then
 //! the rotation is followed to its end.
 
-use std::io::{self, BufRead, BufReader, IsTerminal};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -9,7 +8,8 @@ use keys::{KEY_BYTES, KeySet};
 use rotation::{Authorization, RotationId};
 use wire::v1;
 
-use super::get;
+use super::confirm::confirm;
+use super::{get, named, parse_id};
 use crate::exit::Exit;
 use crate::operator::{CallFailed, Client, ClosedBundle, Coordinators, OperatorArgs, Proposal, authorize, follow};
 use crate::output::{OutputArgs, Paint, counted, duration, note};
@@ -17,9 +17,6 @@ use crate::password::{PasswordArgs, Source};
 use crate::problem::Problem;
 use crate::process::forbid_core_dumps;
 use crate::view::{RotationView, outcome_exit, summary_text};
-
-/// A farm's name is far shorter; the limit ends a line that never does.
-const TYPED_BYTES_MAX: u64 = 1024;
 
 /// What is signed, with what.
 #[derive(Debug, Args)]
@@ -170,45 +167,9 @@ impl Start {
         if self.yes {
             return Ok(());
         }
-        note("Type the farm's name to go on:");
-        if self.typed_line()?.trim() == plan.farm {
-            return Ok(());
-        }
-        Err(Problem::refused(
-            "not-confirmed",
-            format!("what was typed is not the farm's name, {}; nothing was started", plan.farm),
-            "run the command again and type it, or add --yes",
-        ))
-    }
-
-    /// A line from standard input, or from the terminal when standard input gave a password.
-    fn typed_line(&self) -> Result<String, Problem> {
-        use io::Read;
         let stdin_taken = self.password.source() == Source::Stdin || self.current_source() == Some(Source::Stdin);
-        let mut line = String::new();
-        let read = if stdin_taken && !io::stdin().is_terminal() {
-            std::fs::File::open("/dev/tty")
-                .and_then(|terminal| BufReader::new(terminal).take(TYPED_BYTES_MAX).read_line(&mut line))
-        } else {
-            io::stdin().lock().take(TYPED_BYTES_MAX).read_line(&mut line)
-        };
-        read.map_err(|error| {
-            Problem::usage("there is no terminal to type the farm's name at", "add --yes").because(&error)
-        })?;
-        Ok(line)
+        confirm(&plan.farm, stdin_taken, "nothing was started")
     }
-}
-
-/// Names in one line.
-fn named(names: impl Iterator<Item = impl ToString>) -> String {
-    names.map(|name| name.to_string()).collect::<Vec<_>>().join(", ")
-}
-
-fn parse_id(id: &str) -> Result<RotationId, Problem> {
-    id.parse().map_err(|error: rotation::ParseIdError| {
-        Problem::refused("internal", "the coordinator named no valid rotation", "use the same release everywhere")
-            .because(&error)
-    })
 }
 
 /// Sends the operator's word. If an answer was lost, the rotation itself shows whether it arrived: only this plan and this

@@ -151,6 +151,17 @@ impl Operator for Hostile {
         unasked()
     }
 
+    async fn throttle_rotation(
+        &self,
+        _: Request<v1::ThrottleRotationRequest>,
+    ) -> Result<Response<v1::Rotation>, Status> {
+        unasked()
+    }
+
+    async fn retire_rotation(&self, _: Request<v1::RetireRotationRequest>) -> Result<Response<v1::Rotation>, Status> {
+        unasked()
+    }
+
     async fn list_rotations(
         &self,
         _: Request<v1::ListRotationsRequest>,

@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 
 use super::super::scratch::{LedgerBefore, Scratch, ScratchNames, ScratchRow, back};
 use super::{connect, ledger};
@@ -39,7 +39,8 @@ pub(super) struct PostgresScratch {
 impl PostgresScratch {
     pub(super) async fn open(options: &PgConnectOptions, names: ScratchNames) -> Result<Self, EngineError> {
         let application = options.get_application_name().unwrap_or_default().to_owned();
-        let mut connection = connect(options).await?;
+        // A statement that takes long is what is measured.
+        let mut connection = connect(&options.clone().disable_statement_logging()).await?;
         sqlx::raw_sql(SETTINGS)
             .execute(&mut connection)
             .await

@@ -94,6 +94,11 @@ pub(super) async fn exists(connection: &mut PgConnection) -> Result<bool, Engine
     }
 }
 
+/// Keeps others from making tables of the ledger until the transaction ends.
+pub(super) async fn lock_creation(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LEDGER_LOCK).execute(connection).await.map(|_| ())
+}
+
 /// Makes the ledger's schema and tables where they are missing. An administrator may make the schema beforehand, so
 /// that the agent's role needs no right to make schemas. Tables of an earlier form are brought to this one.
 pub(super) async fn create(connection: &mut PgConnection) -> Result<(), EngineError> {
@@ -102,7 +107,7 @@ pub(super) async fn create(connection: &mut PgConnection) -> Result<(), EngineEr
     }
     let doing = || "making the ledger's tables".to_owned();
     let mut transaction = connection.begin().await.doing(doing)?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LEDGER_LOCK).execute(&mut *transaction).await.doing(doing)?;
+    lock_creation(&mut transaction).await.doing(doing)?;
     // Somebody else may have made them while we waited.
     if exists(&mut transaction).await? {
         return Ok(());

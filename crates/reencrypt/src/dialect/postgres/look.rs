@@ -2,7 +2,7 @@
 //! headers travel.
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 
 use super::super::found::{Seen, SeenColumn, SeenTable, Tagged, Unseen};
 use super::catalog::SCHEMA_DEFAULT;
@@ -112,7 +112,7 @@ pub(super) async fn missing(options: &PgConnectOptions, excludes: &[Exclude]) ->
 }
 
 async fn open(options: &PgConnectOptions) -> Result<PgConnection, EngineError> {
-    let mut connection = connect(options).await?;
+    let mut connection = connect(&options.clone().disable_statement_logging()).await?;
     sqlx::raw_sql(SETTINGS).execute(&mut connection).await.doing(|| "setting up a PostgreSQL session".to_owned())?;
     Ok(connection)
 }

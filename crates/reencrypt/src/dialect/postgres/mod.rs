@@ -2,10 +2,12 @@
 
 mod bench;
 mod catalog;
+mod history;
 mod layout;
 mod ledger;
 mod load;
 mod look;
+mod mend;
 mod role;
 mod rows;
 mod scan;
@@ -27,11 +29,12 @@ use super::found::Seen;
 use super::scratch::{Scratch, ScratchNames};
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
+use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
 use crate::sink::PageSink;
-use crate::table::{KeyRange, Row, Table};
+use crate::table::{Change, KeyRange, Row, Table};
 use crate::targets::Exclude;
 use crate::{DatabaseConfig, EngineError, Targets};
 
@@ -300,6 +303,22 @@ impl Session for PostgresSession {
 
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         role::close(&mut self.connection, mark).await
+    }
+
+    async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError> {
+        history::history(&mut self.connection).await
+    }
+
+    async fn note(&mut self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError> {
+        history::note(&mut self.connection, rotation, kind, node).await
+    }
+
+    async fn hold_repairs(&mut self) -> Result<(), EngineError> {
+        mend::hold(&mut self.connection).await
+    }
+
+    async fn mend(&mut self, table: &Table, changes: &[Change]) -> Result<Written, EngineError> {
+        mend::mend(&mut self.connection, table, changes).await
     }
 
     async fn shadow_obstacle(&mut self, table: &Table) -> Result<Option<String>, EngineError> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 
 use super::super::scratch::{LedgerBefore, Scratch, ScratchNames, ScratchRow, back};
 use super::ledger;
@@ -25,7 +25,7 @@ impl SqliteScratch {
     /// The options are those of the engine's sessions: commits are synchronised as fully, the journal is the file's own.
     pub(super) async fn open(options: &SqliteConnectOptions, names: ScratchNames) -> Result<Self, EngineError> {
         let file = options.get_filename().to_owned();
-        let options = options.clone().busy_timeout(BUSY_TIME_MAX);
+        let options = options.clone().busy_timeout(BUSY_TIME_MAX).disable_statement_logging();
         let connection =
             SqliteConnection::connect_with(&options).await.doing(|| format!("opening {}", file.display()))?;
         Ok(Self { connection, names })
@@ -61,9 +61,7 @@ impl Scratch for SqliteScratch {
     async fn make(&mut self) -> Result<LedgerBefore, EngineError> {
         let before =
             if ledger::exists(&mut self.connection).await? { LedgerBefore::Present } else { LedgerBefore::Absent };
-        let mut transaction = ledger::begin(&mut self.connection, || "making the ledger's tables".to_owned()).await?;
-        ledger::create(&mut transaction).await?;
-        transaction.commit().await.doing(|| "making the ledger's tables".to_owned())?;
+        ledger::create(&mut self.connection).await?;
         if let Some(open) = ledger::open_rotation(&mut self.connection).await? {
             return Err(EngineError::LedgerOpen(open));
         }

@@ -1,6 +1,8 @@
 //! The ledger in SQLite: its tables, entering a shard, and the transaction of a chunk. Every transaction that may
 //! write takes the database's one lock at its beginning, so what it reads stays true until it ends.
 
+pub(super) mod shadows;
+
 use rotation::{Direction, RotationId, ShardId};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection, Row as _, Sqlite, Transaction};
@@ -14,6 +16,7 @@ use crate::ledger::{
     Claim, Header, LEDGER_FORMAT, LedgerMark, Pass, SCRATCH_ROTATIONS, ShardRecord, StoredRecord, chunk_superseded,
     direction_text, epoch_number, number,
 };
+use crate::shadow::{Shadow, ShadowState};
 use crate::table::{Change, Table, quote};
 
 const CREATE: &str = "
@@ -104,7 +107,7 @@ pub(super) async fn exists(connection: &mut SqliteConnection) -> Result<bool, En
 }
 
 /// Makes the ledger's tables, or brings those of an earlier form to this one.
-pub(super) async fn create(connection: &mut SqliteConnection) -> Result<(), EngineError> {
+async fn make_tables(connection: &mut SqliteConnection) -> Result<(), EngineError> {
     if exists(connection).await? {
         return Ok(());
     }
@@ -176,7 +179,7 @@ pub(super) async fn write_header(
 pub(super) async fn fence(connection: &mut SqliteConnection, mark: &LedgerMark) -> Result<(), EngineError> {
     let doing = || "opening the ledger".to_owned();
     let mut transaction = begin(connection, doing).await?;
-    create(&mut transaction).await?;
+    make_tables(&mut transaction).await?;
     let open: Option<String> = sqlx::query(
         "SELECT rotation FROM main.keyturn_rotation WHERE NOT closed AND rotation <> ? AND rotation NOT LIKE ? LIMIT 1",
     )
@@ -193,6 +196,14 @@ pub(super) async fn fence(connection: &mut SqliteConnection, mark: &LedgerMark) 
         header.admit(mark)?;
     }
     write_header(&mut transaction, mark, false).await?;
+    transaction.commit().await.doing(doing)
+}
+
+/// Makes the ledger's tables where they are missing.
+pub(super) async fn create(connection: &mut SqliteConnection) -> Result<(), EngineError> {
+    let doing = || "making the ledger's tables".to_owned();
+    let mut transaction = begin(connection, doing).await?;
+    make_tables(&mut transaction).await?;
     transaction.commit().await.doing(doing)
 }
 
@@ -219,6 +230,7 @@ pub(super) async fn forget(connection: &mut SqliteConnection, rotations: &str) -
     let doing = || "removing a measurement from the ledger".to_owned();
     let mut transaction = begin(connection, doing).await?;
     for sql in [
+        "DELETE FROM main.keyturn_shadow WHERE rotation LIKE ?",
         "DELETE FROM main.keyturn_shard WHERE rotation LIKE ?",
         "DELETE FROM main.keyturn_rotation WHERE rotation LIKE ?",
     ] {
@@ -256,7 +268,7 @@ pub(super) async fn drop_unused(connection: &mut SqliteConnection) -> Result<(),
 pub(super) async fn turn_back(connection: &mut SqliteConnection, mark: &LedgerMark) -> Result<(), EngineError> {
     let doing = || "turning the ledger back".to_owned();
     let mut transaction = begin(connection, doing).await?;
-    create(&mut transaction).await?;
+    make_tables(&mut transaction).await?;
     if let Some(header) = header(&mut transaction, &mark.rotation).await? {
         header.admit_epoch(mark)?;
     }
@@ -365,7 +377,13 @@ pub(super) async fn commit(connection: &mut SqliteConnection, chunk: &Chunk<'_>)
     }
     write_shard(&mut transaction, claim, chunk.after).await?;
     if !chunk.changes.is_empty() {
-        let written = write(&mut transaction, chunk.table, chunk.changes).await?;
+        let written = match chunk.into {
+            Some(into) => {
+                may_be_filled(&mut transaction, chunk, into).await?;
+                rows::insert(&mut transaction, chunk.table, into, chunk.changes).await?
+            }
+            None => write(&mut transaction, chunk.table, chunk.changes).await?,
+        };
         if written != chunk.changes.len() as u64 {
             transaction.rollback().await.doing(doing)?;
             return Ok(Written::RowsDiffer);
@@ -373,6 +391,15 @@ pub(super) async fn commit(connection: &mut SqliteConnection, chunk: &Chunk<'_>)
     }
     transaction.commit().await.doing(doing)?;
     Ok(Written::Committed)
+}
+
+/// The copy must still be one: once it is swapped in, its name is that of the retained original.
+async fn may_be_filled(connection: &mut SqliteConnection, chunk: &Chunk<'_>, into: &Table) -> Result<(), EngineError> {
+    let shadows = shadows::all(connection, &chunk.claim.mark.rotation).await?;
+    let fits = |shadow: &Shadow| {
+        shadow.from == into.from && matches!(shadow.state, ShadowState::Building | ShadowState::Built)
+    };
+    if shadows.iter().any(fits) { Ok(()) } else { Err(chunk_superseded(chunk.claim)) }
 }
 
 /// Writes one row in a transaction that is always rolled back.
@@ -397,7 +424,11 @@ pub(super) async fn try_write(
 ///
 /// SQLite cannot keep triggers from firing. They are taken away and made again in the caller's transaction, so that
 /// no other connection ever sees the table without them.
-async fn write(connection: &mut SqliteConnection, table: &Table, changes: &[Change]) -> Result<u64, EngineError> {
+pub(super) async fn write(
+    connection: &mut SqliteConnection,
+    table: &Table,
+    changes: &[Change],
+) -> Result<u64, EngineError> {
     let doing = || format!("keeping the triggers of {} from firing", table.label);
     for trigger in &table.triggers {
         run(connection, format!("DROP TRIGGER main.{}", trigger.sql)).await.doing(doing)?;

@@ -2,7 +2,7 @@
 //! SQLite's values have types of their own.
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 
 use super::super::found::{Seen, SeenColumn, SeenTable, Tagged, Unseen};
 use crate::EngineError;
@@ -66,7 +66,9 @@ pub(super) async fn missing(options: &SqliteConnectOptions, excludes: &[Exclude]
 
 async fn open(options: &SqliteConnectOptions) -> Result<SqliteConnection, EngineError> {
     let file = options.get_filename().to_owned();
-    SqliteConnection::connect_with(options).await.doing(|| format!("opening {}", file.display()))
+    SqliteConnection::connect_with(&options.clone().disable_statement_logging())
+        .await
+        .doing(|| format!("opening {}", file.display()))
 }
 
 async fn see_table(connection: &mut SqliteConnection, name: String, seen: &mut Seen) -> Result<(), EngineError> {

@@ -2,13 +2,18 @@
 
 mod bench;
 mod catalog;
+mod copy;
+mod history;
 mod ledger;
 mod look;
+mod mend;
 mod others;
 mod rows;
+mod shadow;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,16 +23,18 @@ use async_trait::async_trait;
 use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, ShardId};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 use sqlx::{Connection, Row as _};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::found::Seen;
 use super::scratch::{Scratch, ScratchNames};
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
+use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
+use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
 use crate::sink::{PageSink, scan_by_pages};
-use crate::table::{KeyRange, Row, Table};
+use crate::table::{Change, KeyRange, Row, Table};
 use crate::targets::Exclude;
 use crate::{EngineError, Targets};
 
@@ -78,6 +85,10 @@ struct SqliteSession {
     /// met at SQLite's lock. Nothing but the transaction is awaited while it is held, so nobody can wait for another
     /// in a circle.
     writing: Arc<Mutex<()>>,
+    /// The lock of who repairs.
+    repairs: Option<File>,
+    /// The turn of a swap, which lasts over several calls.
+    held: Option<OwnedMutexGuard<()>>,
 }
 
 #[async_trait]
@@ -103,7 +114,8 @@ impl Dialect for Sqlite {
         let connection =
             SqliteConnection::connect_with(&self.options).await.doing(|| format!("opening {}", file.display()))?;
         let writing = Arc::clone(&self.writing);
-        Ok(Box::new(SqliteSession { connection, file, sessions_wait: self.sessions_wait, writing }))
+        let sessions_wait = self.sessions_wait;
+        Ok(Box::new(SqliteSession { connection, file, sessions_wait, writing, repairs: None, held: None }))
     }
 
     async fn scratch(&self, names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
@@ -228,9 +240,101 @@ impl Session for SqliteSession {
         ledger::was_let_in(&mut self.connection, rotation).await
     }
 
+    async fn shadow_obstacle(&mut self, table: &Table) -> Result<Option<String>, EngineError> {
+        let _turn = self.writing.lock().await;
+        shadow::obstacle(&mut self.connection, table).await
+    }
+
+    async fn space(&mut self, tables: &[Table]) -> Result<Space, EngineError> {
+        shadow::space(&mut self.connection, &self.file, tables).await
+    }
+
+    async fn shadow(&mut self, mark: &LedgerMark, table: &Table) -> Result<Shadow, EngineError> {
+        let _turn = self.writing.lock().await;
+        shadow::make(&mut self.connection, mark, table).await
+    }
+
+    async fn shadows(&mut self, rotation: &RotationId) -> Result<Vec<Shadow>, EngineError> {
+        ledger::shadows::all(&mut self.connection, rotation).await
+    }
+
+    async fn build_steps(&mut self, _mark: &LedgerMark, pair: &Pair) -> Result<Vec<BuildStep>, EngineError> {
+        shadow::build_steps(&mut self.connection, pair).await
+    }
+
+    async fn build(&mut self, mark: &LedgerMark, pair: &Pair, step: &BuildStep) -> Result<(), EngineError> {
+        let _turn = self.writing.lock().await;
+        shadow::build(&mut self.connection, mark, pair, step).await
+    }
+
+    async fn built(&mut self, mark: &LedgerMark, pair: &Pair) -> Result<(), EngineError> {
+        let _turn = self.writing.lock().await;
+        shadow::built(&mut self.connection, mark, pair).await
+    }
+
+    async fn hold_for_swap(&mut self, mark: &LedgerMark, _pairs: &[Pair]) -> Result<HeldReaders, EngineError> {
+        let turn = Arc::clone(&self.writing).lock_owned().await;
+        shadow::hold(&mut self.connection, mark).await?;
+        self.held = Some(turn);
+        Ok(HeldReaders::HolderOnly)
+    }
+
+    async fn swap(&mut self, mark: &LedgerMark, pairs: &[Pair]) -> Result<(), EngineError> {
+        shadow::swap(&mut self.connection, mark, pairs).await?;
+        self.held = None;
+        Ok(())
+    }
+
+    async fn swap_back(&mut self, mark: &LedgerMark, back: &[Pair], kept: &[Pair]) -> Result<(), EngineError> {
+        shadow::swap_back(&mut self.connection, mark, back, kept).await?;
+        self.held = None;
+        Ok(())
+    }
+
+    async fn release(&mut self) -> Result<(), EngineError> {
+        shadow::release(&mut self.connection).await?;
+        self.held = None;
+        Ok(())
+    }
+
+    async fn drop_shadows(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
+        let _turn = self.writing.lock().await;
+        shadow::drop_all(&mut self.connection, mark).await
+    }
+
+    async fn retire(&mut self, rotation: &RotationId) -> Result<(), EngineError> {
+        let _turn = self.writing.lock().await;
+        shadow::retire(&mut self.connection, rotation).await
+    }
+
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         let _turn = self.writing.lock().await;
         ledger::close(&mut self.connection, mark).await
+    }
+
+    async fn copy_into(&mut self, path: &std::path::Path) -> Result<(), EngineError> {
+        copy::copy_into(&mut self.connection, path).await
+    }
+
+    async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError> {
+        history::history(&mut self.connection).await
+    }
+
+    async fn note(&mut self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError> {
+        let _turn = self.writing.lock().await;
+        history::note(&mut self.connection, rotation, kind, node).await
+    }
+
+    async fn hold_repairs(&mut self) -> Result<(), EngineError> {
+        self.repairs = Some(mend::hold(&self.file)?);
+        let _turn = self.writing.lock().await;
+        ledger::create(&mut self.connection).await?;
+        mend::refuse_rotation(&mut self.connection).await
+    }
+
+    async fn mend(&mut self, table: &Table, changes: &[Change]) -> Result<Written, EngineError> {
+        let _turn = self.writing.lock().await;
+        mend::mend(&mut self.connection, table, changes).await
     }
 
     async fn end(self: Box<Self>) {

@@ -284,10 +284,8 @@ pub(super) async fn built(connection: &mut PgConnection, mark: &LedgerMark, tabl
 }
 
 fn differs(label: &str, difference: &str) -> EngineError {
-    EngineError::RowsChanged {
-        table: label.to_owned(),
-        what: format!("its definition is not its copy's: {difference}"),
-    }
+    let problem = format!("is not defined as the table is: {difference}");
+    EngineError::ShadowState { table: label.to_owned(), problem }
 }
 
 /// The entry of a table that must have one.

@@ -1,0 +1,122 @@
+//! `keyturn db doctor`: under which key every registered value is, and on request all of them under the active one.
+
+use clap::Args;
+use reencrypt::Engine;
+use reencrypt::doctor::DoctorReport;
+
+use super::{ConfigArgs, Database, database, engine_problem, reached, registered};
+use crate::exit::Exit;
+use crate::output::{OutputArgs, Table, counted, note, thousands};
+use crate::problem::Problem;
+use crate::process::forbid_core_dumps;
+
+/// Undecryptable values that the table shows; JSON has more.
+const SHOWN_MAX: usize = 20;
+
+/// Whose keys, and which database.
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The URL of a running database, instead of the one in the configuration
+    #[arg(long, value_name = "URL", value_parser = database)]
+    database: Option<Database>,
+    /// Turn values under an older key of this node's store to the active one
+    ///
+    /// Works while the farm serves: a value is written only if it still holds what was read. Refused while a rotation is
+    /// under way.
+    #[arg(long)]
+    repair: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl Doctor {
+    /// Looks, and repairs.
+    pub(crate) async fn run(self) -> Result<Exit, Problem> {
+        forbid_core_dumps()?;
+        let Some(config) = self.config.load()? else {
+            return Err(Problem::usage(
+                "it is not said whose keys are to open the values",
+                "add --config with the agent's configuration",
+            ));
+        };
+        let url = match &self.database {
+            Some(Database::Spare(_)) => {
+                return Err(Problem::usage(
+                    "a temporary database has no values to look at",
+                    "give the URL of a running one, or leave --database out",
+                ));
+            }
+            Some(Database::Url(url)) => Some(url.as_str()),
+            None => None,
+        };
+        let Some(targets) = registered(Some(&config))? else {
+            return Err(Problem::refused(
+                "targets",
+                format!("{} registers nothing", config.database.targets.display()),
+                "`keyturn db scan --targets FILE` writes one",
+            ));
+        };
+        let ring = agent::open_store(&config)
+            .current()
+            .map_err(|error| super::super::key::store_problem("this node's keys could not be read", &error))?;
+        let failed = |error: &_| engine_problem("the values could not be looked at", error);
+        let engine = Engine::connect(&reached(url, Some(&config))?, targets).await.map_err(|error| failed(&error))?;
+        let report = engine.doctor(&ring, self.repair, &|_| {}).await.map_err(|error| failed(&error))?;
+        self.output.print(&report, || text(&report))?;
+        if report.well {
+            return Ok(Exit::Done);
+        }
+        note(advice(&report, self.repair));
+        Ok(Exit::VerificationFailed)
+    }
+}
+
+fn advice(report: &DoctorReport, repaired: bool) -> &'static str {
+    if report.undecryptable_total > 0 {
+        "not well: values open under no key of this node; find the key that they are under, or repair them"
+    } else if repaired {
+        "not well: values under an older key remain; the application writes them, or another node's does: compare its keys"
+    } else {
+        "not well: values are under an older key; --repair turns them to the active one"
+    }
+}
+
+fn text(report: &DoctorReport) -> String {
+    let mut table = Table::new(&["TABLE", "COLUMN", "KEY", "STATE", "VALUES"]);
+    for column in &report.columns {
+        let mut row = |key: &str, state: &str, values: u64| {
+            table.row([
+                column.table.clone(),
+                column.column.clone(),
+                key.to_owned(),
+                state.to_owned(),
+                thousands(values),
+            ]);
+        };
+        let active = column.keys.get(&report.active_key).copied().unwrap_or_default();
+        row(&report.active_key, "active", active);
+        for (key, values) in column.keys.iter().filter(|(key, _)| **key != report.active_key) {
+            row(key, "decrypt-only", *values);
+        }
+        if column.undecryptable > 0 {
+            row("", "undecryptable", column.undecryptable);
+        }
+        if column.empty > 0 {
+            row("", "empty", column.empty);
+        }
+    }
+    let mut text = table.render();
+    if report.repaired > 0 {
+        text.push_str(&format!("\n\n{} turned to the active key.", counted(report.repaired, "value")));
+    }
+    for value in report.undecryptable.iter().take(SHOWN_MAX) {
+        text.push_str(&format!("\n{}.{} of row {}: {}", value.table, value.column, value.key.0, value.reason));
+    }
+    let more = report.undecryptable_total.saturating_sub(SHOWN_MAX as u64);
+    if more > 0 {
+        text.push_str(&format!("\n… and {} more", thousands(more)));
+    }
+    text
+}

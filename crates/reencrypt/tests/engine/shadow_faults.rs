@@ -1,0 +1,346 @@
+//! What comes between a shadow and its swap in PostgreSQL: connections that are lost at every statement, locks of others,
+//! cancelled statements, full disks. A named error, nothing lost, and the work goes on where it was.
+
+use std::path::Path;
+use std::process::Command;
+
+use reencrypt::{DatabaseConfig, Engine, EngineError, ShardJob, SwapJob};
+use rotation::{Direction, Shard, Strategy, Survey};
+
+use crate::farm::{Census, Place, Vault, turned};
+use crate::proxy::{Cut, Proxy};
+
+const TARGETS: &str = "version = 1\n[[table]]\nname = 'vault'\nkey = ['id']\n[[table.column]]\nname = 'secret'\n";
+
+const TABLE: &str = "
+    CREATE TABLE owners (id integer PRIMARY KEY);
+    INSERT INTO owners SELECT generate_series(1, 9);
+    CREATE TABLE vault (
+        id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, number serial UNIQUE, owner integer REFERENCES owners,
+        secret bytea, CHECK (number > 0));
+    CREATE INDEX by_owner ON vault (owner);
+    CREATE STATISTICS together ON owner, number FROM vault;";
+
+/// More than any step of this small a table sends.
+const STATEMENTS_MAX: i64 = 200;
+
+struct Farm {
+    vault: Vault,
+    survey: Survey,
+    census: Census,
+}
+
+impl Farm {
+    async fn new(rows: i64) -> Self {
+        Self::with(rows, TABLE).await
+    }
+
+    async fn with(rows: i64, sql: &str) -> Self {
+        let vault = Vault::postgres_bare(TARGETS).await;
+        let Place::Postgres { agent, application, .. } = &vault.place else { panic!("not PostgreSQL") };
+        // The application's role owns its tables here, as it often does.
+        vault
+            .run(&format!(
+                "GRANT {application} TO {agent}; ALTER SCHEMA public OWNER TO {application}; SET ROLE {application}; {sql}"
+            ))
+            .await;
+        let rows: Vec<String> = (0..rows)
+            .map(|at| format!("({}, {})", 1 + at % 9, vault.literal(&vault.raw(&format!("secret {at}"), ""))))
+            .collect();
+        vault.run(&format!("INSERT INTO vault (owner, secret) VALUES {}", rows.join(","))).await;
+        let survey = vault.survey().await;
+        vault.engine().await.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
+        Self { census: vault.census().await, vault, survey }
+    }
+
+    fn job(&self, shard: &Shard, epoch: u64, direction: Direction) -> ShardJob {
+        let mark = self.vault.mark(epoch, direction);
+        ShardJob { strategy: Strategy::Shadow, ..self.vault.job(shard, epoch, mark) }
+    }
+
+    fn swap_job(&self, epoch: u64, direction: Direction) -> SwapJob {
+        SwapJob {
+            mark: self.vault.mark(epoch, direction),
+            old: self.vault.old.clone(),
+            new: self.vault.new.clone(),
+            shards: self.survey.shards.clone(),
+        }
+    }
+
+    async fn turn(&self, engine: &Engine) -> Result<(), EngineError> {
+        for shard in &self.survey.shards {
+            engine.reencrypt(&self.job(shard, 2, Direction::Forward), &|_| {}).await?;
+        }
+        Ok(())
+    }
+
+    async fn finish(&self, engine: &Engine) -> Result<(), EngineError> {
+        engine.finish_shadows(&self.vault.mark(2, Direction::Forward), &|_| {}).await
+    }
+
+    async fn verify(&self, engine: &Engine) -> Result<(), EngineError> {
+        for shard in &self.survey.shards {
+            engine.verify(&self.job(shard, 3, Direction::Forward), &|_| {}).await?;
+        }
+        Ok(())
+    }
+
+    async fn swap(&self, engine: &Engine) -> Result<(), EngineError> {
+        engine.swap(&self.swap_job(4, Direction::Forward), &|_| {}).await
+    }
+
+    async fn all(&self) {
+        let engine = self.vault.engine().await;
+        self.turn(&engine).await.unwrap();
+        self.finish(&engine).await.unwrap();
+        self.verify(&engine).await.unwrap();
+        self.swap(&engine).await.unwrap();
+        assert!(self.vault.census().await == turned(&self.census));
+    }
+
+    async fn turn_back(&self, engine: &Engine) -> Result<(), EngineError> {
+        engine.turn_back(&self.vault.mark(5, Direction::Back)).await
+    }
+
+    async fn swap_back(&self, engine: &Engine) -> Result<(), EngineError> {
+        engine.swap_back(&self.swap_job(6, Direction::Back), &|_| {}).await
+    }
+
+    async fn let_in(&self, engine: &Engine) -> Result<(), EngineError> {
+        for shard in &self.survey.shards {
+            engine.reencrypt(&self.job(shard, 7, Direction::Back), &|_| {}).await?;
+        }
+        engine.lift_fence(&self.vault.mark(7, Direction::Back)).await
+    }
+
+    async fn close(&self, engine: &Engine) -> Result<(), EngineError> {
+        engine.close(&self.vault.mark(8, Direction::Back)).await
+    }
+
+    /// Does the step again and again, letting one statement more through each time, until it is done.
+    async fn through_cuts(&self, cut: Cut, step: impl AsyncFn(&Engine) -> Result<(), EngineError>) -> i64 {
+        let Place::Postgres { cluster, database, agent, .. } = &self.vault.place else { panic!("not PostgreSQL") };
+        for statements in 1..STATEMENTS_MAX {
+            let proxy = Proxy::new(cluster.socket_directory().to_owned(), statements, cut);
+            let config = DatabaseConfig { url: proxy.url(agent, database), ..self.vault.config.clone() };
+            let engine = Engine::connect(&config, self.vault.targets.clone()).await.unwrap();
+            match step(&engine).await {
+                Ok(()) if proxy.has_cut() => {}
+                Ok(()) => return statements,
+                Err(error) => {
+                    let fault = error.fault();
+                    assert!(fault.retryable, "after {statements} statements: {}", fault.message);
+                }
+            }
+        }
+        panic!("it is not done after {STATEMENTS_MAX} statements")
+    }
+}
+
+async fn cut_everywhere(cut: Cut) {
+    let farm = Farm::new(12).await;
+    let mut cuts = 0;
+    cuts += farm.through_cuts(cut, async |engine| farm.turn(engine).await).await;
+    cuts += farm.through_cuts(cut, async |engine| farm.finish(engine).await).await;
+    cuts += farm.through_cuts(cut, async |engine| farm.verify(engine).await).await;
+    assert!(farm.vault.census().await == farm.census, "nothing is swapped yet");
+    cuts += farm.through_cuts(cut, async |engine| farm.swap(engine).await).await;
+    assert!(farm.vault.census().await == turned(&farm.census));
+    cuts += farm.through_cuts(cut, async |engine| farm.turn_back(engine).await).await;
+    cuts += farm.through_cuts(cut, async |engine| farm.swap_back(engine).await).await;
+    cuts += farm.through_cuts(cut, async |engine| farm.let_in(engine).await).await;
+    cuts += farm.through_cuts(cut, async |engine| farm.close(engine).await).await;
+    assert!(farm.vault.census().await == farm.census);
+    let ours = "SELECT count(*)::text FROM pg_class WHERE relname LIKE 'keyturn_%'";
+    assert_eq!(farm.vault.text(ours).await, "0");
+    // The steps have far more statements than there are steps.
+    assert!(cuts > 60, "{cuts}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_may_be_lost_before_every_statement() {
+    cut_everywhere(Cut::Before).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_may_be_lost_after_every_statement() {
+    cut_everywhere(Cut::After).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_of_somebody_else_is_a_fault_that_may_be_tried_again() {
+    let farm = Farm::new(12).await;
+    let engine = farm.vault.engine().await;
+    farm.turn(&engine).await.unwrap();
+    farm.finish(&engine).await.unwrap();
+    farm.verify(&engine).await.unwrap();
+    let mut other = farm.vault.superuser().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE vault IN ROW EXCLUSIVE MODE").execute(&mut other).await.unwrap();
+    let fault = farm.swap(&engine).await.unwrap_err().fault();
+    assert!(
+        fault.retryable
+            && fault.message.contains("holding vault and its copy failed: canceling statement due to lock timeout"),
+        "{fault:?}"
+    );
+    assert!(fault.next_step.contains("which session holds the lock"), "{fault:?}");
+    // A reader comes in, but keeps the swap from being made.
+    sqlx::raw_sql("ROLLBACK; BEGIN; LOCK TABLE vault IN ACCESS SHARE MODE").execute(&mut other).await.unwrap();
+    let fault = farm.swap(&engine).await.unwrap_err().fault();
+    assert!(
+        fault.retryable && fault.message.contains("of vault failed: canceling statement due to lock timeout"),
+        "{fault:?}"
+    );
+    assert!(farm.vault.census().await == farm.census);
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    farm.swap(&engine).await.unwrap();
+    assert!(farm.vault.census().await == turned(&farm.census));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_statement_of_a_build_may_be_tried_again() {
+    let farm = Farm::new(12).await;
+    let engine = farm.vault.engine().await;
+    farm.turn(&engine).await.unwrap();
+    // Somebody holds the table that the foreign key refers to, so that the build stands still in that statement.
+    let mut other = farm.vault.superuser().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE owners IN SHARE ROW EXCLUSIVE MODE").execute(&mut other).await.unwrap();
+    let building = farm.finish(&engine);
+    let cancelling = async {
+        let mut canceller = farm.vault.superuser().await;
+        loop {
+            let done = sqlx::query(
+                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+                 WHERE application_name LIKE 'keyturn-agent/%' AND wait_event_type = 'Lock' AND datname = current_database()",
+            )
+            .fetch_all(&mut canceller)
+            .await
+            .unwrap();
+            if !done.is_empty() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let (built, ()) = tokio::join!(building, cancelling);
+    let fault = built.unwrap_err().fault();
+    assert!(
+        fault.retryable
+            && fault.message.contains("building the foreign key vault_owner_fkey on the copy of vault failed"),
+        "{fault:?}"
+    );
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    farm.all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_altered_under_way_is_not_swapped() {
+    let farm = Farm::new(12).await;
+    let engine = farm.vault.engine().await;
+    farm.turn(&engine).await.unwrap();
+    farm.finish(&engine).await.unwrap();
+    farm.verify(&engine).await.unwrap();
+    for (sql, undo, what) in [
+        ("COMMENT ON TABLE vault IS 'changed'", "COMMENT ON TABLE vault IS NULL", "table"),
+        ("CREATE INDEX another ON vault (number)", "DROP INDEX another", "index another"),
+        ("ALTER TABLE vault ALTER owner SET DEFAULT 3", "ALTER TABLE vault ALTER owner DROP DEFAULT", "column owner"),
+        ("GRANT SELECT ON owners, vault TO PUBLIC", "REVOKE SELECT ON vault FROM PUBLIC", "table"),
+    ] {
+        farm.vault.run(sql).await;
+        let fault = farm.swap(&engine).await.unwrap_err().fault();
+        assert!(
+            fault.message.contains("is not defined as the table is: ") && fault.message.contains(what),
+            "{sql}: {fault:?}"
+        );
+        assert!(farm.vault.census().await == farm.census);
+        farm.vault.run(undo).await;
+    }
+    farm.swap(&engine).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_copy_or_table_is_told_and_nothing_of_that_name_is_touched() {
+    let farm = Farm::new(12).await;
+    let engine = farm.vault.engine().await;
+    farm.turn(&engine).await.unwrap();
+    let name = "SELECT relname::text FROM pg_class WHERE relname LIKE 'keyturn_%_new'";
+    let copy = farm.vault.text(name).await;
+    farm.vault
+        .run(&format!("DROP TABLE {copy}; CREATE TABLE {copy} (mine text); INSERT INTO {copy} VALUES ('kept')"))
+        .await;
+    let fault = farm.finish(&engine).await.unwrap_err().fault();
+    assert!(fault.message.contains("its copy was dropped"), "{fault:?}");
+    farm.turn_back(&engine).await.unwrap();
+    farm.swap_back(&engine).await.unwrap();
+    farm.let_in(&engine).await.unwrap();
+    farm.close(&engine).await.unwrap();
+    assert!(farm.vault.census().await == farm.census);
+    assert_eq!(farm.vault.text(&format!("SELECT mine FROM {copy}")).await, "kept");
+}
+
+/// A file system of its own, for as long as the test runs.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn mount(size: &str) -> Self {
+        let directory = tempfile::Builder::new().prefix("kt-small-").tempdir_in("/tmp").unwrap();
+        run(
+            "mount",
+            &["-t", "tmpfs", "-o", &format!("size={size},mode=0700,uid=postgres,gid=postgres"), "tmpfs"],
+            directory.path(),
+        );
+        Self(directory)
+    }
+
+    fn grow(&self, size: &str) {
+        run("mount", &["-o", &format!("remount,size={size}")], self.0.path());
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+fn run(program: &str, arguments: &[&str], path: &Path) {
+    let output = Command::new(program).args(arguments).arg(path).output().unwrap();
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_a_fault_that_may_be_tried_again() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can mount a small file system");
+        return;
+    }
+    let small = Small::mount("3m");
+    let name = small.0.path().file_name().unwrap().to_str().unwrap().replace(['-', '.'], "_").to_lowercase();
+    let cluster = crate::cluster::shared();
+    let mut superuser = cluster.superuser("postgres").await;
+    for sql in [
+        format!("CREATE TABLESPACE {name} LOCATION '{}'", small.0.path().display()),
+        format!("GRANT CREATE ON TABLESPACE {name} TO PUBLIC"),
+    ] {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut superuser).await.unwrap();
+    }
+    let sql = format!(
+        "{TABLE} ALTER TABLE vault SET TABLESPACE {name}; ALTER TABLE vault ADD COLUMN wide text;
+        ALTER TABLE vault ALTER wide SET STORAGE PLAIN"
+    );
+    let farm = Farm::with(300, &sql).await;
+    // 1.9 MB of rows: they fit once, and not twice.
+    farm.vault.run("UPDATE vault SET wide = repeat('x', 6000) WHERE id <= 230").await;
+    let engine = farm.vault.engine().await;
+    let fault = farm.turn(&engine).await.unwrap_err().fault();
+    assert!(fault.retryable && fault.message.contains("No space left on device"), "{fault:?}");
+    assert_eq!(fault.next_step, "make room on the database's disk");
+    assert!(farm.vault.census().await == farm.census);
+    small.grow("30m");
+    farm.all().await;
+    farm.vault.run("ALTER TABLE vault SET TABLESPACE pg_default").await;
+    let engine = farm.vault.engine().await;
+    farm.vault.engine().await.close(&farm.vault.mark(9, Direction::Forward)).await.unwrap();
+    engine.retire(&farm.vault.rotation).await.unwrap();
+    let sql = format!("DROP TABLESPACE {name}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut superuser).await.unwrap();
+}
