@@ -169,7 +169,9 @@ impl VaultDatabase {
             Place::Temporary(server) => server.restart().await,
             Place::TemporaryMariadb(server) => server.restart().await,
             Place::File(_) => bail!(UnusableDatabase("SQLite has no server that could be restarted".to_owned())),
-            Place::Running { .. } | Place::RunningMariadb { .. } => bail!(UnusableDatabase("the demo restarts no server but its own".to_owned())),
+            Place::Running { .. } | Place::RunningMariadb { .. } => {
+                bail!(UnusableDatabase("the demo restarts no server but its own".to_owned()))
+            }
         }
     }
 

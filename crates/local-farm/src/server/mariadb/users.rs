@@ -113,6 +113,8 @@ async fn execute(connection: &mut MySqlConnection, statement: String) -> anyhow:
     // Not the whole statement: it may hold a password.
     let what = statement.split_whitespace().take(3).collect::<Vec<_>>().join(" ");
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection).await.map(drop).with_context(|| {
-        format!("{what} … was refused by MariaDB; the URL must have the login of an administrator of release 10.6 or later")
+        format!(
+            "{what} … was refused by MariaDB; the URL must have the login of an administrator of release 10.6 or later"
+        )
     })
 }

@@ -119,10 +119,7 @@ impl Scratch for MariadbScratch {
     }
 
     async fn update_floor(&mut self) -> Result<(), EngineError> {
-        let sql = format!(
-            "UPDATE {} SET value = CONCAT(SUBSTRING(value, 2), SUBSTRING(value, 1, 1))",
-            self.names.work
-        );
+        let sql = format!("UPDATE {} SET value = CONCAT(SUBSTRING(value, 2), SUBSTRING(value, 1, 1))", self.names.work);
         self.run("updating every row of a scratch table", sql).await
     }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, ShardId};
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
-use sqlx::{Connection, Row as _};
+use sqlx::{ConnectOptions as _, Connection, Row as _};
 
 use super::found::Seen;
 use super::scratch::{Scratch, ScratchNames};
@@ -103,7 +103,7 @@ impl Mariadb {
             .set_names(false)
             .statement_cache_capacity(STATEMENTS_KEPT_MAX)
             // A scan is one statement that lasts as long as its rows are worked on; that is no reason to warn.
-            .log_slow_statements(LevelFilter::Off, Duration::ZERO);
+            .disable_statement_logging();
         let shared = Shared {
             application_role: config.application_role.clone(),
             allowed_session_users: config.allowed_session_users.clone(),
