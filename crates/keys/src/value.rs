@@ -160,6 +160,8 @@ impl Rewrapper {
                 None => ValueError::NoKnownKey,
             });
         };
+        // Of a large value every copy counts.
+        drop(ciphertext);
         let version = if self.upgrade { CipherVersion::V2 } else { version };
         let encrypt = || self.to.encrypt_raw(&plaintext, aad, version);
         let stored = match form {

@@ -23,6 +23,7 @@ use crate::ledger::{LedgerMark, Pass};
 use crate::pace::Limits;
 use crate::scan::{self, ScanReport};
 use crate::shadow::ShadowState;
+use crate::sink::Rooms;
 use crate::survey::Surveyor;
 use crate::table::{KeyRange, Table};
 use crate::transform::Accepted;
@@ -87,6 +88,7 @@ pub struct Engine {
     targets: Targets,
     connections: Semaphore,
     limits: Limits,
+    rooms: Rooms,
 }
 
 impl std::fmt::Debug for Engine {
@@ -109,7 +111,7 @@ impl Engine {
             lag_bytes_max: config.replication_lag_bytes_max,
             lagging_rows_per_second_min: config.lagging_rows_per_second_min,
         };
-        Ok(Self { dialect: dialect::of(config)?.into(), targets, connections, limits })
+        Ok(Self { dialect: dialect::of(config)?.into(), targets, connections, limits, rooms: Rooms::new() })
     }
 
     /// Another engine on the same database.
@@ -117,7 +119,13 @@ impl Engine {
         // For measuring: no standby slows it down.
         let limits =
             Limits { rows_per_second: None, lag_bytes_max: u64::MAX, lagging_rows_per_second_min: NonZeroU32::MIN };
-        Self { dialect, targets, connections: Semaphore::new(CONNECTIONS_MAX_DEFAULT as usize), limits }
+        Self {
+            dialect,
+            targets,
+            connections: Semaphore::new(CONNECTIONS_MAX_DEFAULT as usize),
+            limits,
+            rooms: Rooms::new(),
+        }
     }
 
     /// Which system it is.
@@ -196,10 +204,9 @@ impl Engine {
             accepted: Accepted::new(request.accepted),
             shards_wanted: request.shards_wanted,
             choice: request.strategy,
-            auto_shadow: self.dialect.auto_shadow(),
             agents: request.agents,
-            writers_max: self.dialect.writers_max(),
-            kind: self.dialect.kind(),
+            dialect: &self.dialect,
+            rooms: &self.rooms,
         };
         let survey = surveyor.survey(reader.as_mut(), trier.as_mut(), progress).await?;
         reader.end().await;

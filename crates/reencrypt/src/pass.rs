@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rotation::{ContentDigest, ShardTally};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use crate::EngineError;
 use crate::dialect::{Chunk, PageLimit, Scan, Session, Written};
@@ -15,7 +15,7 @@ use crate::engine::Progress;
 use crate::key::Key;
 use crate::ledger::{Claim, Pass, ShardRecord, plus};
 use crate::pace::{CHUNK_ROWS_FIRST, CHUNK_ROWS_MAX, Limits};
-use crate::sink::{PAGES_WAITING_MAX, Page, PageSink, PageSize};
+use crate::sink::{PAGES_WAITING_MAX, Page, PageSink, PageSize, Room, Rooms};
 use crate::table::{Change, KeyRange, Table};
 use crate::transform::{Batch, Transformer};
 use pacer::Pacer;
@@ -46,6 +46,7 @@ pub(crate) struct Scope<'a> {
     pub(crate) range: KeyRange,
     pub(crate) page_rows_max: usize,
     pub(crate) limits: Limits,
+    pub(crate) rooms: &'a Rooms,
     /// What must have been counted at the end; else the pass begins again when it is next tried.
     pub(crate) expected: Option<ShardTally>,
 }
@@ -85,8 +86,8 @@ pub(crate) async fn run(
         return Ok(record);
     }
     let size = Arc::new(PageSize::new(scope.page_limit()));
-    let (mut sink, mut pages) = PageSink::new(Arc::clone(&size));
-    let (batches_in, mut batches) = mpsc::channel::<(Batch, OwnedSemaphorePermit)>(PAGES_WAITING_MAX);
+    let (mut sink, mut pages) = PageSink::new(Arc::clone(&size), scope.rooms);
+    let (batches_in, mut batches) = mpsc::channel::<(Batch, Room)>(PAGES_WAITING_MAX);
     let start = record.cursor.clone().or_else(|| scope.range.after.clone());
     let rows_max = scope.page_rows_max.min(CHUNK_ROWS_MAX);
     let mut pacer = Pacer::new(scope.limits, size, rows_max);
@@ -187,13 +188,13 @@ impl Read {
 /// The digest of the rows of a range as they are stored now.
 pub(crate) async fn raw_digest(
     session: &mut dyn Session,
-    table: &Table,
-    range: &KeyRange,
+    (table, range): (&Table, &KeyRange),
+    rooms: &Rooms,
     digest: Arc<dyn Fn(&[crate::table::Row]) -> ContentDigest + Send + Sync>,
     progress: impl Fn(u64) + Send + Sync,
 ) -> Result<ContentDigest, EngineError> {
     let limit = PageLimit { rows_max: PAGE_ROWS_MAX, bytes_max: PAGE_BYTES_MAX };
-    let (mut sink, mut pages) = PageSink::new(Arc::new(PageSize::new(limit)));
+    let (mut sink, mut pages) = PageSink::new(Arc::new(PageSize::new(limit)), rooms);
     let read = async move {
         session.scan(&Scan { table, range, whole: true }, &mut sink).await?;
         let _ = sink.end().await;

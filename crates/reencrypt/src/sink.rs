@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::EngineError;
 use crate::dialect::{PageLimit, Scan, Session};
@@ -14,8 +14,9 @@ use crate::table::{KeyRange, Row};
 /// Pages that wait between two stages. One keeps all stages busy; more only hold memory.
 pub(crate) const PAGES_WAITING_MAX: usize = 1;
 
-/// Stored bytes of one shard that are under way at once, from when a page is full to when it is written.
-const BYTES_UNDER_WAY_MAX: usize = 16 * 1024 * 1024;
+/// Stored bytes of all shards of an engine that are under way at once, from when a page is full to when it is written. What
+/// is larger goes alone.
+const BYTES_UNDER_WAY_MAX: usize = 36 * 1024 * 1024;
 
 /// Bytes are counted in units of this, since a semaphore counts to less than a value may have.
 const UNIT_BYTES: usize = 1024;
@@ -44,19 +45,37 @@ impl PageSize {
     }
 }
 
+/// The room that all shards of an engine share.
+#[derive(Debug, Clone)]
+pub(crate) struct Rooms(Arc<Semaphore>);
+
+impl Rooms {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(UNITS_MAX as usize)))
+    }
+}
+
+/// The room of a page.
+#[derive(Debug)]
+pub(crate) struct Room {
+    _permit: OwnedSemaphorePermit,
+    /// Tells the sink that it is given back.
+    _given_back: oneshot::Sender<()>,
+}
+
 /// Rows in the order of their keys; never none.
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) rows: Vec<Row>,
     /// Dropped when nothing of the page is in memory any more.
-    pub(crate) room: OwnedSemaphorePermit,
+    pub(crate) room: Room,
 }
 
 /// Collects rows into pages.
 pub(crate) struct PageSink {
     pages: mpsc::Sender<Page>,
     size: Arc<PageSize>,
-    room: Arc<Semaphore>,
+    rooms: Rooms,
     page: Vec<Row>,
     bytes: usize,
 }
@@ -66,10 +85,9 @@ pub(crate) struct PageSink {
 pub(crate) struct Closed;
 
 impl PageSink {
-    pub(crate) fn new(size: Arc<PageSize>) -> (Self, mpsc::Receiver<Page>) {
+    pub(crate) fn new(size: Arc<PageSize>, rooms: &Rooms) -> (Self, mpsc::Receiver<Page>) {
         let (pages, taken) = mpsc::channel(PAGES_WAITING_MAX);
-        let room = Arc::new(Semaphore::new(UNITS_MAX as usize));
-        (Self { pages, size, room, page: Vec::new(), bytes: 0 }, taken)
+        (Self { pages, size, rooms: rooms.clone(), page: Vec::new(), bytes: 0 }, taken)
     }
 
     /// How large the present page may become.
@@ -88,25 +106,28 @@ impl PageSink {
         self.bytes += bytes;
         self.page.push(row);
         if bytes > limit.bytes_max {
-            self.flush().await?;
-            // Its room is given back when it is written, or lost with the stage behind.
-            let _ = self.room.acquire_many(UNITS_MAX).await.map_err(|_| Closed)?;
+            let given_back = self.flush().await?;
+            // Never sent: its end is what is waited for.
+            let _ = given_back.await;
         }
         Ok(())
     }
 
     /// The range has come to its end: hands on what is left.
     pub(crate) async fn end(mut self) -> Result<(), Closed> {
-        if self.page.is_empty() { Ok(()) } else { self.flush().await }
+        if self.page.is_empty() { Ok(()) } else { self.flush().await.map(drop) }
     }
 
-    async fn flush(&mut self) -> Result<(), Closed> {
+    async fn flush(&mut self) -> Result<oneshot::Receiver<()>, Closed> {
         let units = u32::try_from(self.bytes / UNIT_BYTES).unwrap_or(UNITS_MAX).clamp(1, UNITS_MAX);
-        let room = Arc::clone(&self.room).acquire_many_owned(units).await.map_err(|_| Closed)?;
+        let permit = Arc::clone(&self.rooms.0).acquire_many_owned(units).await.map_err(|_| Closed)?;
         let capacity = self.page.len();
         let rows = std::mem::replace(&mut self.page, Vec::with_capacity(capacity));
         self.bytes = 0;
-        self.pages.send(Page { rows, room }).await.map_err(|_| Closed)
+        let (given_back, is_given_back) = oneshot::channel();
+        let room = Room { _permit: permit, _given_back: given_back };
+        self.pages.send(Page { rows, room }).await.map_err(|_| Closed)?;
+        Ok(is_given_back)
     }
 }
 

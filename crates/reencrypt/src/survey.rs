@@ -1,6 +1,7 @@
 //! The survey of Preflight: reads every registered value while the farm still serves, opens it with the current
 //! key, names what does not open, and sets the bounds of the shards.
 
+mod offline;
 mod strategy;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,30 +9,23 @@ use std::time::{Duration, Instant};
 
 use keys::KeySet;
 use keys::value::{Cipher, Rewrapper, ValueError};
-use rotation::{KeyId, PlanTable, Strategy, StrategyChoice, Survey, UndecryptableValue};
+use rotation::{KeyId, PlanTable, StrategyChoice, Survey, UndecryptableValue};
 
 use crate::EngineError;
-use crate::dialect::{PageLimit, Scan, Session};
+use crate::dialect::{Dialect, PageLimit, Scan, Session};
 use crate::engine::Progress;
 use crate::key::Key;
 use crate::pass::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
-use crate::sink::{Page, PageSink, PageSize};
+use crate::sink::{Page, PageSink, PageSize, Rooms};
 use crate::split::{Marks, split};
 use crate::table::{Change, KeyRange, Row, Stored, Table, ValueColumn};
 use crate::transform::{Accepted, raw_digest};
+use offline::{Forecaster, Size};
 use strategy::Chosen;
 
 /// Undecryptable values that a survey names; all are counted. More would not be read by anybody, and they travel in
 /// the coordinators' log.
 const UNDECRYPTABLE_NAMED_MAX: usize = 1000;
-
-/// How much longer than its survey a table takes while the farm is offline: re-encrypting reads, opens, encrypts
-/// and writes (measured 2 to 3 times a survey), and verifying is a survey again.
-const IN_PLACE_OVER_SURVEY: u32 = 4;
-
-/// The same for a shadow: the copy is written faster, its indexes are built, and the original is read once more before
-/// the swap.
-const SHADOW_OVER_SURVEY: u32 = 4;
 
 /// What the instances take for going offline and coming back, besides the rows.
 const INSTANCES_OFFLINE: Duration = Duration::from_secs(10);
@@ -47,11 +41,9 @@ pub(crate) struct Surveyor<'a> {
     pub(crate) accepted: Accepted,
     pub(crate) shards_wanted: u32,
     pub(crate) choice: StrategyChoice,
-    /// Whether `auto` takes shadows here, or why not.
-    pub(crate) auto_shadow: Result<(), &'static str>,
     pub(crate) agents: u32,
-    pub(crate) writers_max: u32,
-    pub(crate) kind: rotation::DatabaseKind,
+    pub(crate) dialect: &'a Arc<dyn Dialect>,
+    pub(crate) rooms: &'a Rooms,
 }
 
 impl Surveyor<'_> {
@@ -73,19 +65,18 @@ impl Surveyor<'_> {
             let counts = self.table(table, reader, trier, &mut marks, &mut found, say).await?;
             rows_done += counts.rows;
             marked.push((table.label.clone(), marks));
-            counted.push((table, counts, began.elapsed()));
+            let size = Size { rows: counts.rows, bytes: counts.bytes, surveyed_in: began.elapsed() };
+            counted.push((table, counts, size));
         }
         let rows: Vec<_> = counted.iter().map(|(table, counts, _)| (*table, counts.rows)).collect();
-        let chosen = strategy::choose(trier, &rows, self.choice, self.auto_shadow).await?;
+        let chosen = strategy::choose(trier, &rows, self.choice, self.dialect.auto_shadow()).await?;
+        let sizes: Vec<Size> = counted.iter().map(|(_, _, size)| *size).collect();
+        let forecaster = Forecaster::new(self.dialect, self.agents, &sizes).await;
         let mut offline = INSTANCES_OFFLINE;
         let mut tables = Vec::new();
-        for ((table, counts, took), Chosen { strategy, reason }) in counted.into_iter().zip(chosen) {
-            let factor = match strategy {
-                Strategy::InPlace => IN_PLACE_OVER_SURVEY,
-                Strategy::Shadow => SHADOW_OVER_SURVEY,
-            };
-            let forecast = took * factor / self.agents.clamp(1, self.writers_max.max(1));
-            offline += forecast;
+        for ((table, counts, size), Chosen { strategy, reason }) in counted.into_iter().zip(chosen) {
+            let forecast = forecaster.forecast(&size, strategy);
+            offline = offline.saturating_add(forecast);
             let plan = PlanTable {
                 columns: table.columns.iter().map(|column| column.name.clone()).collect(),
                 strategy,
@@ -98,10 +89,10 @@ impl Surveyor<'_> {
             tables.push((table.label.clone(), plan));
         }
         Ok(Survey {
-            kind: self.kind,
+            kind: self.dialect.kind(),
             tables,
             shards: split(&marked, self.shards_wanted),
-            writers_max: self.writers_max,
+            writers_max: self.dialect.writers_max(),
             undecryptable_total: found.total,
             undecryptable: found.named(),
             downtime_forecast_ms: milliseconds(offline),
@@ -119,7 +110,7 @@ impl Surveyor<'_> {
     ) -> Result<Counts, EngineError> {
         let opener = Arc::new(Opener::new(table, self.ring, self.accepted.clone()));
         let limit = PageLimit { rows_max: PAGE_ROWS_MAX, bytes_max: PAGE_BYTES_MAX };
-        let (mut sink, mut pages) = PageSink::new(Arc::new(PageSize::new(limit)));
+        let (mut sink, mut pages) = PageSink::new(Arc::new(PageSize::new(limit)), self.rooms);
         let mut counts = Counts::default();
         let mut untried = vec![true; table.columns.len()];
         let read = async move {

@@ -226,7 +226,8 @@ async fn raw_digests<'j>(
                 };
                 let count = |read| progress(rows.fetch_add(read, Ordering::Relaxed) + read);
                 let range = range(shard, table)?;
-                let sum = pass::raw_digest(session.as_mut(), table, &range, Arc::new(digest), count).await?;
+                let sum =
+                    pass::raw_digest(session.as_mut(), (table, &range), &engine.rooms, Arc::new(digest), count).await?;
                 found.lock().await.push((shard, sum));
             }
         })

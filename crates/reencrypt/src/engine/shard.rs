@@ -12,6 +12,7 @@ use crate::ledger::{Claim, Pass, ShardRecord};
 use crate::pace::Limits;
 use crate::pass::{self, Scope, with_rows};
 use crate::shadow::{Pair, Shadow, ShadowState};
+use crate::sink::Rooms;
 use crate::table::{KeyRange, Table};
 use crate::transform::{Accepted, HandOn, Transformer};
 use crate::{EngineError, Targets};
@@ -116,6 +117,7 @@ async fn begin<'e>(engine: &'e Engine, job: &ShardJob, pass: Pass) -> Result<Sha
     Ok(ShardWork {
         claim,
         page_rows_max: engine.dialect.page_rows_max(&table),
+        rooms: engine.rooms.clone(),
         limits: Limits { rows_per_second: job.rows_per_second, ..engine.limits },
         table,
         into: None,
@@ -136,6 +138,7 @@ struct ShardWork<'e> {
     record: ShardRecord,
     page_rows_max: usize,
     limits: Limits,
+    rooms: Rooms,
     reader: Box<dyn Session>,
     writer: Box<dyn Session>,
     _permit: SemaphorePermit<'e>,
@@ -180,6 +183,7 @@ impl ShardWork<'_> {
             range,
             page_rows_max: self.page_rows_max,
             limits: self.limits,
+            rooms: &self.rooms,
             expected,
         };
         let (reader, writer) = (self.reader.as_mut(), self.writer.as_mut());

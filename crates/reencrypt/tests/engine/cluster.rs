@@ -41,6 +41,35 @@ pub(crate) fn shared() -> Arc<Cluster> {
 
 impl Cluster {
     pub(crate) fn start() -> Self {
+        let cluster = Self::empty();
+        let output = cluster
+            .command("initdb")
+            .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "-D"])
+            .arg(cluster.directory.path().join("data"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+        cluster.run();
+        cluster
+    }
+
+    /// A standby that streams from this server.
+    pub(crate) fn standby(&self) -> Self {
+        let standby = Self::empty();
+        let output = self
+            .command("pg_basebackup")
+            .args(["--username=postgres", "--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--host"])
+            .arg(self.directory.path())
+            .arg("--pgdata")
+            .arg(standby.directory.path().join("data"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
+        standby.run();
+        standby
+    }
+
+    fn empty() -> Self {
         let binaries = binaries();
         let directory = tempfile::Builder::new().prefix("kt-pg-").tempdir_in("/tmp").unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -53,16 +82,7 @@ impl Cluster {
                 chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
             }
         }
-        let cluster = Self { directory, binaries, keeper: Mutex::new(None) };
-        let output = cluster
-            .command("initdb")
-            .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "-D"])
-            .arg(&data)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
-        cluster.run();
-        cluster
+        Self { directory, binaries, keeper: Mutex::new(None) }
     }
 
     /// A command as a user that may run a server; initdb and postgres refuse root.

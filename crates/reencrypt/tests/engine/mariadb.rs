@@ -51,7 +51,7 @@ impl Server {
         let directory = tempfile::Builder::new().prefix("kt-maria-").tempdir_in("/tmp").unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         if nix::unistd::geteuid().is_root() {
-            let user = nix::unistd::User::from_name("mysql").unwrap().expect(MISSING);
+            let user = user();
             chown(directory.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
         }
         let server = Self { directory, options: options.to_owned(), keeper: Mutex::new(None) };
@@ -64,6 +64,8 @@ impl Server {
                 "--skip-name-resolve",
             ])
             .arg(format!("--datadir={}/data", server.path()))
+            // Not the one of the whole machine, where two that are installed at once take each other's files.
+            .arg(format!("--tmpdir={}", server.path()))
             .args(["--innodb-flush-method=nosync", "--innodb-log-file-size=16M"])
             .output()
             .expect(MISSING);
@@ -86,7 +88,9 @@ impl Server {
             .expect(MISSING);
         let mut command = if nix::unistd::geteuid().is_root() {
             let mut command = Command::new("setpriv");
-            command.args(["--reuid=mysql", "--regid=mysql", "--clear-groups", "--"]).arg(path);
+            let user = user();
+            command.args([format!("--reuid={}", user.uid), format!("--regid={}", user.gid)]);
+            command.args(["--clear-groups", "--"]).arg(path);
             command
         } else {
             Command::new(path)
@@ -104,7 +108,7 @@ impl Server {
         let directory = self.path();
         let script = format!(
             "rm -f {directory}/s; {} --no-defaults --datadir={directory}/data --socket={directory}/s --skip-networking \
-             --pid-file={directory}/pid --innodb-flush-method=nosync --innodb-buffer-pool-size=64M \
+             --tmpdir={directory} --pid-file={directory}/pid --innodb-flush-method=nosync --innodb-buffer-pool-size=64M \
              --innodb-log-file-size=16M --max-connections=300 {} >>{directory}/log 2>&1 & \
              while [ ! -S {directory}/s ] && kill -0 $! 2>/dev/null; do sleep 0.02; done; \
              echo up; read -r _; kill -TERM $!; wait $!",
@@ -169,6 +173,12 @@ impl Server {
         superuser.close().await.unwrap();
         (name, number)
     }
+}
+
+/// As whom the server runs: the user that the package of a permanent server makes, or the one that every system has.
+fn user() -> nix::unistd::User {
+    let user = |name| nix::unistd::User::from_name(name).unwrap();
+    user("mysql").or_else(|| user("nobody")).unwrap()
 }
 
 /// Whether anybody on the server waits for a row's lock. The list of transactions would not do: it is made anew only when

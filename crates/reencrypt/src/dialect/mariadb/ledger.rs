@@ -153,6 +153,21 @@ pub(super) async fn open_rotation(
     .doing(|| "looking for a rotation under way".to_owned())
 }
 
+/// Takes the ledger away again in which no rotation stands. One that begins at this very moment fails, and is tried again.
+pub(super) async fn drop_unused(connection: &mut MySqlConnection) -> Result<(), EngineError> {
+    let doing = || "removing the ledger that only measurements used".to_owned();
+    let used: i64 = sqlx::raw_sql("SELECT COUNT(*) FROM keyturn_rotation")
+        .fetch_one(&mut *connection)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(doing)?;
+    if used == 0 {
+        let sql = "DROP TABLE IF EXISTS keyturn_shadow, keyturn_shard, keyturn_rotation";
+        sqlx::raw_sql(sql).execute(connection).await.doing(doing)?;
+    }
+    Ok(())
+}
+
 /// Inserts the header if there is none.
 pub(super) async fn insert_header(connection: &mut MySqlConnection, mark: &LedgerMark) -> Result<(), EngineError> {
     sqlx::query(

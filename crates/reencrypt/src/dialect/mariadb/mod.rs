@@ -1,6 +1,7 @@
 //! MariaDB 10.6 and later: connecting with the settings that the work needs, and what the session answers.
 
 mod accounts;
+mod bench;
 mod catalog;
 mod grants;
 mod history;
@@ -16,9 +17,10 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, ShardId};
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
-use sqlx::{Connection, Row as _};
+use sqlx::{ConnectOptions as _, Connection, Row as _};
 
 use super::found::Seen;
+use super::scratch::{Scratch, ScratchNames};
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
 use crate::history::{LedgerRotation, NoteKind};
@@ -101,7 +103,9 @@ impl Mariadb {
             .no_engine_substitution(false)
             .timezone(None)
             .set_names(false)
-            .statement_cache_capacity(STATEMENTS_KEPT_MAX);
+            .statement_cache_capacity(STATEMENTS_KEPT_MAX)
+            // A scan is one statement that lasts as long as its rows are worked on; that is no reason to warn.
+            .disable_statement_logging();
         let shared = Shared {
             application_role: config.application_role.clone(),
             allowed_session_users: config.allowed_session_users.clone(),
@@ -141,6 +145,10 @@ impl Dialect for Mariadb {
     async fn open(&self) -> Result<Box<dyn Session>, EngineError> {
         let (connection, packet_bytes_max) = connect(&self.options).await?;
         Ok(Box::new(MariadbSession { connection, shared: Arc::clone(&self.shared), packet_bytes_max }))
+    }
+
+    async fn scratch(&self, names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
+        Ok(Box::new(bench::MariadbScratch::open(&self.options, names).await?))
     }
 
     async fn see(&self) -> Result<Seen, EngineError> {

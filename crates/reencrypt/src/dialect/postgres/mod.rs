@@ -8,6 +8,7 @@ mod ledger;
 mod load;
 mod look;
 mod mend;
+mod replication;
 mod role;
 mod rows;
 mod scan;
@@ -299,6 +300,10 @@ impl Session for PostgresSession {
 
     async fn was_let_in(&mut self, rotation: &RotationId) -> Result<bool, EngineError> {
         ledger::was_let_in(&mut self.connection, rotation).await
+    }
+
+    async fn replication_lag(&mut self) -> Result<Option<u64>, EngineError> {
+        replication::lag(&mut self.connection).await
     }
 
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {

@@ -17,7 +17,7 @@ use self::cluster::Cluster;
 use crate::dialect::{self, Chunk, Dialect, PageLimit, Scan, Session, Written};
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::shadow::{Pair, ShadowState};
-use crate::sink::{PageSink, PageSize};
+use crate::sink::{PageSink, PageSize, Rooms};
 use crate::table::{Change, KeyRange, Row, Table};
 use crate::{DatabaseConfig, Targets};
 
@@ -33,6 +33,8 @@ const ROWS: &str = r#"
     FROM generate_series(1, 500) i;
     UPDATE "My Vault".secrets SET secret = NULL WHERE owner_id = 3;
     UPDATE "My Vault".secrets SET secret = '' WHERE owner_id = 4;"#;
+
+static GRANTING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// A database with roles of its own.
 struct Place {
@@ -55,8 +57,11 @@ impl Place {
                  CREATE SCHEMA keyturn AUTHORIZATION AGENT;",
             )
             .await;
-        // Rights on parameters belong to the whole server.
-        place.run("SELECT pg_advisory_lock(1); GRANT SET ON PARAMETER session_replication_role TO AGENT;").await;
+        {
+            // Rights on parameters belong to the whole server, and two that grant one get into each other's way.
+            let _alone = GRANTING.lock().await;
+            place.run("GRANT SET ON PARAMETER session_replication_role TO AGENT").await;
+        }
         place.run(sql).await;
         place
     }
@@ -147,7 +152,7 @@ fn mark(rotation: RotationId, epoch: u64, direction: Direction) -> LedgerMark {
 
 async fn read(session: &mut dyn Session, table: &Table, whole: bool) -> Vec<Row> {
     let size = PageSize::new(PageLimit { rows_max: 100, bytes_max: 1 << 20 });
-    let (mut sink, mut pages) = PageSink::new(Arc::new(size));
+    let (mut sink, mut pages) = PageSink::new(Arc::new(size), &Rooms::new());
     let range = KeyRange::default();
     let scan = Scan { table, range: &range, whole };
     let reading = async {

@@ -2,8 +2,6 @@
 
 mod bench;
 mod catalog;
-mod copy;
-mod history;
 mod ledger;
 mod look;
 mod mend;
@@ -29,7 +27,6 @@ use super::found::Seen;
 use super::scratch::{Scratch, ScratchNames};
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
-use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
@@ -46,9 +43,6 @@ const BUSY_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Rows that wait between SQLite's thread and ours. Few, since each may hold an attachment.
 const ROWS_WAITING_MAX: usize = 16;
-
-/// Placeholders of one statement. SQLite takes 32,766 unless it was built otherwise.
-const PLACEHOLDERS_MAX: usize = 32_000;
 
 /// Statements kept prepared; a batch's has thousands of placeholders, so only few.
 const STATEMENTS_KEPT_MAX: usize = 16;
@@ -85,10 +79,10 @@ struct SqliteSession {
     /// met at SQLite's lock. Nothing but the transaction is awaited while it is held, so nobody can wait for another
     /// in a circle.
     writing: Arc<Mutex<()>>,
-    /// The lock of who repairs.
-    repairs: Option<File>,
     /// The turn of a swap, which lasts over several calls.
     held: Option<OwnedMutexGuard<()>>,
+    /// The lock of who repairs.
+    repairs: Option<File>,
 }
 
 #[async_trait]
@@ -101,8 +95,9 @@ impl Dialect for Sqlite {
         WRITERS_MAX
     }
 
-    fn page_rows_max(&self, table: &Table) -> usize {
-        PLACEHOLDERS_MAX / (table.key.len() + 2 * table.columns.len())
+    fn page_rows_max(&self, _table: &Table) -> usize {
+        // A batch is written by as many statements as it takes.
+        usize::MAX
     }
 
     fn auto_shadow(&self) -> Result<(), &'static str> {
@@ -114,8 +109,14 @@ impl Dialect for Sqlite {
         let connection =
             SqliteConnection::connect_with(&self.options).await.doing(|| format!("opening {}", file.display()))?;
         let writing = Arc::clone(&self.writing);
-        let sessions_wait = self.sessions_wait;
-        Ok(Box::new(SqliteSession { connection, file, sessions_wait, writing, repairs: None, held: None }))
+        Ok(Box::new(SqliteSession {
+            connection,
+            file,
+            sessions_wait: self.sessions_wait,
+            writing,
+            held: None,
+            repairs: None,
+        }))
     }
 
     async fn scratch(&self, names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
@@ -310,19 +311,6 @@ impl Session for SqliteSession {
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         let _turn = self.writing.lock().await;
         ledger::close(&mut self.connection, mark).await
-    }
-
-    async fn copy_into(&mut self, path: &std::path::Path) -> Result<(), EngineError> {
-        copy::copy_into(&mut self.connection, path).await
-    }
-
-    async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError> {
-        history::history(&mut self.connection).await
-    }
-
-    async fn note(&mut self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError> {
-        let _turn = self.writing.lock().await;
-        history::note(&mut self.connection, rotation, kind, node).await
     }
 
     async fn hold_repairs(&mut self) -> Result<(), EngineError> {

@@ -1,5 +1,7 @@
 //! Reads pages of rows from SQLite and writes batches of them back, each row only if it still holds what was read.
 
+mod large;
+
 use std::fmt::Write as _;
 
 use futures::TryStreamExt as _;
@@ -12,6 +14,12 @@ use crate::EngineError;
 use crate::error::Doing;
 use crate::key::{Key, KeyValue};
 use crate::table::{Change, KeyColumn, KeyRange, Row, Stored, Table};
+
+/// Placeholders of one statement. SQLite takes 32,766 unless it was built otherwise.
+const PLACEHOLDERS_MAX: usize = 32_000;
+
+/// Rows of one statement. More are no faster, and each size is prepared and kept by itself.
+const STATEMENT_ROWS_MAX: usize = 256;
 
 type SqliteQuery<'q> = Query<'q, Sqlite, SqliteArguments>;
 
@@ -103,16 +111,28 @@ pub(super) async fn insert(
     into: &Table,
     changes: &[Change],
 ) -> Result<u64, EngineError> {
-    // Reviewed: as in `page`.
-    let mut query = sqlx::query(AssertSqlSafe(insert_sql(table, into, changes.len())));
-    for change in changes {
-        query = bind_key(query, &change.row.key);
-        for new in &change.new {
-            query = query.bind(new.as_deref());
-        }
+    if changes.iter().any(large::is_large) {
+        return large::insert(connection, table, into, changes).await;
     }
-    let done = query.execute(connection).await.doing(|| format!("copying rows of {}", table.label))?;
-    Ok(done.rows_affected())
+    let mut found = 0;
+    for changes in changes.chunks(statement_rows(table.key.len() + table.columns.len())) {
+        // Reviewed: as in `page`.
+        let mut query = sqlx::query(AssertSqlSafe(insert_sql(table, into, changes.len())));
+        for change in changes {
+            query = bind_key(query, &change.row.key);
+            for new in &change.new {
+                query = query.bind(new.as_deref());
+            }
+        }
+        let done = query.execute(&mut *connection).await.doing(|| format!("copying rows of {}", table.label))?;
+        found += done.rows_affected();
+    }
+    Ok(found)
+}
+
+/// Rows of one statement with so many placeholders for each: of few sizes, so that it is prepared once.
+fn statement_rows(placeholders: usize) -> usize {
+    (PLACEHOLDERS_MAX / placeholders).clamp(1, STATEMENT_ROWS_MAX)
 }
 
 /// As [`update_sql`], with the same `+`.
@@ -156,16 +176,23 @@ pub(super) async fn update(
     table: &Table,
     changes: &[Change],
 ) -> Result<u64, EngineError> {
-    // Reviewed: as in `page`.
-    let mut query = sqlx::query(AssertSqlSafe(update_sql(table, changes.len())));
-    for change in changes {
-        query = bind_key(query, &change.row.key);
-        for (old, new) in change.row.values.iter().zip(&change.new) {
-            query = query.bind(old.bytes()).bind(new.as_deref());
-        }
+    if changes.iter().any(large::is_large) {
+        return large::update(connection, table, changes).await;
     }
-    let done = query.execute(connection).await.doing(|| format!("writing {}", table.label))?;
-    Ok(done.rows_affected())
+    let mut written = 0;
+    for changes in changes.chunks(statement_rows(table.key.len() + 2 * table.columns.len())) {
+        // Reviewed: as in `page`.
+        let mut query = sqlx::query(AssertSqlSafe(update_sql(table, changes.len())));
+        for change in changes {
+            query = bind_key(query, &change.row.key);
+            for (old, new) in change.row.values.iter().zip(&change.new) {
+                query = query.bind(old.bytes()).bind(new.as_deref());
+            }
+        }
+        let done = query.execute(&mut *connection).await.doing(|| format!("writing {}", table.label))?;
+        written += done.rows_affected();
+    }
+    Ok(written)
 }
 
 /// Old and new values travel as rows of a table of values. A column without a new value keeps what it has; every
