@@ -14,8 +14,7 @@ use crate::table::{KeyRange, Row};
 /// Pages that wait between two stages. One keeps all stages busy; more only hold memory.
 pub(crate) const PAGES_WAITING_MAX: usize = 1;
 
-/// Stored bytes of all shards of an engine that are under way at once, from when a page is full to when it is written. What
-/// is larger goes alone.
+/// Stored bytes of all shards of an engine that are under way at once, from when a page is full to when it is written.
 const BYTES_UNDER_WAY_MAX: usize = 36 * 1024 * 1024;
 
 /// Bytes are counted in units of this, since a semaphore counts to less than a value may have.
@@ -119,7 +118,9 @@ impl PageSink {
     }
 
     async fn flush(&mut self) -> Result<oneshot::Receiver<()>, Closed> {
-        let units = u32::try_from(self.bytes / UNIT_BYTES).unwrap_or(UNITS_MAX).clamp(1, UNITS_MAX);
+        // A row that alone is larger than a page takes all the room, so that only one of them is copied about at a time.
+        let units = if self.bytes > self.size.bytes_max { UNITS_MAX as usize } else { self.bytes / UNIT_BYTES };
+        let units = u32::try_from(units).unwrap_or(UNITS_MAX).clamp(1, UNITS_MAX);
         let permit = Arc::clone(&self.rooms.0).acquire_many_owned(units).await.map_err(|_| Closed)?;
         let capacity = self.page.len();
         let rows = std::mem::replace(&mut self.page, Vec::with_capacity(capacity));

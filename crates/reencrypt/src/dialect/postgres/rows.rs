@@ -1,5 +1,7 @@
 //! Reads pages of rows from PostgreSQL and writes batches of them back, each row only if it still holds what was read.
 
+mod large;
+
 use std::fmt::Write as _;
 
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
@@ -119,6 +121,9 @@ pub(super) async fn update(
     table: &Table,
     changes: &[Change],
 ) -> Result<u64, EngineError> {
+    if changes.iter().any(large::is_large) {
+        return large::update(connection, table, changes).await;
+    }
     // Reviewed: as in `page`.
     let mut query = sqlx::query(AssertSqlSafe(update_sql(table)));
     for (at, column) in table.key.iter().enumerate() {
