@@ -1,10 +1,12 @@
 //! MariaDB 10.6 and later: connecting with the settings that the work needs, and what the session answers.
 
 mod accounts;
+mod bench;
 mod catalog;
 mod grants;
 mod ledger;
 mod look;
+mod mend;
 mod rows;
 mod sessions;
 mod statement;
@@ -18,12 +20,13 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::{Connection, Row as _};
 
 use super::found::Seen;
+use super::scratch::{Scratch, ScratchNames};
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::sink::PageSink;
-use crate::table::{KeyRange, Row, Table};
+use crate::table::{Change, KeyRange, Row, Table};
 use crate::targets::Exclude;
 use crate::{DatabaseConfig, EngineError, Targets};
 
@@ -139,6 +142,10 @@ impl Dialect for Mariadb {
     async fn open(&self) -> Result<Box<dyn Session>, EngineError> {
         let (connection, packet_bytes_max) = connect(&self.options).await?;
         Ok(Box::new(MariadbSession { connection, shared: Arc::clone(&self.shared), packet_bytes_max }))
+    }
+
+    async fn scratch(&self, names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
+        Ok(Box::new(bench::MariadbScratch::open(&self.options, names).await?))
     }
 
     async fn see(&self) -> Result<Seen, EngineError> {
@@ -299,6 +306,14 @@ impl Session for MariadbSession {
 
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         accounts::close(&mut self.connection, mark).await
+    }
+
+    async fn hold_repairs(&mut self) -> Result<(), EngineError> {
+        mend::hold(&mut self.connection).await
+    }
+
+    async fn mend(&mut self, table: &Table, changes: &[Change]) -> Result<Written, EngineError> {
+        mend::mend(&mut self.connection, table, changes, self.packet_bytes_max).await
     }
 
     async fn end(self: Box<Self>) {
