@@ -58,9 +58,12 @@ pub(crate) struct ScratchRow {
     pub(crate) value: Vec<u8>,
 }
 
-/// Whether the ledger was there before the scratch tables were; else it goes with them.
+/// Whether the ledger was there before the scratch tables were; else it goes with them. The schema too, but never one that
+/// an administrator made beforehand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LedgerBefore {
+    /// Not even its schema, where it has one.
+    NoSchema,
     Absent,
     Present,
 }

@@ -5,6 +5,7 @@
 
 mod attached;
 mod bad_input;
+mod bench;
 mod cluster;
 mod doctor;
 mod farm;

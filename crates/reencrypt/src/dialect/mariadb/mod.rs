@@ -7,6 +7,7 @@ mod grants;
 mod history;
 mod ledger;
 mod look;
+mod mend;
 mod rows;
 mod sessions;
 mod statement;
@@ -27,7 +28,7 @@ use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::sink::PageSink;
-use crate::table::{KeyRange, Row, Table};
+use crate::table::{Change, KeyRange, Row, Table};
 use crate::targets::Exclude;
 use crate::{DatabaseConfig, EngineError, Targets};
 
@@ -317,6 +318,14 @@ impl Session for MariadbSession {
 
     async fn note(&mut self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError> {
         history::note(&mut self.connection, rotation, kind, node).await
+    }
+
+    async fn hold_repairs(&mut self) -> Result<(), EngineError> {
+        mend::hold(&mut self.connection).await
+    }
+
+    async fn mend(&mut self, table: &Table, changes: &[Change]) -> Result<Written, EngineError> {
+        mend::mend(&mut self.connection, table, changes, self.packet_bytes_max).await
     }
 
     async fn end(self: Box<Self>) {

@@ -89,8 +89,11 @@ fn indexes(table: &str) -> String {
 #[async_trait]
 impl Scratch for PostgresScratch {
     async fn make(&mut self) -> Result<LedgerBefore, EngineError> {
-        let before =
-            if ledger::exists(&mut self.connection).await? { LedgerBefore::Present } else { LedgerBefore::Absent };
+        let before = match ledger::exists(&mut self.connection).await? {
+            true => LedgerBefore::Present,
+            false if ledger::has_schema(&mut self.connection).await? => LedgerBefore::Absent,
+            false => LedgerBefore::NoSchema,
+        };
         ledger::create(&mut self.connection).await?;
         if let Some(open) = ledger::open_rotation(&mut self.connection).await? {
             return Err(EngineError::LedgerOpen(open));
@@ -271,8 +274,10 @@ impl Scratch for PostgresScratch {
             .execute(&mut self.connection)
             .await
             .doing(doing)?;
-        if before == LedgerBefore::Absent {
-            ledger::drop_unused(&mut self.connection).await?;
+        match before {
+            LedgerBefore::Present => {}
+            LedgerBefore::Absent => ledger::drop_unused(&mut self.connection, false).await?,
+            LedgerBefore::NoSchema => ledger::drop_unused(&mut self.connection, true).await?,
         }
         Ok(())
     }

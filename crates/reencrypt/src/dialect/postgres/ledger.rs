@@ -139,8 +139,17 @@ pub(super) async fn open_rotation(connection: &mut PgConnection) -> Result<Optio
         .doing(|| "looking for a rotation under way".to_owned())
 }
 
-/// Takes the ledger away again in which no rotation stands.
-pub(super) async fn drop_unused(connection: &mut PgConnection) -> Result<(), EngineError> {
+/// Whether the ledger's schema is there.
+pub(super) async fn has_schema(connection: &mut PgConnection) -> Result<bool, EngineError> {
+    sqlx::query("SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = 'keyturn')")
+        .fetch_one(connection)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(|| "looking for the ledger".to_owned())
+}
+
+/// Takes the ledger away again in which no rotation stands, and on request its schema, unless something else stands in it.
+pub(super) async fn drop_unused(connection: &mut PgConnection, schema_too: bool) -> Result<(), EngineError> {
     let doing = || "removing the ledger that only measurements used".to_owned();
     let mut transaction = connection.begin().await.doing(doing)?;
     sqlx::raw_sql("LOCK TABLE keyturn.rotation IN ACCESS EXCLUSIVE MODE")
@@ -169,8 +178,9 @@ pub(super) async fn drop_unused(connection: &mut PgConnection) -> Result<(), Eng
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut *transaction).await.doing(doing)?;
     }
     transaction.commit().await.doing(doing)?;
-    // An administrator may have made the schema for the role, which then may not drop it, or something else stands in it.
-    let _ = sqlx::raw_sql("DROP SCHEMA keyturn").execute(connection).await;
+    if schema_too {
+        let _ = sqlx::raw_sql("DROP SCHEMA keyturn").execute(connection).await;
+    }
     Ok(())
 }
 
