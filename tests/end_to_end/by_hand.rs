@@ -37,7 +37,9 @@ pub(crate) fn run(script: &str) -> String {
     let binary = std::path::Path::new(env!("CARGO_BIN_EXE_keyturn")).parent().expect("it lies in a folder");
     let path = format!("{}:{}", binary.display(), std::env::var("PATH").expect("a PATH"));
     // What the page leaves running is stopped at the end, whichever way that comes.
-    let script = format!("trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\nset -x\n{script}");
+    let end = "for node in node-*; do keyturn sample-vault offline --dir \"$node/instance\" || true; done; \
+               kill $(jobs -p) || true; wait";
+    let script = format!("trap '{{ {end}; }} 2>/dev/null' EXIT\nset -x\n{script}");
     succeed(
         Command::new("bash")
             .args(["-euo", "pipefail", "-c", &script])

@@ -56,6 +56,11 @@ fn a_farm_on_sqlite_rotates_its_key_under_load() {
 }
 
 #[test]
+fn a_farm_on_mariadb_rotates_its_key_under_load() {
+    check_completed(&Demo::run(&["--database", "mariadb"]), "mariadb");
+}
+
+#[test]
 fn a_farm_on_postgresql_rotates_its_key_under_load() {
     check_completed(&Demo::run(&["--database", "postgres"]), "postgres");
 }

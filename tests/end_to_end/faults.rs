@@ -78,6 +78,16 @@ fn a_database_server_restarted_while_rows_are_reencrypted() {
 }
 
 #[test]
+fn a_mariadb_restarted_while_rows_are_reencrypted() {
+    check("mariadb", "database@reencrypt", EITHER);
+}
+
+#[test]
+fn an_agent_stopped_in_its_work_that_wakes_late_changes_nothing_on_mariadb() {
+    check("mariadb", "zombie@reencrypt", EITHER);
+}
+
+#[test]
 fn an_instance_that_cannot_start_with_the_new_key() {
     check("postgres", "instance@start", EITHER);
 }

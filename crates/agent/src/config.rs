@@ -32,6 +32,8 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// The commands that drive the instance.
     pub instance: InstanceConfig,
+    /// Where `keyturn db backup` puts backups, and as whom it makes them.
+    pub backup: Option<BackupConfig>,
 }
 
 /// Files in PEM.
@@ -98,6 +100,27 @@ pub struct DatabaseConfig {
     pub allowed_session_users: Vec<String>,
     /// The registered tables: `targets.toml`.
     pub targets: PathBuf,
+}
+
+/// Backups of the database.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupConfig {
+    /// The folder for them, for its owner alone. Made when it does not exist.
+    pub directory: PathBuf,
+    /// A file that holds the URL of a role that may read the whole database; without it the agent's own role is used.
+    pub url_file: Option<PathBuf>,
+}
+
+impl BackupConfig {
+    /// The URL in `url_file`, which may hold a password.
+    pub fn url(&self) -> Result<Option<String>, ConfigError> {
+        let Some(path) = &self.url_file else { return Ok(None) };
+        let read = std::fs::read_to_string(path);
+        let url =
+            read.map_err(|source| ConfigError::Read { what: "the database's URL in", path: path.clone(), source })?;
+        Ok(Some(url.trim().to_owned()))
+    }
 }
 
 /// The commands that drive the instance. None goes through a shell.
@@ -213,7 +236,9 @@ impl Config {
             &mut config.store.machine_id,
             &mut config.database.targets,
         ];
-        for file in files.into_iter().chain(&mut config.database.url_file) {
+        let backup =
+            config.backup.iter_mut().flat_map(|backup| [Some(&mut backup.directory), backup.url_file.as_mut()]);
+        for file in files.into_iter().chain(&mut config.database.url_file).chain(backup.flatten()) {
             *file = base.join(&*file);
         }
         config.check()?;

@@ -17,17 +17,21 @@ mod guard;
 mod harden;
 mod held;
 mod instance;
+mod kept;
 mod leftover;
 mod node;
 mod notify;
 mod pin;
+pub mod recover;
+mod recovered;
 mod registry;
 mod run;
 mod service;
 mod work;
 
 pub use config::{
-    CommandConfig, Config, ConfigError, DatabaseConfig, DatabaseUrl, InstanceConfig, StoreConfig, TlsConfig,
+    BackupConfig, CommandConfig, Config, ConfigError, DatabaseConfig, DatabaseUrl, InstanceConfig, StoreConfig,
+    TlsConfig,
 };
 pub use durable::DurableError;
 pub use harden::HardenError;

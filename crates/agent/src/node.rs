@@ -1,7 +1,7 @@
 //! What an assignment works on: this node's identity, key store, database and instance, and what is remembered of
 //! the rotation being followed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use keys::{KeySet, KeyStore, StoreError};
@@ -13,7 +13,9 @@ use crate::durable::DurableError;
 use crate::fault::{chain, durable, fault, retryable};
 use crate::held::HeldFile;
 use crate::instance::Driver;
+use crate::kept::KeptFile;
 use crate::pin::Pin;
+use crate::recovered::RecoveredFile;
 
 /// The release that this agent reports.
 pub(crate) const RELEASE: &str = env!("CARGO_PKG_VERSION");
@@ -45,6 +47,20 @@ pub(crate) struct Node {
 pub(crate) struct Memory {
     pub(crate) pin: Pin,
     pub(crate) held: HeldFile,
+    pub(crate) recovered: RecoveredFile,
+    pub(crate) kept: KeptFile,
+}
+
+impl Memory {
+    /// Reads it.
+    pub(crate) fn open(state_dir: &Path) -> Result<Self, DurableError> {
+        Ok(Self {
+            pin: Pin::open(state_dir)?,
+            held: HeldFile::open(state_dir)?,
+            recovered: RecoveredFile::open(state_dir)?,
+            kept: KeptFile::open(state_dir)?,
+        })
+    }
 }
 
 /// What a [`Node`] is made of.
@@ -63,7 +79,7 @@ pub(crate) struct Parts {
 impl Node {
     /// Reads what is remembered.
     pub(crate) fn open(parts: Parts) -> Result<Self, DurableError> {
-        let memory = Memory { pin: Pin::open(&parts.state_dir)?, held: HeldFile::open(&parts.state_dir)? };
+        let memory = Memory::open(&parts.state_dir)?;
         let Parts { id, farm, state_dir, tls, store, engine, targets, tables, instance } = parts;
         Ok(Self {
             id,

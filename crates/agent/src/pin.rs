@@ -67,6 +67,11 @@ impl Pin {
         Ok(Self { path, record })
     }
 
+    /// The rotation being followed.
+    pub(crate) fn current(&self) -> Option<&Followed> {
+        self.record.followed.as_ref()
+    }
+
     /// The rotation being followed, if it is this one.
     pub(crate) fn followed(&self, rotation: RotationId) -> Option<&Followed> {
         self.record.followed.as_ref().filter(|followed| followed.rotation == rotation)

@@ -31,7 +31,7 @@ use crate::registry::Registry;
 use crate::service::AgentService;
 
 /// The folder in state_dir in which running commands are named.
-const RUNNING: &str = "running";
+pub(crate) const RUNNING: &str = "running";
 /// The service's name to health checks.
 const SERVICE: &str = "keyturn.v1.Agent";
 
@@ -162,12 +162,9 @@ pub async fn run_with(
 async fn open_node(config: &Config) -> Result<Node, RunError> {
     let tls = Tls::load(&config.tls.files()).map_err(RunError::Tls)?;
     check_identity(config, &tls.identity())?;
-    let path = &config.database.targets;
-    let targets = Targets::load(path).map_err(|source| RunError::Targets { path: path.clone(), source })?;
-    let targets_digest = targets.digest();
-    let tables = targets.tables().iter().map(reencrypt::TableTarget::label).collect();
-    let database = config.database.engine(&config.node).map_err(RunError::Config)?;
-    let engine = Engine::connect(&database, targets).await.map_err(RunError::Database)?;
+    let engine = open_engine(config).await?;
+    let targets_digest = engine.targets().digest();
+    let tables = engine.targets().tables().iter().map(reencrypt::TableTarget::label).collect();
     Node::open(Parts {
         id: config.node.clone(),
         farm: config.farm.clone(),
@@ -180,6 +177,14 @@ async fn open_node(config: &Config) -> Result<Node, RunError> {
         instance: Driver::new(config.instance.clone(), config.state_dir.join(RUNNING)),
     })
     .map_err(RunError::State)
+}
+
+/// The engine for the configured database and tables.
+pub(crate) async fn open_engine(config: &Config) -> Result<Engine, RunError> {
+    let path = &config.database.targets;
+    let targets = Targets::load(path).map_err(|source| RunError::Targets { path: path.clone(), source })?;
+    let database = config.database.engine(&config.node).map_err(RunError::Config)?;
+    Engine::connect(&database, targets).await.map_err(RunError::Database)
 }
 
 fn check_identity(config: &Config, certificate: &Peer) -> Result<(), RunError> {
@@ -197,7 +202,7 @@ fn check_identity(config: &Config, certificate: &Peer) -> Result<(), RunError> {
 }
 
 /// Ends the commands of an agent that was killed, before this one begins any.
-fn end_leftovers(state_dir: &Path) -> Result<(), RunError> {
+pub(crate) fn end_leftovers(state_dir: &Path) -> Result<(), RunError> {
     let ended = leftover::end_all(&state_dir.join(RUNNING))
         .map_err(|source| RunError::StateDir { path: state_dir.to_owned(), source })?;
     if ended > 0 {
@@ -207,7 +212,7 @@ fn end_leftovers(state_dir: &Path) -> Result<(), RunError> {
 }
 
 /// Makes the folder, for its owner alone, and keeps every other agent out of it while the lock lives.
-fn lock_state_dir(path: &Path) -> Result<Flock<File>, RunError> {
+pub(crate) fn lock_state_dir(path: &Path) -> Result<Flock<File>, RunError> {
     let unusable = |source| RunError::StateDir { path: path.to_owned(), source };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
     let file = File::options().create(true).truncate(false).write(true).open(path.join("lock")).map_err(unusable)?;

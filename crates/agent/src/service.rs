@@ -49,6 +49,7 @@ impl AgentService {
     fn accept(&self, order: Order) -> Result<watch::Receiver<Stage>, Status> {
         let node = &self.node;
         let assignment = order.assignment.clone();
+        let signed = order.plan.as_deref().zip(order.authorization.as_ref());
         if assignment.node != node.id {
             return Err(refused(
                 REFUSED,
@@ -74,6 +75,11 @@ impl AgentService {
         fence.raise(&order.fence).map_err(|error| not_kept(&error))?;
         self.registry.give_up_below(assignment.epoch);
         if let Warrant::Start(grant) = &warrant {
+            // Kept before it is followed: what is followed can be undone from here, whoever else is lost.
+            if let Some((plan, authorization)) = signed {
+                let kept = memory.kept.keep(assignment.rotation, &authorization.statement, plan);
+                kept.map_err(|error| not_kept(&error))?;
+            }
             memory.pin.follow(assignment.rotation, grant.statement_digest).map_err(|error| not_kept(&error))?;
         }
         drop(memory);

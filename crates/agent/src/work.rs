@@ -10,7 +10,8 @@ mod tables;
 use std::future::Future;
 use std::sync::Arc;
 
-use rotation::{Answer, Assignment, Fault, FaultCode, Plan, Work};
+use reencrypt::NoteKind;
+use rotation::{Answer, Assignment, Fault, FaultCode, Plan, Statement, Work};
 
 use crate::authorize::Grant;
 use crate::fault::fault;
@@ -47,13 +48,53 @@ pub(crate) struct Signed<'a> {
 impl Job {
     /// Does it. A fault bears the node's name.
     pub(crate) async fn perform(self) -> Result<Answer, Fault> {
-        let result = self.dispatch().await;
+        let result = match self.recovered_by_hand() {
+            Some(fault) => Err(fault),
+            None => match self.dispatch().await {
+                Err(fault) => Err(self.recovered_elsewhere().await.unwrap_or(fault)),
+                done => done,
+            },
+        };
         let id = self.assignment.id();
         match &result {
             Ok(_) => tracing::info!(%id, "done"),
             Err(fault) => tracing::warn!(%id, code = %fault.code, retryable = fault.retryable, "{}", fault.message),
         }
         result.map_err(|fault| Fault { node: Some(self.node.id.clone()), ..fault })
+    }
+
+    fn grant(&self) -> Option<&Grant> {
+        match &self.warrant {
+            Warrant::Start(grant) => Some(grant),
+            Warrant::Preflight | Warrant::Retirement(_) => None,
+        }
+    }
+
+    /// What an administrator undid on this node is not taken up again.
+    fn recovered_by_hand(&self) -> Option<Fault> {
+        let memory = self.node.memory();
+        let mark = self.grant().and(memory.recovered.get(self.assignment.rotation))?;
+        Some(recovered(&format!("this node was put back by `keyturn recover` and serves under key {}", mark.key)))
+    }
+
+    /// Work that failed because the rotation was undone by hand from another node. Work on this node's instance or key
+    /// store alone is not asked about: it may be what brings the node after.
+    async fn recovered_elsewhere(&self) -> Option<Fault> {
+        let Self { node, assignment, .. } = self;
+        let grant = self.grant()?;
+        if !needs_way_forward(&assignment.work, &grant.statement) {
+            return None;
+        }
+        // Admitted with the old key, a node only comes after.
+        if assignment.work == Work::AdmitInstance
+            && node.current_keys().ok()?.active().secret.id() != grant.statement.new_key
+        {
+            return None;
+        }
+        let history = node.engine.history().await.ok()?;
+        let found = history.iter().find(|found| found.rotation == assignment.rotation)?;
+        let by = found.nodes(NoteKind::Recovered).next()?;
+        Some(recovered(&format!("the database was put back by `keyturn recover` on {by}")))
     }
 
     async fn dispatch(&self) -> Result<Answer, Fault> {
@@ -132,6 +173,37 @@ impl Signed<'_> {
         }
         Err(refused(&format!("asked to {to}, but this node does not hold its instance offline for the rotation")))
     }
+}
+
+/// Whether the work ends with the rotation. What brings a node back after that, instance and files, does not.
+fn needs_way_forward(work: &Work, statement: &Statement) -> bool {
+    match work {
+        Work::StartInstance { key } => *key == statement.new_key,
+        Work::FenceDatabase
+        | Work::ReencryptShard { .. }
+        | Work::VerifyShard { .. }
+        | Work::RecordPosition
+        | Work::LiftFence { .. }
+        | Work::CloseLedger { .. }
+        | Work::FinishShadows
+        | Work::SwapTables
+        | Work::SwapTablesBack
+        | Work::TurnBack
+        | Work::AdmitInstance => true,
+        Work::Inspect
+        | Work::SurveyDatabase { .. }
+        | Work::StoreKey
+        | Work::TakeOffline
+        | Work::ActivateKey { .. }
+        | Work::RestoreKey
+        | Work::DiscardKey
+        | Work::RetireTables => false,
+    }
+}
+
+/// The rotation was undone by hand, and is over.
+fn recovered(message: &str) -> Fault {
+    fault(FaultCode::Recovered, message, "nothing: the rotation ends as rolled back; plan it again")
 }
 
 /// The assignment was accepted, and what the node finds forbids it all the same.

@@ -21,4 +21,4 @@ pub mod value;
 pub use key_set::{KeyEntry, KeySet, KeySetError, KeyState};
 pub use payload::PayloadError;
 pub use secret::{EmptyKey, EmptyPassword, KEY_BYTES, Password, SecretKey};
-pub use store::{KeyStore, StoreConfig, StoreError};
+pub use store::{FileRole, KeyStore, StoreConfig, StoreError, StoreFile};

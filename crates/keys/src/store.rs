@@ -10,6 +10,7 @@ mod envelope;
 mod error;
 mod host;
 mod names;
+mod put_back;
 mod recipient;
 mod set_aside;
 
@@ -23,6 +24,7 @@ use envelope::Kind;
 use host::Host;
 
 pub use error::{StoreError, Unreadable};
+pub use put_back::{FileRole, StoreFile};
 
 /// Two activations in one second happen in tests at most; this many never.
 const DATED_NAMES_MAX: u32 = 100;

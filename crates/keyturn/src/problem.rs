@@ -35,6 +35,11 @@ impl Problem {
         Self::new(Exit::Refused, code, message, next_step)
     }
 
+    /// Something is half done, and an operator is needed.
+    pub(crate) fn stuck(code: &str, message: impl Into<String>, next_step: impl Into<String>) -> Self {
+        Self::new(Exit::Stuck, code, message, next_step)
+    }
+
     /// The command line was wrong in a way that only shows when it is carried out.
     pub(crate) fn usage(message: impl Into<String>, next_step: impl Into<String>) -> Self {
         Self::new(Exit::Usage, "usage", message, next_step)

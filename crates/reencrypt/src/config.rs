@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlx::mysql::MySqlConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 
@@ -29,10 +30,12 @@ const LAGGING_ROWS_PER_SECOND_MIN_DEFAULT: NonZeroU32 = NonZeroU32::new(1000).ex
 /// How the engine reaches its database.
 #[derive(Clone)]
 pub struct DatabaseConfig {
-    /// `postgres://ROLE:PASSWORD@HOST/DATABASE` (a directory with a unix socket as percent-encoded host) or
+    /// `postgres://ROLE:PASSWORD@HOST/DATABASE` (a directory with a unix socket as percent-encoded host),
+    /// `mariadb://USER:PASSWORD@HOST/DATABASE` (`?socket=PATH` for a unix socket; `mysql://` is the same) or
     /// `sqlite:///PATH`. May hold a password, so `Debug` leaves it out.
     pub url: String,
-    /// The role of the application, which is fenced while rows are turned. PostgreSQL only.
+    /// The role of the application, which is fenced while rows are turned. In MariaDB the name of the
+    /// user, for all its hosts. Not in SQLite.
     pub application_role: Option<String>,
     /// Further roles whose sessions may stay while the application is fenced, besides the agent's own.
     pub allowed_session_users: Vec<String>,
@@ -85,7 +88,7 @@ impl fmt::Debug for DatabaseConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseUrlError {
     /// No scheme that this release speaks.
-    #[error("the database url begins with {0:?}, and this release speaks postgres:// and sqlite://")]
+    #[error("the database url begins with {0:?}, and this release speaks postgres://, mariadb:// and sqlite://")]
     Scheme(String),
     /// The driver does not understand the rest.
     #[error("the database url cannot be understood")]
@@ -93,11 +96,15 @@ pub enum DatabaseUrlError {
     /// SQLite in memory cannot be shared with the application.
     #[error("the database url names no file: write sqlite:///absolute/path")]
     NoFile,
+    /// MariaDB would connect, and know no table by its name alone.
+    #[error("the database url names no database: write mariadb://user@host/database")]
+    NoDatabase,
 }
 
 /// A database URL, understood.
 #[derive(Clone)]
 pub(crate) enum Location {
+    Mariadb(Box<MySqlConnectOptions>),
     Postgres(Box<PgConnectOptions>),
     Sqlite(Box<SqliteConnectOptions>),
 }
@@ -108,6 +115,13 @@ impl Location {
         match scheme {
             "postgres" | "postgresql" => {
                 Ok(Self::Postgres(Box::new(PgConnectOptions::from_str(url).map_err(DatabaseUrlError::Malformed)?)))
+            }
+            "mariadb" | "mysql" => {
+                let options = MySqlConnectOptions::from_str(url).map_err(DatabaseUrlError::Malformed)?;
+                if options.get_database().is_none() {
+                    return Err(DatabaseUrlError::NoDatabase);
+                }
+                Ok(Self::Mariadb(Box::new(options)))
             }
             "sqlite" => {
                 let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
@@ -137,14 +151,17 @@ mod tests {
         let parse = Location::parse;
         assert!(matches!(parse("postgres://a@%2Frun%2Fpostgresql/vault"), Ok(Location::Postgres(_))));
         assert!(matches!(parse("sqlite:///var/lib/vault.db"), Ok(Location::Sqlite(_))));
-        assert!(matches!(parse("mysql://a@b/c"), Err(DatabaseUrlError::Scheme(scheme)) if scheme == "mysql"));
+        assert!(matches!(parse("mysql://a@b/c"), Ok(Location::Mariadb(_))));
+        assert!(matches!(parse("mariadb://a@localhost/c?socket=/run/mysqld/mysqld.sock"), Ok(Location::Mariadb(_))));
+        assert!(matches!(parse("mariadb://a@b"), Err(DatabaseUrlError::NoDatabase)));
+        assert!(matches!(parse("oracle://a@b/c"), Err(DatabaseUrlError::Scheme(scheme)) if scheme == "oracle"));
         assert!(matches!(parse("sqlite::memory:"), Err(DatabaseUrlError::NoFile)));
         assert!(matches!(parse("sqlite://"), Err(DatabaseUrlError::NoFile)));
     }
 
     #[test]
     fn errors_about_the_url_do_not_quote_it() {
-        let Err(error) = Location::parse("mysql://agent:hunter2@db/vault") else { panic!("not refused") };
+        let Err(error) = Location::parse("oracle://agent:hunter2@db/vault") else { panic!("not refused") };
         assert!(!error.to_string().contains("hunter2"));
     }
 }

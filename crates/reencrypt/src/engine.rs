@@ -13,9 +13,11 @@ use rotation::{
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::census::{CensusRequest, CensusTaker, TableCensus};
 use crate::config::{CONNECTIONS_MAX_DEFAULT, CONNECTIONS_MIN};
 use crate::dialect::{self, Dialect, Session};
 use crate::doctor::{Doctor, DoctorReport};
+use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{LedgerMark, Pass};
 use crate::pace::Limits;
@@ -422,6 +424,45 @@ impl Engine {
         session.session.close(mark).await?;
         session.end().await;
         Ok(())
+    }
+
+    /// Copies a SQLite database, as it is at one moment and while it is in use, into a file that is not there yet.
+    pub async fn copy_into(&self, path: &std::path::Path) -> Result<(), EngineError> {
+        let mut session = self.open().await?;
+        session.session.copy_into(path).await?;
+        session.end().await;
+        Ok(())
+    }
+
+    /// All rotations that the ledger remembers, oldest first, with how far each had come. Changes nothing.
+    pub async fn history(&self) -> Result<Vec<LedgerRotation>, EngineError> {
+        let mut session = self.open().await?;
+        let history = session.session.history().await?;
+        session.end().await;
+        Ok(history)
+    }
+
+    /// Leaves a note about a node in the ledger. Noted already is as good. What only the way forward
+    /// allows is [`EngineError::Superseded`] once the ledger was turned back or a recovery by hand has begun.
+    pub async fn note(&self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError> {
+        let mut session = self.open().await?;
+        session.session.note(rotation, kind, node).await?;
+        session.end().await;
+        Ok(())
+    }
+
+    /// Tries the registered values with some keys and counts which opens what. Changes nothing; progress is told in rows.
+    pub async fn census(
+        &self,
+        request: &CensusRequest<'_>,
+        progress: Progress<'_>,
+    ) -> Result<Vec<TableCensus>, EngineError> {
+        let mut session = self.open().await?;
+        let tables = session.session.tables(&self.targets).await?;
+        let taker = CensusTaker { request, page_rows_max: &|table| self.dialect.page_rows_max(table) };
+        let census = taker.take(&tables, session.session.as_mut(), progress).await?;
+        session.end().await;
+        Ok(census)
     }
 
     async fn open(&self) -> Result<Open<'_>, EngineError> {

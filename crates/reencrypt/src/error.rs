@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::fmt::Write as _;
 
 use rotation::{Fault, FaultCode, RotationId};
+use sqlx::mysql::MySqlDatabaseError;
 
 use crate::DatabaseUrlError;
 
@@ -43,6 +44,18 @@ pub enum EngineError {
         /// What the database said.
         #[source]
         source: sqlx::Error,
+    },
+    /// A row that the server neither sends nor takes at once.
+    #[error(
+        "{row} holds {bytes} bytes, and the server sends and takes at most {bytes_max} at once (max_allowed_packet)"
+    )]
+    RowTooLarge {
+        /// Table and key.
+        row: String,
+        /// What its registered columns hold together.
+        bytes: u64,
+        /// The server's setting.
+        bytes_max: u64,
     },
     /// The database did not answer in time.
     #[error("{doing}: the database did not answer within {seconds} s")]
@@ -224,6 +237,7 @@ impl EngineError {
             | Self::Space { .. }
             | Self::ShadowState { .. } => FaultCode::Database,
             Self::Targets(_) | Self::UnknownTable(_) | Self::Trial { .. } | Self::Shadows(_) => FaultCode::Targets,
+            Self::RowTooLarge { .. } => FaultCode::Targets,
             Self::Unregistered(_) => FaultCode::UnregisteredColumns,
             Self::SessionsRemain(_) | Self::SessionsUnknown(_) => FaultCode::SessionsRemain,
             Self::Undecryptable { .. } => FaultCode::Undecryptable,
@@ -261,6 +275,7 @@ impl EngineError {
             | Self::Targets(_)
             | Self::Unregistered(_)
             | Self::Trial { .. }
+            | Self::RowTooLarge { .. }
             | Self::SessionsRemain(_)
             | Self::SessionsUnknown(_)
             | Self::Rights(_)
@@ -301,6 +316,9 @@ impl EngineError {
                  node, or add an [[exclude]] with the reason (docs/database.md)"
             }
             Self::Database { source, .. } | Self::Trial { source, .. } => database_next_step(source),
+            Self::RowTooLarge { .. } => {
+                "raise max_allowed_packet on the server, for good and with SET GLOBAL, above twice what the row holds"
+            }
             Self::TimedOut { .. } => "see whether the database answers, and what locks it waits for",
             Self::SessionsRemain(_) => {
                 "stop the program that holds the session, or end the session, and start the rotation again"
@@ -362,6 +380,9 @@ fn is_passing(error: &sqlx::Error) -> bool {
         | sqlx::Error::Protocol(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(database) if database.try_downcast_ref::<MySqlDatabaseError>().is_some() => {
+            mariadb_number(error).is_some_and(is_passing_mariadb)
+        }
         sqlx::Error::Database(error) => match error.code() {
             Some(code) => code
                 .parse::<i32>()
@@ -387,9 +408,49 @@ const fn is_passing_sqlite(code: i32) -> bool {
     matches!(code & 0xff, 5 | 6 | 10 | 13)
 }
 
-/// By the class of the SQLSTATE, or SQLite's primary code. Only what may be the network or the server says so.
+/// The number of what MariaDB says; its SQLSTATE is too coarse to decide anything by.
+pub(crate) fn mariadb_number(error: &sqlx::Error) -> Option<u16> {
+    error.as_database_error()?.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
+}
+
+/// Connections: 1040, 1203, 1226 too many, 1053 shutdown, 1152 to 1161 lost, 1927 ended by somebody. Locks: 1205 time-out,
+/// 1213 deadlock, 1020 changed by another. Statements: 1317 interrupted, 1969 out of time. Space: 1021, 1114, 1030, 1041.
+const fn is_passing_mariadb(number: u16) -> bool {
+    matches!(
+        number,
+        1020 | 1021 | 1030 | 1037..=1041 | 1053 | 1114 | 1152 | 1154..=1161 | 1203 | 1205 | 1213 | 1226 | 1317 | 1927 | 1969
+    )
+}
+
+fn mariadb_next_step(number: u16) -> Option<&'static str> {
+    Some(match number {
+        1044 | 1142 | 1143 | 1227 | 1370 => {
+            "give the agent's account the grants of docs/database.md, and EXECUTE on functions that the table's \
+             constraints and generated columns use"
+        }
+        1045 | 1049 | 1130 | 1698 | 4151 => "correct the url in the agent's [database] configuration",
+        1021 | 1030 | 1041 | 1114 => "make room on the database's disk",
+        1205 | 1213 | 1969 => "see which session holds the lock, and try again",
+        1290 | 1792 | 1836 => "point the url in the agent's [database] configuration to the primary",
+        1153 => "raise max_allowed_packet on the server, for good and with SET GLOBAL",
+        1062 | 1048 | 1451 | 1452 | 4025 => {
+            "see what the constraint demands of the ciphertexts; correct the rows or the constraint, or drop it for \
+             the rotation"
+        }
+        1034 | 1194 | 1712 | 1877 => "see the database server's log, and check the table and its indexes for damage",
+        1146 | 1054 | 1406 | 1366 | 1292 | 1264 | 1305 | 1630 | 1901 => {
+            "see what the table's constraints and generated columns do with the ciphertexts (docs/database.md)"
+        }
+        _ => return None,
+    })
+}
+
+/// By the class of the SQLSTATE, MariaDB's number, or SQLite's primary code. Only what may be the network or the server says so.
 fn database_next_step(error: &sqlx::Error) -> &'static str {
     let reachable = "see whether the database runs and can be reached from this node";
+    if let Some(number) = mariadb_number(error) {
+        return mariadb_next_step(number).unwrap_or(reachable);
+    }
     let code = error.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
     let Some(code) = code else { return reachable };
     match code.parse::<i32>().ok().filter(|_| code.len() < 5) {
@@ -452,6 +513,10 @@ const fn sqlite_next_step(code: i32) -> &'static str {
 /// The server's message, its detail and the constraint, once; the driver's own text adds the line of the server's
 /// source. A detail about a constraint or a value quotes the row, which belongs into no message.
 fn words(error: &sqlx::Error) -> Option<String> {
+    // Duplicate and unfit values are quoted in the message itself.
+    if let Some(number @ (1062 | 1292 | 1366)) = mariadb_number(error) {
+        return Some(format!("a value was refused by a constraint or the column's type (MariaDB's error {number})"));
+    }
     let error = error.as_database_error()?;
     let mut words = error.message().to_owned();
     if let Some(server) = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {

@@ -140,6 +140,14 @@ impl Header {
         Ok(())
     }
 
+    /// Refuses what only the way forward allows, open or closed.
+    pub(crate) fn still_forward(&self, rotation: &RotationId) -> Result<(), EngineError> {
+        if self.direction == direction_text(Direction::Forward) {
+            return Ok(());
+        }
+        Err(EngineError::Superseded(format!("the ledger of rotation {rotation} goes {}", self.direction)))
+    }
+
     /// Refuses a mark that the header has gone past, whatever its direction.
     pub(crate) fn admit_epoch(&self, mark: &LedgerMark) -> Result<(), EngineError> {
         if self.format != LEDGER_FORMAT {

@@ -8,12 +8,14 @@
 //! SQL stands in `dialect/` only. Ciphertexts are opened by the `keys` crate only.
 
 pub mod bench;
+mod census;
 mod config;
 mod dialect;
 pub mod doctor;
 mod engine;
 mod error;
 mod forecast;
+mod history;
 mod key;
 mod ledger;
 mod pace;
@@ -27,8 +29,10 @@ mod table;
 mod targets;
 mod transform;
 
+pub use census::{CensusRequest, TableCensus};
 pub use config::{DatabaseConfig, DatabaseUrlError};
 pub use engine::{Engine, Progress, ShardJob, SurveyRequest, SwapJob};
 pub use error::EngineError;
+pub use history::{LedgerRotation, NoteKind};
 pub use ledger::LedgerMark;
 pub use targets::{Aad, ColumnTarget, Exclude, TableTarget, Targets, TargetsError};

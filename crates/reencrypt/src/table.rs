@@ -21,6 +21,10 @@ pub(crate) struct Table {
     pub(crate) others: Vec<String>,
     /// Triggers that would fire and must be taken away for the length of a chunk's transaction.
     pub(crate) triggers: Vec<Trigger>,
+    /// Columns, quoted, that the database would change with every write unless they are set to themselves (MariaDB).
+    pub(crate) kept: Vec<String>,
+    /// What reads each of the others exactly (MariaDB); empty elsewhere.
+    pub(crate) exact: Vec<String>,
 }
 
 /// A column of a primary key.
@@ -30,10 +34,13 @@ pub(crate) struct KeyColumn {
     pub(crate) sql: String,
     /// What its values are.
     pub(crate) kind: KeyKind,
-    /// The base type to cast text to (PostgreSQL); empty where values are bound as they are.
+    /// The base type to cast text to (PostgreSQL), or the placeholder with what makes it of the column's type
+    /// (MariaDB); empty where values are bound as they are.
     pub(crate) cast: String,
     /// The collation of the primary key's index where it has to be named (SQLite).
     pub(crate) collation: Option<String>,
+    /// Whether the primary key's index descends in this column and pages have to follow it (MariaDB).
+    pub(crate) descending: bool,
 }
 
 /// What the values of a key column are.
@@ -60,7 +67,8 @@ pub(crate) struct ValueColumn {
     pub(crate) sql: String,
     pub(crate) encoding: Encoding,
     pub(crate) aad: Aad,
-    /// Whether the column is of a text type, so that values are sent as text (PostgreSQL).
+    /// Whether the column is of a text type, so that values are sent as text (PostgreSQL) or
+    /// compared as bytes (MariaDB).
     pub(crate) text: bool,
 }
 
@@ -123,7 +131,7 @@ pub(crate) struct Change {
     pub(crate) new: Vec<Option<Vec<u8>>>,
 }
 
-/// An identifier for SQL. Both dialects quote alike.
+/// An identifier for SQL. PostgreSQL and SQLite quote alike.
 pub(crate) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -52,8 +52,9 @@ enum To {
     Ended(Ending),
 }
 
-/// The way forward. Nothing leads from Admit or Completed into an undo.
-const FORWARD: [(Phase, Signal, To); 31] = [
+/// The way forward. Nothing leads from Admit or Completed into an undo; what was undone by hand before anybody was
+/// admitted is undone.
+const FORWARD: [(Phase, Signal, To); 32] = [
     (Phase::Preflight, Signal::Done, To::Phase(Phase::Approval)),
     (Phase::Preflight, Signal::Failed, To::Ended(Ending::Refused)),
     (Phase::Preflight, Signal::Aborted, To::Ended(Ending::Withdrawn)),
@@ -84,6 +85,8 @@ const FORWARD: [(Phase, Signal, To); 31] = [
     (Phase::Start, Signal::Aborted, To::Undo),
     (Phase::Start, Signal::Recovered, To::Ended(Ending::RolledBack)),
     (Phase::Admit, Signal::Done, To::Phase(Phase::Completed)),
+    // Taken only while nobody was admitted: the decision was logged, and the farm had been put back before it was heard.
+    (Phase::Admit, Signal::Recovered, To::Ended(Ending::RolledBack)),
     (Phase::Completed, Signal::Done, To::Ended(Ending::Completed)),
 ];
 
@@ -215,9 +218,10 @@ mod tests {
     }
 
     #[test]
-    fn what_was_recovered_by_hand_ends_rolled_back_and_only_between_the_signature_and_admit() {
+    fn what_was_recovered_by_hand_ends_rolled_back_and_only_between_the_signature_and_the_end() {
         for phase in Phase::ALL {
-            let expected = (phase > Phase::Approval && phase < Phase::Admit).then_some(Next::Ended(Ending::RolledBack));
+            let expected =
+                (phase > Phase::Approval && phase < Phase::Completed).then_some(Next::Ended(Ending::RolledBack));
             assert_eq!(next(&forward(phase), Signal::Recovered), expected, "{phase:?}");
         }
         let undo = Course::Undo { from: Phase::Verify, step: UndoStep::RestoreRows };

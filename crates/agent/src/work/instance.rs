@@ -1,5 +1,6 @@
 //! Work on the instance: offline and held so, started and proved, admitted.
 
+use reencrypt::NoteKind;
 use rotation::{Answer, Fault, FaultCode, KeyId};
 
 use super::Signed;
@@ -18,6 +19,10 @@ pub(super) async fn take_offline(signed: Signed<'_>) -> Result<Answer, Fault> {
 
 pub(super) async fn start(signed: Signed<'_>, key: KeyId) -> Result<Answer, Fault> {
     expect_key(&signed.node.current_keys()?, &[key], "start the instance")?;
+    if key == signed.grant.statement.new_key {
+        // For whoever recovers the farm by hand: this instance must be stopped before rows go back.
+        signed.note(NoteKind::Started).await?;
+    }
     signed.node.set_proved(signed.assignment.rotation, None)?;
     start_and_prove(&signed, key).await?;
     Ok(Answer::InstanceStarted { key })
@@ -58,6 +63,10 @@ pub(super) async fn admit(signed: Signed<'_>) -> Result<Answer, Fault> {
         start_and_prove(&signed, key).await?;
     }
     ticket.still_wanted()?;
+    if key == grant.statement.new_key {
+        // For whoever recovers the farm by hand: from here on nothing is undone. Refused once that has begun.
+        signed.note(NoteKind::Admitted).await?;
+    }
     {
         let mut memory = node.memory();
         if key == grant.statement.new_key {

@@ -3,7 +3,7 @@
 
 use std::num::NonZeroU32;
 
-use reencrypt::{LedgerMark, ShardJob};
+use reencrypt::{LedgerMark, NoteKind, ShardJob};
 use rotation::{Answer, DatabasePosition, Direction, Fault, FaultCode, LeaseNumber, Plan, Shard, Strategy};
 
 use super::key::{expect_key, find_key};
@@ -134,6 +134,12 @@ impl Signed<'_> {
                 Err(refused(&format!("asked to {to} while rows of shard {shard} are not verified under the new key")))
             }
         }
+    }
+
+    /// Leaves a note about this node in the ledger, which refuses it when the rotation no longer goes forward.
+    pub(super) async fn note(&self, kind: NoteKind) -> Result<(), Fault> {
+        let noted = self.node.engine.note(&self.assignment.rotation, kind, self.node.id.as_str()).await;
+        noted.map_err(|error| error.fault())
     }
 
     /// No row may need the new key any more, as far as the ledger knows.

@@ -1,6 +1,6 @@
 //! Tables that are copied and swapped: what the agent refuses, whatever a coordinator says.
 
-use rotation::{Answer, Digest, Direction, FaultCode, RotationId, Work};
+use rotation::{Answer, Digest, Direction, FaultCode, RotationId, StrategyChoice, Work};
 use uuid::Uuid;
 use wire::pki::Role;
 
@@ -51,8 +51,7 @@ async fn the_application_is_not_let_in_beside_a_table_that_is_not_swapped() {
     let farm = Farm::new().await;
     let agent = farm.start().await;
     let mut leader = Leader::planned_with_shadows(&farm, &agent).await;
-    leader.quiesce().await;
-    leader.turn_rows().await;
+    copied(&farm, &mut leader).await;
     let Answer::PositionRecorded(position) = leader.answer(Work::RecordPosition).await else { unreachable!() };
     // A coordinator that leaves the swap out.
     leader.next_phase();
@@ -165,4 +164,82 @@ async fn an_earlier_rotation_is_retired_after_a_later_one_was_followed() {
     leader.next_phase();
     leader.retirement = Some(leader.sign_retirement(&farm.tls(Role::Operator, "alice"), |_| {}));
     leader.answer(Work::RetireTables).await;
+}
+
+/// Quiesced, every row copied, the copies finished, every row read back.
+async fn copied(farm: &Farm, leader: &mut Leader) {
+    leader.quiesce().await;
+    leader.next_phase();
+    leader.rows(Direction::Forward, false).await;
+    assert_eq!(leader.answer(Work::FinishShadows).await, Answer::ShadowsFinished);
+    farm.assert_rows_under(&farm.old).await;
+    leader.next_phase();
+    leader.rows(Direction::Forward, true).await;
+}
+
+#[tokio::test]
+async fn a_rotation_by_copies_goes_all_the_way_and_its_originals_are_dropped_on_a_word() {
+    let farm = Farm::new().await;
+    let agent = farm.start().await;
+    let mut leader = Leader::enrolled(&farm, &agent).await;
+    leader.strategy = StrategyChoice::Shadow;
+    leader.preflight(&farm).await;
+    assert!(leader.read_plan().tables.values().all(|table| table.strategy == rotation::Strategy::Shadow));
+    leader.approve(&farm);
+    copied(&farm, &mut leader).await;
+    let Answer::PositionRecorded(position) = leader.answer(Work::RecordPosition).await else { unreachable!() };
+    leader.next_phase();
+    assert_eq!(leader.answer(Work::SwapTables).await, Answer::TablesSwapped);
+    farm.assert_rows_under(&farm.new).await;
+    leader.answer(Work::ActivateKey { at: ACTIVATED_AT }).await;
+    leader.next_phase();
+    leader.answer(Work::LiftFence { direction: Direction::Forward, position: Some(position) }).await;
+    leader.answer(Work::StartInstance { key: farm.new.id() }).await;
+    leader.next_phase();
+    leader.answer(Work::AdmitInstance).await;
+    leader.next_phase();
+    leader.answer(Work::CloseLedger { direction: Direction::Forward }).await;
+    assert_eq!(farm.tables().await.len(), 2, "the original is kept");
+
+    leader.next_phase();
+    leader.authorization = None;
+    leader.retirement = Some(leader.sign_retirement(&farm.tls(Role::Operator, "alice"), |_| {}));
+    assert_eq!(leader.answer(Work::RetireTables).await, Answer::TablesRetired);
+    assert_eq!(farm.tables().await, ["entries"]);
+    farm.assert_rows_under(&farm.new).await;
+}
+
+#[tokio::test]
+async fn swapped_tables_are_swapped_back_and_nothing_of_the_copies_is_left() {
+    let farm = Farm::new().await;
+    let agent = farm.start().await;
+    let mut leader = Leader::planned_with_shadows(&farm, &agent).await;
+    copied(&farm, &mut leader).await;
+    leader.next_phase();
+    leader.answer(Work::SwapTables).await;
+    farm.assert_rows_under(&farm.new).await;
+
+    leader.next_phase();
+    leader.answer(Work::TurnBack).await;
+    leader.next_phase();
+    leader.answer(Work::RestoreKey).await;
+    leader.next_phase();
+    assert_eq!(leader.answer(Work::SwapTablesBack).await, Answer::TablesSwappedBack);
+    farm.assert_rows_under(&farm.old).await;
+    leader.next_phase();
+    leader.rows(Direction::Back, false).await;
+    leader.next_phase();
+    leader.rows(Direction::Back, true).await;
+    leader.next_phase();
+    leader.answer(Work::LiftFence { direction: Direction::Back, position: None }).await;
+    leader.next_phase();
+    leader.answer(Work::StartInstance { key: farm.old.id() }).await;
+    leader.next_phase();
+    leader.answer(Work::AdmitInstance).await;
+    leader.next_phase();
+    leader.answer(Work::DiscardKey).await;
+    leader.next_phase();
+    leader.answer(Work::CloseLedger { direction: Direction::Back }).await;
+    assert_eq!(farm.tables().await, ["entries"]);
+    farm.assert_rows_under(&farm.old).await;
 }

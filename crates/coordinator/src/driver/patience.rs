@@ -104,7 +104,9 @@ impl Patience {
     pub(super) fn failed(&mut self, failure: Failure, now: Instant) -> Next {
         if let Failure::Fault(fault) = &failure {
             self.heard = Some(now);
-            if !fault.retryable && !self.stubborn {
+            // What was undone by hand stays so, however often it is asked for.
+            let recovered = fault.code == FaultCode::Recovered;
+            if recovered || !fault.retryable && !self.stubborn {
                 return Next::Log(Event::WorkFailed { assignment: self.assignment.clone(), fault: fault.clone() });
             }
         }

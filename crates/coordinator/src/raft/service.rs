@@ -69,7 +69,8 @@ pub(crate) fn removed(id: u64) -> Status {
 
 /// The number in the caller's certificate.
 fn caller<T>(request: &Request<T>) -> Option<u64> {
-    wire::access::peer(request).and_then(|peer| peer.name.parse().ok())
+    let name = wire::access::peer(request).map(|peer| peer.name.as_str())?;
+    name.parse().ok().filter(|number: &u64| number.to_string() == name)
 }
 
 /// Sees that who sends a message of consensus is the replica in whose name it speaks: no replica, nor one that was

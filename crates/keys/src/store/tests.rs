@@ -567,3 +567,72 @@ fn nothing_that_is_printed_holds_a_secret() {
     let text = format!("{:?} {:?}", host.store, host.store.current().unwrap());
     assert!(!text.contains(&hex::encode([1; 32])) && !text.contains("[1, 1") && !text.contains("AQEBAQ"), "{text}");
 }
+
+/// A node on which the new key was activated, and the old file has any name.
+fn activated(dated: &str) -> TestHost {
+    let host = TestHost::with(&old());
+    host.store.put_pending(&rotation(), &new()).unwrap();
+    host.store.activate(&rotation(), id(&new()), AT_MS).unwrap();
+    fs::rename(host.app(DATED), host.app(dated)).unwrap();
+    host
+}
+
+#[test]
+fn files_are_judged_by_what_they_hold() {
+    let host = activated("encryption.of last year.config");
+    fs::write(host.app(DATED), "somebody else's").unwrap();
+    fs::write(host.app("readme.txt"), "not ours").unwrap();
+    let files = host.store.files().unwrap();
+    let found: Vec<_> = files.iter().map(|file| (file.name.as_str(), file.role, file.active())).collect();
+    let expected = [
+        ("encryption.config", FileRole::Current, Some(id(&new()))),
+        (DATED, FileRole::Dated, None),
+        ("encryption.of last year.config", FileRole::Other, Some(id(&old()))),
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_file_is_put_back_by_two_renames_and_none_is_lost() {
+    let host = activated(DATED);
+    for _ in 0..2 {
+        host.store.put_back(DATED, id(&old())).unwrap();
+        assert_eq!(host.active(), id(&old()));
+        assert_eq!(host.names(), ["encryption.config", "encryption.config.bak"]);
+    }
+    // And back again: the first .bak is put back, and gets a number meanwhile.
+    host.store.put_back("encryption.config.bak", id(&new())).unwrap();
+    assert_eq!(host.active(), id(&new()));
+    assert_eq!(host.names(), ["encryption.config", "encryption.config.bak"]);
+    assert!(host.store.put_back("encryption.config.bak", KeyId::new([9; 16])).is_err());
+}
+
+#[test]
+fn an_earlier_bak_gets_a_number() {
+    let host = activated(DATED);
+    fs::write(host.app("encryption.config.bak"), "from the year before").unwrap();
+    fs::write(host.app("encryption.config.bak.1"), "from the year before that").unwrap();
+    host.store.put_back(DATED, id(&old())).unwrap();
+    let names = ["encryption.config", "encryption.config.bak", "encryption.config.bak.1", "encryption.config.bak.2"];
+    assert_eq!(host.names(), names);
+    assert_eq!(fs::read(host.app("encryption.config.bak.2")).unwrap(), b"from the year before");
+}
+
+#[test]
+fn a_crash_while_a_file_is_put_back_loses_none() {
+    for point in 0..CRASH_POINTS_MAX {
+        let host = activated(DATED);
+        fs::write(host.app("encryption.config.bak"), "from the year before").unwrap();
+        let died = crash::at(point, || host.store.put_back(DATED, id(&old()))).is_some();
+        assert!([id(&old()), id(&new())].contains(&host.active()), "there always is a current one, point {point}");
+        host.store.put_back(DATED, id(&old())).unwrap();
+        assert_eq!(host.active(), id(&old()));
+        let kept = |name: &str| fs::read(host.app(name)).unwrap();
+        assert_eq!(kept("encryption.config.bak.1"), b"from the year before", "point {point}");
+        assert_eq!(host.store.read(&host.app("encryption.config.bak")).unwrap(), Some(new()), "point {point}");
+        if !died {
+            return;
+        }
+    }
+    panic!("it never came to its end");
+}

@@ -63,7 +63,7 @@ impl Demo {
         if self.database == "sqlite" && self.fail.as_deref().is_some_and(|fail| fail.starts_with("database@")) {
             return Err(Problem::usage(
                 "--fail database@… restarts a database server, and SQLite has none",
-                "add --database postgres, or break something else",
+                "add --database postgres or mariadb, or break something else",
             ));
         }
         forbid_core_files()?;

@@ -9,6 +9,7 @@ mod hidden;
 mod key;
 mod node;
 mod pki;
+mod recover;
 mod rotation;
 
 use clap::{Parser, Subcommand};
@@ -53,6 +54,8 @@ enum Command {
     /// Plan, start and follow rotations
     #[command(subcommand)]
     Rotation(rotation::Rotation),
+    /// Put this node back after a failure, without any coordinator: rows, encryption.config, instance
+    Recover(recover::Recover),
     /// Print a completion script for a shell
     Completions(completions::Completions),
     /// The sample application of the demo
@@ -74,6 +77,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Problem> {
         | Command::Node(_)
         | Command::Db(_)
         | Command::Rotation(_)
+        | Command::Recover(_)
         | Command::Completions(_)
         | Command::SampleVault(_)
         | Command::Balancer(_) => None,
@@ -88,6 +92,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Problem> {
         Command::Node(verb) => verb.run().await,
         Command::Db(verb) => verb.run().await,
         Command::Rotation(verb) => verb.run().await,
+        Command::Recover(verb) => verb.run().await,
         Command::Completions(verb) => verb.run(),
         Command::SampleVault(arguments) => hidden::sample_vault(arguments).await,
         Command::Balancer(arguments) => hidden::balancer(arguments).await,

@@ -95,6 +95,7 @@ fn no_option_takes_a_secret() {
         "--current-password-fd <N>",
         "--raw-key-file <FILE>",
         "--key <FILE>",
+        "--key <ID>",
     ];
     let words = ["password", "secret", "key", "token", "passphrase"];
     let mut seen = 0;

@@ -9,6 +9,7 @@ mod help;
 mod keys;
 mod operator;
 mod pki;
+mod recover;
 mod rotation;
 mod support;
 mod usage;

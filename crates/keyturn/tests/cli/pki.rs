@@ -64,6 +64,9 @@ fn names_that_cannot_stand_in_a_certificate_are_refused() {
     run(["pki", "init", "--farm", "De/mo", "--out", text(folder.path())]).failed(1, &["error[pki]", "De/mo"]);
     init(folder.path()).json();
     issue(folder.path(), &["viewer", "../eve"]).failed(1, &["../eve"]);
+    for name in ["first", "01", "coordinator-1"] {
+        issue(folder.path(), &["coordinator", name, "--host", "127.0.0.1"]).failed(2, &["is its number", name]);
+    }
 }
 
 #[test]

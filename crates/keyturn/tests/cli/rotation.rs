@@ -140,3 +140,40 @@ fn a_throttle_is_shown_and_taken_away_and_a_pause_goes_on() {
     let withdrawn = list[0]["id"].as_str().expect("an id").to_owned();
     vault.rotation(&["retire", &withdrawn, "--yes"]).failed(1, &["error[wrong-phase]", "withdrawn"]);
 }
+
+#[test]
+fn copied_tables_are_kept_named_and_dropped_on_the_operators_word() {
+    let vault = VaultFarm::new(1);
+    let plan = vault.rotation(&["plan", "--strategy", "shadow", "-o", "json"]).json();
+    let tables: Vec<String> = plan["plan"]["tables"].as_object().expect("tables").keys().cloned().collect();
+    assert!(plan["plan"]["tables"].as_object().expect("tables").values().all(|table| table["strategy"] == "shadow"));
+    vault.rotation(&["retire", "--yes"]).failed(1, &["error[nothing-kept]"]);
+    let done = vault.turn();
+    assert_eq!(done["kept_tables"], serde_json::json!(tables));
+    assert!(vault.rotation(&["status"]).done().contains("keyturn rotation retire"));
+    let report = vault.rotation(&["report", "-o", "json"]).json();
+    assert_eq!((&report["adds_up"], &report["kept_tables"]), (&true.into(), &done["kept_tables"]));
+    assert!(report["remains"][0]["place"].as_str().is_some_and(|place| place.contains("original tables")));
+
+    // Not while another rotation is under way, and not when something else is typed.
+    vault.rotation(&["plan"]).done();
+    vault.rotation(&["retire", "--yes"]).failed(1, &["error[rotation-under-way]"]);
+    vault.rotation(&["abort"]).done();
+    vault.rotation(&["retire"]).failed(1, &["error[not-confirmed]", "nothing was dropped", tables[0].as_str()]);
+    assert_eq!(
+        vault.rotation(&["status", done["id"].as_str().expect("an id"), "-o", "json"]).json()["kept_tables"],
+        done["kept_tables"]
+    );
+
+    let ran = vault.rotation(&["retire", "--yes", "-o", "json"]);
+    let (old, new) = (done["old_key"].as_str().expect("a key"), done["new_key"].as_str().expect("a key"));
+    for said in ["Warning:", old, new, tables[0].as_str(), "backups"] {
+        assert!(ran.stderr.contains(said), "{said}: {}", ran.stderr);
+    }
+    let retired = ran.json();
+    assert_eq!((&retired["id"], &retired["kept_tables"]), (&done["id"], &Value::Array(Vec::new())));
+    assert!(retired["retired_at_ms"].is_u64(), "{retired}");
+    assert!(vault.rotation(&["report", done["id"].as_str().expect("an id")]).done().contains("were dropped"));
+    vault.rotation(&["retire", "--yes"]).failed(1, &["error[nothing-kept]"]);
+    vault.rotation(&["retire", done["id"].as_str().expect("an id"), "--yes"]).done();
+}

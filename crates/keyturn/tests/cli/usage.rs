@@ -32,7 +32,7 @@ fn values_that_cannot_be() {
     wrong(&["demo", "--coordinators", "2"], "use 1, 3 or 5");
     wrong(&["demo", "--nodes", "0"], "0 is not in");
     wrong(&["demo", "--database", "oracle"], "use sqlite, postgres, mariadb");
-    wrong(&["demo", "--database", "mariadb"], "error[usage]: this release turns keys in SQLite and PostgreSQL");
+    wrong(&["demo", "--database", "oracle://db/vault"], "error[usage]: --database takes sqlite, postgres, mariadb");
     wrong(&["key", "generate", "--farm", "a b", "--out", "f"], "\"a b\" is no valid farm: use 1 to 63 of a-z");
     wrong(&["demo", "--fail", "agent"], "KIND@PHASE");
     wrong(&["demo", "--fail", "sun@verify"], "nothing that can be broken");

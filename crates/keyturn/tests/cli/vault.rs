@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use sqlx::Connection as _;
 
 use crate::farm::{Farm, Running, free_port};
 use crate::support::{Ran, keyturn, run};
@@ -15,8 +16,17 @@ pub(crate) const ROWS: u64 = 100;
 pub(crate) struct VaultFarm {
     // Dropped in this order: the processes end before their folder goes.
     nodes: Vec<Node>,
-    _coordinator: Running,
+    coordinator: Option<Running>,
     pub(crate) farm: Farm,
+    pub(crate) urls: Urls,
+    _server: Option<Server>,
+}
+
+/// How agents and instances reach the database.
+pub(crate) struct Urls {
+    pub(crate) agent: String,
+    application: String,
+    role: &'static str,
 }
 
 /// One node: `node-1` and so on, which is also the name of its folder.
@@ -29,13 +39,25 @@ struct Node {
 impl VaultFarm {
     pub(crate) fn new(nodes: usize) -> Self {
         let farm = Farm::new();
+        let urls = Urls::sqlite(&farm, "vault.db");
+        Self::on(nodes, farm, urls, None)
+    }
+
+    /// The same on a temporary PostgreSQL server, with a role of the application's own.
+    pub(crate) fn on_postgres(nodes: usize) -> Self {
+        let server = Server::start();
+        let urls = server.urls();
+        Self::on(nodes, Farm::new(), urls, Some(server))
+    }
+
+    fn on(nodes: usize, farm: Farm, urls: Urls, server: Option<Server>) -> Self {
         farm.write("password", "correct horse\n");
         for name in ["old", "new", "third"] {
             key(&farm, &["generate", "--farm", "demo", "--out", &farm.path(name)]).done();
         }
         let coordinator = farm.coordinator();
-        let nodes = (1..=nodes).map(|number| Node::prepare(&farm, format!("node-{number}"))).collect();
-        let mut vault = Self { nodes, _coordinator: coordinator, farm };
+        let nodes = (1..=nodes).map(|number| Node::prepare(&farm, format!("node-{number}"), &urls)).collect();
+        let mut vault = Self { nodes, coordinator: Some(coordinator), farm, urls, _server: server };
         run(["sample-vault", "seed", "--rows", &ROWS.to_string(), "--dir", &vault.instance(0)]).done();
         for number in 0..vault.nodes.len() {
             run(["sample-vault", "start", "--dir", &vault.instance(number)]).done();
@@ -67,6 +89,25 @@ impl VaultFarm {
         self.nodes[number].agent = Some(agent);
     }
 
+    /// A node's configuration.
+    pub(crate) fn config(&self, number: usize) -> String {
+        self.farm.path(&format!("{}.toml", self.nodes[number].name))
+    }
+
+    /// `kill -9` for the coordinator and every agent; the instances stay as they are.
+    pub(crate) fn kill_keyturn(&mut self) {
+        self.coordinator = None;
+        self.nodes.iter_mut().for_each(|node| node.agent = None);
+    }
+
+    /// Both come back.
+    pub(crate) fn revive_keyturn(&mut self) {
+        self.coordinator = Some(self.farm.coordinator());
+        for number in 0..self.nodes.len() {
+            self.start_agent(number);
+        }
+    }
+
     pub(crate) fn stop_agent(&mut self, number: usize) {
         let mut agent = self.nodes[number].agent.take().expect("it runs");
         assert_eq!(agent.stop(), Some(0));
@@ -83,7 +124,7 @@ impl VaultFarm {
     pub(crate) fn set_database(&mut self, number: usize, database: &str) {
         self.stop_agent(number);
         let Node { name, port, .. } = &self.nodes[number];
-        self.farm.write(&format!("{name}.toml"), &agent_toml(&self.farm, name, *port, database));
+        self.farm.write(&format!("{name}.toml"), &agent_toml(&self.farm, name, *port, &Urls::sqlite(&self.farm, database)));
         self.start_agent(number);
     }
 
@@ -136,22 +177,64 @@ impl VaultFarm {
     }
 }
 
+impl Urls {
+    fn sqlite(farm: &Farm, file: &str) -> Self {
+        let url = format!("sqlite://{}", farm.path(file));
+        Self { agent: url.clone(), application: url, role: "" }
+    }
+}
+
+/// A temporary PostgreSQL server.
+struct Server {
+    runtime: tokio::runtime::Runtime,
+    database: Option<local_farm::SpareDatabase>,
+}
+
+impl Server {
+    fn start() -> Self {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let database = runtime.block_on(local_farm::SpareDatabase::prepare("postgres")).expect("a server");
+        runtime.block_on(async {
+            let mut connection = sqlx::PgConnection::connect(database.url()).await.expect("connected");
+            let grant = "GRANT CREATE, USAGE ON SCHEMA public TO vault_app";
+            sqlx::raw_sql(grant).execute(&mut connection).await.expect("granted");
+            connection.close().await.expect("closed");
+        });
+        Self { runtime, database: Some(database) }
+    }
+
+    fn urls(&self) -> Urls {
+        let agent = self.database.as_ref().expect("it runs").url().to_owned();
+        let application = agent.replace("//postgres@", "//vault_app@");
+        assert_ne!(agent, application);
+        Urls { agent, application, role: "application_role = \"vault_app\"\n" }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(database) = self.database.take() {
+            let _ = self.runtime.block_on(database.end());
+        }
+    }
+}
+
 impl Node {
     /// Its folder, certificate, configurations and key.
-    fn prepare(farm: &Farm, name: String) -> Self {
+    fn prepare(farm: &Farm, name: String, urls: &Urls) -> Self {
         let port = free_port();
         run(["pki", "issue", "agent", &name, "--host", "127.0.0.1", "--dir", &farm.path("")]).done();
         for folder in ["store", "instance"] {
             std::fs::create_dir_all(farm.path(&format!("{name}/{folder}"))).expect("a folder");
         }
         farm.write(&format!("{name}/targets.toml"), TARGETS);
-        farm.write(&format!("{name}.toml"), &agent_toml(farm, &name, port, "vault.db"));
+        farm.write(&format!("{name}.toml"), &agent_toml(farm, &name, port, urls));
         farm.write(
             &format!("{name}/instance/instance.toml"),
             &format!(
-                "listen = \"127.0.0.1:{}\"\ndatabase_url = \"sqlite://{}\"\nstore = \"{}\"\nhostkey = \"{}\"\n",
+                "listen = \"127.0.0.1:{}\"\ndatabase_url = \"{}\"\nstore = \"{}\"\nhostkey = \"{}\"\n",
                 free_port(),
-                farm.path("vault.db"),
+                urls.application,
                 farm.path(&format!("{name}/store")),
                 farm.path(&format!("{name}/hostkey")),
             ),
@@ -205,7 +288,7 @@ fn key(farm: &Farm, arguments: &[&str]) -> Ran {
     run([&["key"], arguments, &["--password-file", &farm.path("password")]].concat())
 }
 
-fn agent_toml(farm: &Farm, name: &str, port: u16, database: &str) -> String {
+fn agent_toml(farm: &Farm, name: &str, port: u16, urls: &Urls) -> String {
     let instance: String = [("drain", 15), ("offline", 30), ("start", 30), ("observe", 5), ("canary", 5), ("admit", 5)]
         .map(|(verb, deadline)| {
             let folder = farm.path(&format!("{name}/instance"));
@@ -219,9 +302,9 @@ fn agent_toml(farm: &Farm, name: &str, port: u16, database: &str) -> String {
         "node = \"{name}\"\nfarm = \"demo\"\nlisten = \"127.0.0.1:{port}\"\nstate_dir = \"{name}/state\"\n\
          [tls]\nca = \"ca.pem\"\ncertificate = \"agent-{name}.pem\"\nkey = \"agent-{name}.key\"\n\
          [store]\ndirectory = \"{name}/store\"\nhostkey = \"{name}/hostkey\"\n\
-         [database]\nurl = \"sqlite://{}\"\ntargets = \"{name}/targets.toml\"\n\
+         [database]\nurl = \"{}\"\n{}targets = \"{name}/targets.toml\"\n\
          [instance]\n{instance}",
-        farm.path(database)
+        urls.agent, urls.role
     )
 }
 

@@ -1,16 +1,17 @@
-//! The vault's database as the demo's parts see it: SQLite or PostgreSQL behind one type, stored bytes in and out.
+//! The vault's database as the demo's parts see it: SQLite, PostgreSQL or MariaDB behind one type, stored bytes in and out.
 
 mod rows;
 mod sql;
 
 use anyhow::{Context as _, bail};
+use sqlx::mysql::{MySqlConnectOptions, MySqlPool, MySqlPoolOptions};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 
 use crate::tables::{RowKey, SecretColumn, Table};
 
-use rows::{postgres, sqlite};
-pub(crate) use sql::{CREATE_POSTGRES, CREATE_SQLITE};
+use rows::{mariadb, postgres, sqlite};
+pub(crate) use sql::{CREATE_MARIADB, CREATE_POSTGRES, CREATE_SQLITE};
 
 /// How long to wait for another writer of a SQLite file.
 const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
@@ -38,8 +39,10 @@ pub(crate) struct StoredRow {
 pub(crate) enum Database {
     /// A file on this machine.
     Sqlite(SqlitePool),
-    /// A server.
+    /// A server of PostgreSQL.
     Postgres(PgPool),
+    /// A server of MariaDB.
+    Mariadb(MySqlPool),
 }
 
 impl Database {
@@ -60,7 +63,12 @@ impl Database {
             let pool = PgPoolOptions::new().max_connections(connections_max).acquire_timeout(ACQUIRE);
             return Ok(Self::Postgres(pool.connect_lazy_with(options.application_name(name))));
         }
-        bail!("the database's URL begins neither with sqlite: nor with postgres:")
+        if url.starts_with("mariadb:") || url.starts_with("mysql:") {
+            let options: MySqlConnectOptions = url.parse().context("the database's URL is not a usable MariaDB URL")?;
+            let pool = MySqlPoolOptions::new().max_connections(connections_max).acquire_timeout(ACQUIRE);
+            return Ok(Self::Mariadb(pool.connect_lazy_with(options)));
+        }
+        bail!("the database's URL begins neither with sqlite: nor with postgres: nor with mariadb:")
     }
 
     /// Closes every connection.
@@ -68,6 +76,7 @@ impl Database {
         match self {
             Self::Sqlite(pool) => pool.close().await,
             Self::Postgres(pool) => pool.close().await,
+            Self::Mariadb(pool) => pool.close().await,
         }
     }
 
@@ -76,6 +85,7 @@ impl Database {
         match self {
             Self::Sqlite(pool) => sqlx::raw_sql(CREATE_SQLITE).execute(pool).await.map(drop),
             Self::Postgres(pool) => sqlx::raw_sql(CREATE_POSTGRES).execute(pool).await.map(drop),
+            Self::Mariadb(pool) => sqlx::raw_sql(CREATE_MARIADB).execute(pool).await.map(drop),
         }
     }
 
@@ -84,6 +94,7 @@ impl Database {
         match self {
             Self::Sqlite(pool) => sqlite::insert(pool, table, rows).await,
             Self::Postgres(pool) => postgres::insert(pool, table, rows).await,
+            Self::Mariadb(pool) => mariadb::insert(pool, table, rows).await,
         }
     }
 
@@ -97,6 +108,7 @@ impl Database {
         match self {
             Self::Sqlite(pool) => sqlite::value(pool, table, column, key).await,
             Self::Postgres(pool) => postgres::value(pool, table, column, key).await,
+            Self::Mariadb(pool) => mariadb::value(pool, table, column, key).await,
         }
     }
 
@@ -111,6 +123,7 @@ impl Database {
         match self {
             Self::Sqlite(pool) => sqlite::set_value(pool, table, column, key, value).await,
             Self::Postgres(pool) => postgres::set_value(pool, table, column, key, value).await,
+            Self::Mariadb(pool) => mariadb::set_value(pool, table, column, key, value).await,
         }
     }
 
@@ -123,6 +136,7 @@ impl Database {
         match self {
             Self::Sqlite(pool) => sqlite::for_each_row(pool, table, each).await,
             Self::Postgres(pool) => postgres::for_each_row(pool, table, each).await,
+            Self::Mariadb(pool) => mariadb::for_each_row(pool, table, each).await,
         }
     }
 }

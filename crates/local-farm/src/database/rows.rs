@@ -1,11 +1,13 @@
-//! Rows in and out of either database. The statements are the same for both; the types of the driver are not.
+//! Rows in and out of any of the databases. The statements are the same but for their placeholders; the types of the
+//! driver are not.
 
 use anyhow::Context as _;
 use futures::TryStreamExt as _;
 use keys::value::Encoding;
+use sqlx::mysql::{MySqlPool, MySqlRow};
 use sqlx::postgres::{PgPool, PgRow};
 use sqlx::sqlite::{SqlitePool, SqliteRow};
-use sqlx::{AssertSqlSafe, Postgres, QueryBuilder, Row as _, Sqlite};
+use sqlx::{AssertSqlSafe, MySql, Postgres, QueryBuilder, Row as _, Sqlite};
 use uuid::Uuid;
 
 use super::{DatabaseResult, Stored, StoredRow, sql};
@@ -16,7 +18,7 @@ const BINDS_MAX: usize = 4_000;
 
 // A macro, since a generic function would need bounds on a dozen of the driver's types, longer than what it does.
 macro_rules! backend {
-    ($module:ident, $database:ident, $pool:ident, $row:ident, $from_uuid:expr, $to_uuid:expr) => {
+    ($module:ident, $database:ident, $pool:ident, $row:ident, $from_uuid:expr, $to_uuid:expr, $own:expr) => {
         pub(super) mod $module {
             use super::*;
 
@@ -56,7 +58,7 @@ macro_rules! backend {
                 column: &SecretColumn,
                 key: &RowKey,
             ) -> DatabaseResult<Option<Stored>> {
-                let statement = sql::select_value(table, column);
+                let statement = ($own)(sql::select_value(table, column));
                 let mut query = sqlx::query(AssertSqlSafe(statement));
                 for part in &key.0 {
                     query = match part {
@@ -75,7 +77,7 @@ macro_rules! backend {
                 key: &RowKey,
                 value: &[u8],
             ) -> DatabaseResult<bool> {
-                let statement = sql::update_value(table, column);
+                let statement = ($own)(sql::update_value(table, column));
                 let query = sqlx::query(AssertSqlSafe(statement));
                 let mut query = match column.encoding {
                     Encoding::Raw => query.bind(value.to_vec()),
@@ -126,10 +128,13 @@ macro_rules! backend {
     };
 }
 
-backend!(sqlite, Sqlite, SqlitePool, SqliteRow, |id: Uuid| id.to_string(), |text: String| {
-    text.parse::<Uuid>().map_err(|error| sqlx::Error::Decode(Box::new(error)))
-});
-backend!(postgres, Postgres, PgPool, PgRow, |id: Uuid| id, |id: Uuid| Ok(id));
+backend!(sqlite, Sqlite, SqlitePool, SqliteRow, |id: Uuid| id.to_string(), parse, |sql: String| sql);
+backend!(postgres, Postgres, PgPool, PgRow, |id: Uuid| id, |id: Uuid| Ok(id), |sql: String| sql);
+backend!(mariadb, MySql, MySqlPool, MySqlRow, |id: Uuid| id.to_string(), parse, |sql: String| sql::unnumbered(&sql));
+
+fn parse(text: String) -> DatabaseResult<Uuid> {
+    text.parse().map_err(|error: uuid::Error| sqlx::Error::Decode(Box::new(error)))
+}
 
 /// A stored text; what the demo itself corrupts stays a text.
 fn text(value: &[u8]) -> String {

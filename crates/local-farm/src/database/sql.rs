@@ -58,6 +58,48 @@ CREATE TABLE attachments (
 );
 ";
 
+/// The tables in MariaDB. Texts compare byte by byte there too, as the database's own collation says.
+pub(crate) const CREATE_MARIADB: &str = "
+CREATE TABLE connections (
+    id bigint NOT NULL PRIMARY KEY,
+    name varchar(500) NOT NULL,
+    credentials longblob
+) ENGINE = InnoDB;
+CREATE TABLE user_vault_entries (
+    id char(36) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
+    name varchar(500) NOT NULL,
+    password longtext,
+    notes longtext
+) ENGINE = InnoDB;
+CREATE TABLE documentation (
+    slug varchar(190) NOT NULL PRIMARY KEY,
+    name varchar(500) NOT NULL,
+    body longtext
+) ENGINE = InnoDB;
+CREATE TABLE attachments (
+    entry_id bigint NOT NULL,
+    file_name varchar(190) NOT NULL,
+    name varchar(500) NOT NULL,
+    content longblob,
+    PRIMARY KEY (entry_id, file_name)
+) ENGINE = InnoDB;
+";
+
+/// The statement with MariaDB's placeholders, which have no numbers: the values stand in the order of their numbers.
+pub(super) fn unnumbered(sql: &str) -> String {
+    let mut unnumbered = String::with_capacity(sql.len());
+    let mut letters = sql.chars().peekable();
+    while let Some(letter) = letters.next() {
+        if letter == '$' && letters.peek().is_some_and(char::is_ascii_digit) {
+            while letters.next_if(char::is_ascii_digit).is_some() {}
+            unnumbered.push('?');
+        } else {
+            unnumbered.push(letter);
+        }
+    }
+    unnumbered
+}
+
 /// The column that is not encrypted: what a person sees in a list. A rotation must leave it alone.
 pub(super) const NAME_COLUMN: &str = "name";
 

@@ -1,4 +1,4 @@
-//! The same rows go into SQLite and into a real PostgreSQL, and come back the same.
+//! The same rows go into SQLite, a real PostgreSQL and a real MariaDB, and come back the same.
 
 use std::collections::BTreeMap;
 
@@ -75,9 +75,14 @@ async fn seeded_rows_come_back_from_postgres() {
     seeded_rows_come_back("postgres").await;
 }
 
+#[tokio::test]
+async fn seeded_rows_come_back_from_mariadb() {
+    seeded_rows_come_back("mariadb").await;
+}
+
 #[test]
 fn a_url_of_something_else_is_refused_without_being_quoted() {
-    let error = Database::open("mysql://vault:hunter2@db/vault", "test", 1).unwrap_err();
+    let error = Database::open("oracle://vault:hunter2@db/vault", "test", 1).unwrap_err();
     assert!(!format!("{error:#}").contains("hunter2"));
     let error = Database::open("postgres://vault:hunter2@db:notaport/vault", "test", 1).unwrap_err();
     assert!(!format!("{error:#}").contains("hunter2"), "{error:#}");

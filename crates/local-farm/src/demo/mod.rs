@@ -43,7 +43,7 @@ pub(crate) async fn run(options: DemoOptions) -> anyhow::Result<u8> {
 async fn prepare_and_run(options: DemoOptions) -> anyhow::Result<u8> {
     let fault: Option<Fault> = options.fail.as_deref().map(str::parse).transpose()?;
     if let Some(fault) = fault {
-        fault.check(options.coordinators, options.database == "postgres")?;
+        fault.check(options.coordinators, matches!(options.database.as_str(), "postgres" | "mariadb"))?;
     }
     let layout = Layout::create(options.keep.as_deref())?;
     let interruption = termination();

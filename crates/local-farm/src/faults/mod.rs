@@ -125,7 +125,8 @@ impl Fault {
     pub(crate) fn check(self, coordinators: u32, database_can_restart: bool) -> Result<(), UnusableFault> {
         if self.kind == Kind::Database && !database_can_restart {
             return Err(UnusableFault(
-                "--fail database@… restarts a server of the demo's own; use it with --database postgres".to_owned(),
+                "--fail database@… restarts a server of the demo's own; use it with --database postgres or mariadb"
+                    .to_owned(),
             ));
         }
         if self.kind == Kind::CoordinatorDisk && coordinators < 2 {

@@ -1,6 +1,7 @@
-//! The database of a demo: a SQLite file, a PostgreSQL server of this machine's own binaries, or a running one.
+//! The database of a demo: a SQLite file, a PostgreSQL or MariaDB server of this machine's own binaries, or a running one.
 
 mod binaries;
+mod mariadb;
 mod roles;
 mod spare;
 mod temporary;
@@ -13,6 +14,7 @@ use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 
 use crate::database::Database;
+use mariadb::{ADMINISTRATOR, TemporaryMariadb, Users};
 use roles::Roles;
 pub use spare::SpareDatabase;
 use temporary::TemporaryServer;
@@ -36,7 +38,9 @@ pub(crate) struct VaultDatabase {
 enum Place {
     File(PathBuf),
     Temporary(Box<TemporaryServer>),
+    TemporaryMariadb(Box<TemporaryMariadb>),
     Running { server_url: String, roles: Roles },
+    RunningMariadb { server_url: String, users: Users },
 }
 
 /// Where a database was left.
@@ -61,13 +65,12 @@ impl VaultDatabase {
         match database {
             "sqlite" => Self::file(folder),
             "postgres" => Self::temporary().await,
-            "mariadb" => bail!(UnusableDatabase(
-                "this release turns keys in SQLite and PostgreSQL, not in MariaDB; use --database sqlite or postgres"
-                    .to_owned()
-            )),
+            "mariadb" => Self::temporary_mariadb().await,
             url if url.starts_with("postgres://") || url.starts_with("postgresql://") => Self::running(url).await,
+            url if url.starts_with("mariadb://") || url.starts_with("mysql://") => Self::running_mariadb(url).await,
             _ => bail!(UnusableDatabase(
-                "--database takes sqlite, postgres, or the postgres:// URL of a running server with a superuser's login"
+                "--database takes sqlite, postgres, mariadb, or the postgres:// or mariadb:// URL of a running server \
+                 with an administrator's login"
                     .to_owned()
             )),
         }
@@ -112,11 +115,35 @@ impl VaultDatabase {
         })
     }
 
-    /// `sqlite` or `postgres`.
+    async fn temporary_mariadb() -> anyhow::Result<Self> {
+        let server = TemporaryMariadb::start().await?;
+        let users = Users::create(&server.url(ADMINISTRATOR, "mysql"), None).await?;
+        Ok(Self {
+            application_url: server.url(&users.application, &users.database),
+            agent_url: server.url(&users.agent, &users.database),
+            application_role: Some(users.application.clone()),
+            admin_url: server.url(ADMINISTRATOR, &users.database),
+            place: Place::TemporaryMariadb(Box::new(server)),
+        })
+    }
+
+    async fn running_mariadb(server_url: &str) -> anyhow::Result<Self> {
+        let users = Users::create(server_url, Some(&roles::random_suffix())).await?;
+        Ok(Self {
+            application_url: users.url(server_url, &users.application)?,
+            agent_url: users.url(server_url, &users.agent)?,
+            application_role: Some(users.application.clone()),
+            admin_url: users.admin_url(server_url)?,
+            place: Place::RunningMariadb { server_url: server_url.to_owned(), users },
+        })
+    }
+
+    /// `sqlite`, `postgres` or `mariadb`.
     pub(crate) const fn kind(&self) -> &'static str {
         match self.place {
             Place::File(_) => "sqlite",
             Place::Temporary(_) | Place::Running { .. } => "postgres",
+            Place::TemporaryMariadb(_) | Place::RunningMariadb { .. } => "mariadb",
         }
     }
 
@@ -131,6 +158,8 @@ impl VaultDatabase {
             Place::File(_) => Ok(()),
             Place::Temporary(_) => roles::grant(&self.admin_url, &Roles::of_own_server()).await,
             Place::Running { roles, .. } => roles::grant(&self.admin_url, roles).await,
+            Place::TemporaryMariadb(_) => mariadb::grant(&self.admin_url, &Users::of_own_server()).await,
+            Place::RunningMariadb { users, .. } => mariadb::grant(&self.admin_url, users).await,
         }
     }
 
@@ -138,8 +167,11 @@ impl VaultDatabase {
     pub(crate) async fn restart(&mut self) -> anyhow::Result<()> {
         match &mut self.place {
             Place::Temporary(server) => server.restart().await,
+            Place::TemporaryMariadb(server) => server.restart().await,
             Place::File(_) => bail!(UnusableDatabase("SQLite has no server that could be restarted".to_owned())),
-            Place::Running { .. } => bail!(UnusableDatabase("the demo restarts no server but its own".to_owned())),
+            Place::Running { .. } | Place::RunningMariadb { .. } => {
+                bail!(UnusableDatabase("the demo restarts no server but its own".to_owned()))
+            }
         }
     }
 
@@ -154,22 +186,29 @@ impl VaultDatabase {
                 Ok(Kept::File(path.clone()))
             }
             Place::Temporary(server) => {
-                let folder = folder.join("database");
-                fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-                let dump = folder.join("vault.sql");
+                let dump = dump_file(folder)?;
                 server.dump(&Roles::of_own_server().database, &dump).await?;
                 Ok(Kept::Dump(dump))
             }
+            Place::TemporaryMariadb(server) => {
+                let dump = dump_file(folder)?;
+                server.dump(&Users::of_own_server().database, &dump).await?;
+                Ok(Kept::Dump(dump))
+            }
             Place::Running { roles, .. } => Ok(Kept::OnServer(roles.database.clone())),
+            Place::RunningMariadb { users, .. } => Ok(Kept::OnServer(users.database.clone())),
         }
     }
 
     /// What is made on somebody else's server and must be removed from it, however the demo ends.
     pub(crate) fn leftovers(&self) -> Option<Leftovers> {
         match &self.place {
-            Place::File(_) | Place::Temporary(_) => None,
+            Place::File(_) | Place::Temporary(_) | Place::TemporaryMariadb(_) => None,
             Place::Running { server_url, roles } => {
-                Some(Leftovers { server_url: server_url.clone(), roles: roles.clone() })
+                Some(Leftovers { server_url: server_url.clone(), made: Made::Postgres(roles.clone()) })
+            }
+            Place::RunningMariadb { server_url, users } => {
+                Some(Leftovers { server_url: server_url.clone(), made: Made::Mariadb(users.clone()) })
             }
         }
     }
@@ -177,23 +216,39 @@ impl VaultDatabase {
     /// Ends the demo's own server.
     pub(crate) async fn end(self) -> anyhow::Result<()> {
         match self.place {
-            Place::File(_) | Place::Running { .. } => Ok(()),
+            Place::File(_) | Place::Running { .. } | Place::RunningMariadb { .. } => Ok(()),
             Place::Temporary(server) => server.stop().await,
+            Place::TemporaryMariadb(server) => server.stop().await,
         }
     }
+}
+
+fn dump_file(folder: &Path) -> anyhow::Result<PathBuf> {
+    let folder = folder.join("database");
+    fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    Ok(folder.join("vault.sql"))
 }
 
 /// A database and roles on somebody else's server.
 #[derive(Debug)]
 pub(crate) struct Leftovers {
     server_url: String,
-    roles: Roles,
+    made: Made,
+}
+
+#[derive(Debug)]
+enum Made {
+    Postgres(Roles),
+    Mariadb(Users),
 }
 
 impl Leftovers {
     /// Removes them.
     pub(crate) async fn remove(self) -> anyhow::Result<()> {
-        self.roles.drop_all(&self.server_url).await
+        match self.made {
+            Made::Postgres(roles) => roles.drop_all(&self.server_url).await,
+            Made::Mariadb(users) => users.drop_all(&self.server_url).await,
+        }
     }
 }
 

@@ -113,7 +113,7 @@ pub(super) fn random_suffix() -> String {
     random_hex(4)
 }
 
-fn random_hex(bytes: usize) -> String {
+pub(super) fn random_hex(bytes: usize) -> String {
     let mut drawn = vec![0_u8; bytes];
     rand::rng().fill(drawn.as_mut_slice());
     hex::encode(drawn)
@@ -135,17 +135,17 @@ async fn execute(connection: &mut PgConnection, statement: String) -> anyhow::Re
 }
 
 /// The parts of a URL around its login and database.
-struct Place<'a> {
-    scheme: &'a str,
+pub(super) struct Place<'a> {
+    pub(super) scheme: &'a str,
     /// `user:password@`, or nothing.
-    login: &'a str,
-    host: &'a str,
+    pub(super) login: &'a str,
+    pub(super) host: &'a str,
     /// `?sslmode=…`, or nothing.
-    options: &'a str,
+    pub(super) options: &'a str,
 }
 
 impl<'a> Place<'a> {
-    fn of(url: &'a str) -> anyhow::Result<Self> {
+    pub(super) fn of(url: &'a str) -> anyhow::Result<Self> {
         let (scheme, rest) = url.split_at(url.find("://").context("the database's URL has no scheme")? + 3);
         let (rest, options) = rest.find('?').map_or((rest, ""), |at| rest.split_at(at));
         let authority = rest.find('/').map_or(rest, |at| &rest[..at]);

@@ -19,13 +19,13 @@ use super::binaries::Binaries;
 use crate::process::ProcessIdentity;
 
 /// A fresh cluster is up in under a second; a busy machine gets this long.
-const START_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long it may take to end.
-const STOP_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often a starting server is asked.
-const POLL: Duration = Duration::from_millis(50);
+pub(super) const POLL: Duration = Duration::from_millis(50);
 
 /// A path of a unix socket has at most 107 bytes, `/.s.PGSQL.5432` included.
 const SOCKET_FOLDER_BYTES_MAX: usize = 90;
@@ -44,7 +44,7 @@ impl TemporaryServer {
     /// Makes a cluster and starts it.
     pub(super) async fn start() -> anyhow::Result<Self> {
         let binaries = Binaries::find()?;
-        let folder = folder().context("creating a folder for PostgreSQL")?;
+        let folder = folder("keyturn-pg-").context("creating a folder for PostgreSQL")?;
         if let Some(user) = binaries.user() {
             nix::unistd::chown(folder.path(), Some(user.uid), Some(user.gid))
                 .context("giving PostgreSQL's folder to the user postgres")?;
@@ -133,10 +133,10 @@ impl Drop for TemporaryServer {
 }
 
 /// A folder that only its owner may enter, with a path short enough for a socket.
-fn folder() -> std::io::Result<TempDir> {
+pub(super) fn folder(prefix: &str) -> std::io::Result<TempDir> {
     let builder = || {
         let mut builder = tempfile::Builder::new();
-        builder.prefix("keyturn-pg-");
+        builder.prefix(prefix);
         builder
     };
     let folder = builder().tempdir()?;
@@ -163,7 +163,7 @@ fn spawn(binaries: &Binaries, folder: &Path) -> anyhow::Result<(Child, ProcessId
     Ok((child, process))
 }
 
-async fn run(mut command: Command, what: &str) -> anyhow::Result<()> {
+pub(super) async fn run(mut command: Command, what: &str) -> anyhow::Result<()> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn();
     let output = match output {
         Err(error) if error.kind() == ErrorKind::NotFound => {

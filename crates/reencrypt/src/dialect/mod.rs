@@ -1,6 +1,7 @@
 //! What the engine asks of a database system. One folder per system holds all SQL of it; nothing else does.
 
 pub(crate) mod found;
+mod mariadb;
 mod postgres;
 pub(crate) mod scratch;
 mod sqlite;
@@ -8,6 +9,7 @@ mod sqlite;
 use async_trait::async_trait;
 use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, ShardId};
 
+use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
@@ -18,6 +20,7 @@ use crate::{DatabaseConfig, EngineError, Targets};
 use found::Seen;
 use scratch::{Scratch, ScratchNames};
 
+pub(crate) use mariadb::Mariadb;
 pub(crate) use postgres::Postgres;
 pub(crate) use sqlite::Sqlite;
 
@@ -166,6 +169,18 @@ pub(crate) trait Session: Send {
     /// Closes the header, so that no work enters under this rotation any more.
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError>;
 
+    /// Copies the whole database, as it is at one moment, into a file that is not there yet. For databases that are files.
+    async fn copy_into(&mut self, _path: &std::path::Path) -> Result<(), EngineError> {
+        Err(EngineError::Unsupported("this database is backed up by its own tools".to_owned()))
+    }
+
+    /// All rotations that the ledger remembers, oldest first; none where there is no ledger. Changes nothing.
+    async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError>;
+
+    /// Leaves a note about a node in the ledger; one that is there already stays. What only the way forward allows is
+    /// refused, in the same transaction, once the ledger has been turned back or a recovery has begun.
+    async fn note(&mut self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError>;
+
     /// Makes this session the only one that mends rows, until it ends, and sees that no rotation is under way.
     async fn hold_repairs(&mut self) -> Result<(), EngineError> {
         Err(EngineError::Unsupported("this release repairs nothing on this database".to_owned()))
@@ -273,6 +288,7 @@ fn no_shadows() -> EngineError {
 pub(crate) fn of(config: &DatabaseConfig) -> Result<Box<dyn Dialect>, EngineError> {
     use crate::config::Location;
     Ok(match Location::parse(&config.url).map_err(EngineError::Url)? {
+        Location::Mariadb(options) => Box::new(Mariadb::new(*options, config)),
         Location::Postgres(options) => Box::new(Postgres::new(*options, config)),
         Location::Sqlite(options) => Box::new(Sqlite::new(*options, config.sessions_wait)),
     })

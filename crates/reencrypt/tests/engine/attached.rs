@@ -109,17 +109,26 @@ impl Schema {
         };
         let mark = schema.vault.mark(1, Direction::Forward);
         schema.engine.fence(&mark).await.unwrap();
+        for (label, plan) in &schema.survey.tables {
+            let shadowed = SHADOWED.contains(&label.as_str());
+            assert_eq!(plan.strategy == Strategy::Shadow, shadowed, "{label}: {}", plan.reason);
+        }
         schema
     }
 
     fn jobs(&self, epoch: u64, direction: Direction) -> Vec<ShardJob> {
         let mark = self.vault.mark(epoch, direction);
         let job = |shard: &rotation::Shard| ShardJob {
-            strategy: if SHADOWED.contains(&shard.table.as_str()) { Strategy::Shadow } else { Strategy::InPlace },
+            strategy: self.strategy(&shard.table),
             lease: LeaseNumber::new(epoch),
             ..self.vault.job(shard, epoch, mark)
         };
         self.survey.shards.iter().map(job).collect()
+    }
+
+    /// As the survey chose.
+    fn strategy(&self, table: &str) -> Strategy {
+        self.survey.tables.iter().find(|(label, _)| label == table).unwrap().1.strategy
     }
 
     fn swap_job(&self, epoch: u64, direction: Direction) -> SwapJob {

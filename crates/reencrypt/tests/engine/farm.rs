@@ -10,16 +10,18 @@ use rotation::{
     ContentDigest, Direction, Epoch, LeaseNumber, RotationId, Shard, ShardTally, Strategy, StrategyChoice, Survey,
     UndecryptableValue,
 };
+use sqlx::mysql::MySqlConnection;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Column as _, Connection as _, Row as _, TypeInfo as _, ValueRef as _};
 use tempfile::TempDir;
 
 use crate::cluster::{self, Cluster};
+use crate::mariadb::{self, Server};
 
 const DOCUMENT: &str = include_str!("../../../../docs/database.md");
 
-/// The four tables of a vault, in the form that both systems take once the types are filled in.
+/// The four tables of a vault, in the form that all systems take once the types are filled in.
 const SCHEMA: &str = "
     CREATE TABLE connections (
         id {bigint} PRIMARY KEY, name text, password {blob}, notes text, updated_at text DEFAULT 'then');
@@ -27,7 +29,7 @@ const SCHEMA: &str = "
         owner {uuid} NOT NULL, \"Seq\" integer NOT NULL, secret {blob}, PRIMARY KEY (owner, \"Seq\"));
     CREATE TABLE documents (\"Slug\" varchar(40) NOT NULL PRIMARY KEY, body text);
     CREATE TABLE attachments (
-        entry_id bigint NOT NULL, file_name text NOT NULL, content {blob}, PRIMARY KEY (entry_id, file_name));";
+        entry_id bigint NOT NULL, file_name {name} NOT NULL, content {blob}, PRIMARY KEY (entry_id, file_name));";
 
 pub(crate) const TARGETS: &str = r#"
     version = 1
@@ -63,6 +65,7 @@ static GRANTING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 pub(crate) enum Place {
     Sqlite { directory: TempDir },
     Postgres { cluster: Arc<Cluster>, database: String, agent: String, application: String },
+    Mariadb { server: Arc<Server>, database: String, agent: String, application: String },
 }
 
 pub(crate) struct Vault {
@@ -98,7 +101,7 @@ pub(crate) enum Found {
 /// Every registered value, by table, column and key.
 pub(crate) type Census = BTreeMap<(String, String, String), Found>;
 
-/// Runs one test on both systems.
+/// Runs one test on every system.
 macro_rules! on_both {
     ($($(#[$attribute:meta])* async fn $name:ident($vault:ident) $body:block)*) => {
         $($(#[$attribute])* mod $name {
@@ -114,6 +117,11 @@ macro_rules! on_both {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn on_postgres() {
                 check(Vault::postgres().await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn on_mariadb() {
+                check(Vault::mariadb().await).await;
             }
         })*
     };
@@ -144,6 +152,37 @@ impl Vault {
         ] {
             vault.grant(table, key, columns).await;
         }
+        vault
+    }
+
+    /// The vault's tables in a MariaDB database, empty, with the users and grants of docs/database.md.
+    pub(crate) async fn mariadb() -> Self {
+        Self::mariadb_on(mariadb::shared()).await
+    }
+
+    pub(crate) async fn mariadb_on(server: Arc<Server>) -> Self {
+        let vault = Self::mariadb_bare_on(server, TARGETS).await;
+        vault.run(&vault.types(SCHEMA)).await;
+        vault.run(&vault.named(&documented("mariadb table"))).await;
+        for (table, columns) in [("\"User Entries\"", "secret"), ("documents", "body"), ("attachments", "content")] {
+            vault.grant(table, "", columns).await;
+        }
+        vault
+    }
+
+    /// A MariaDB database without tables, with the users of docs/database.md.
+    pub(crate) async fn mariadb_bare(targets: &str) -> Self {
+        Self::mariadb_bare_on(mariadb::shared(), targets).await
+    }
+
+    pub(crate) async fn mariadb_bare_on(server: Arc<Server>, targets: &str) -> Self {
+        let (database, number) = server.database().await;
+        let (agent, application) = (format!("agent_{number}"), format!("app_{number}"));
+        let mut config = DatabaseConfig::new(server.url(&agent, &database));
+        config.application_role = Some(application.clone());
+        let vault = Self::at(Place::Mariadb { server, database, agent, application }, config, targets);
+        vault.run(&vault.named("CREATE USER vault_app@localhost; GRANT ALL ON vault.* TO vault_app@localhost;")).await;
+        vault.run(&vault.named(&documented("mariadb grants"))).await;
         vault
     }
 
@@ -192,7 +231,11 @@ impl Vault {
 
     /// The grants of docs/database.md for another table.
     pub(crate) async fn grant(&self, table: &str, key: &str, columns: &str) {
-        let sql = format!("GRANT SELECT ({key}, {columns}), UPDATE ({columns}) ON {table} TO keyturn_agent;");
+        let sql = if self.is_mariadb() {
+            format!("GRANT SELECT, TRIGGER, UPDATE ({columns}) ON vault.{table} TO keyturn_agent@'%';")
+        } else {
+            format!("GRANT SELECT ({key}, {columns}), UPDATE ({columns}) ON {table} TO keyturn_agent;")
+        };
         self.run(&self.named(&sql)).await;
     }
 
@@ -204,19 +247,41 @@ impl Vault {
                 .replace("keyturn_agent", agent)
                 .replace("vault_app", application)
                 .replace("DATABASE vault ", &format!("DATABASE {database} ")),
+            Place::Mariadb { database, agent, application, .. } => sql
+                .replace("keyturn_agent", agent)
+                .replace("vault_app", application)
+                .replace(" vault.", &format!(" {database}.")),
         }
     }
 
-    fn types(&self, sql: &str) -> String {
-        let (bigint, blob, uuid) = match &self.place {
-            Place::Sqlite { .. } => ("INTEGER", "BLOB", "TEXT"),
-            Place::Postgres { .. } => ("bigint", "bytea", "uuid"),
+    pub(crate) fn types(&self, sql: &str) -> String {
+        let (bigint, blob, uuid, name) = match &self.place {
+            Place::Sqlite { .. } => ("INTEGER", "BLOB", "TEXT", "text"),
+            Place::Postgres { .. } => ("bigint", "bytea", "uuid", "text"),
+            Place::Mariadb { .. } => ("bigint", "longblob", "uuid", "varchar(100)"),
         };
-        sql.replace("{bigint}", bigint).replace("{blob}", blob).replace("{uuid}", uuid)
+        sql.replace("{bigint}", bigint).replace("{blob}", blob).replace("{uuid}", uuid).replace("{name}", name)
     }
 
     pub(crate) fn is_sqlite(&self) -> bool {
         matches!(self.place, Place::Sqlite { .. })
+    }
+
+    pub(crate) fn is_postgres(&self) -> bool {
+        matches!(self.place, Place::Postgres { .. })
+    }
+
+    pub(crate) fn is_mariadb(&self) -> bool {
+        matches!(self.place, Place::Mariadb { .. })
+    }
+
+    /// An empty vault in another database of the same system.
+    pub(crate) async fn another(&self) -> Self {
+        match &self.place {
+            Place::Sqlite { .. } => Self::sqlite().await,
+            Place::Postgres { .. } => Self::postgres().await,
+            Place::Mariadb { .. } => Self::mariadb().await,
+        }
     }
 
     pub(crate) async fn engine(&self) -> Engine {
@@ -241,23 +306,46 @@ impl Vault {
                 sqlx::raw_sql(sql).execute(&mut connection).await?;
                 connection.close().await
             }
+            Place::Mariadb { .. } => {
+                let mut connection = self.root().await;
+                sqlx::raw_sql(sql).execute(&mut connection).await?;
+                connection.close().await
+            }
         }
     }
 
     pub(crate) async fn superuser(&self) -> PgConnection {
         match &self.place {
-            Place::Sqlite { .. } => panic!("SQLite has no superuser"),
             Place::Postgres { cluster, database, .. } => cluster.superuser(database).await,
+            Place::Sqlite { .. } | Place::Mariadb { .. } => panic!("PostgreSQL only"),
+        }
+    }
+
+    /// A session of MariaDB's administrator.
+    pub(crate) async fn root(&self) -> MySqlConnection {
+        match &self.place {
+            Place::Mariadb { server, database, .. } => server.superuser(database).await,
+            Place::Sqlite { .. } | Place::Postgres { .. } => panic!("MariaDB only"),
+        }
+    }
+
+    /// A session of the application's user in MariaDB, which may be refused.
+    pub(crate) async fn user(&self) -> Result<MySqlConnection, sqlx::Error> {
+        match &self.place {
+            Place::Mariadb { server, database, application, .. } => {
+                MySqlConnection::connect(&server.url(application, database)).await
+            }
+            Place::Sqlite { .. } | Place::Postgres { .. } => panic!("MariaDB only"),
         }
     }
 
     /// A session of the application's role, which may be refused.
     pub(crate) async fn application(&self) -> Result<PgConnection, sqlx::Error> {
         match &self.place {
-            Place::Sqlite { .. } => panic!("SQLite has no roles"),
             Place::Postgres { cluster, database, application, .. } => {
                 PgConnection::connect(&cluster.url(application, database)).await
             }
+            Place::Sqlite { .. } | Place::Mariadb { .. } => panic!("PostgreSQL only"),
         }
     }
 
@@ -267,11 +355,12 @@ impl Vault {
                 let options = SqliteConnectOptions::new().filename(directory.path().join("vault.db"));
                 SqliteConnection::connect_with(&options).await.unwrap()
             }
-            Place::Postgres { .. } => panic!("PostgreSQL has no file"),
+            Place::Postgres { .. } | Place::Mariadb { .. } => panic!("SQLite only"),
         }
     }
 
-    /// Rows as the bytes of their values; in PostgreSQL of text and bytea columns.
+    /// Rows as the bytes of their values; in PostgreSQL of text and bytea columns. MariaDB knows no `CAST(… AS text)`,
+    /// and is asked for its own.
     pub(crate) async fn rows(&self, sql: &str) -> Vec<Vec<Option<Vec<u8>>>> {
         let sql = AssertSqlSafe(sql.to_owned());
         match &self.place {
@@ -295,6 +384,14 @@ impl Vault {
                     let value = row.try_get_raw(at).unwrap();
                     if value.is_null() { None } else { Some(value.as_bytes().unwrap().to_vec()) }
                 };
+                rows.iter().map(|row| (0..row.len()).map(|at| cell(row, at)).collect()).collect()
+            }
+            Place::Mariadb { .. } => {
+                let mut connection = self.root().await;
+                let sql = AssertSqlSafe(sql.0.replace(" AS text)", " AS CHAR)"));
+                let rows = sqlx::raw_sql(sql).fetch_all(&mut connection).await.unwrap();
+                connection.close().await.unwrap();
+                let cell = |row: &sqlx::mysql::MySqlRow, at: usize| row.try_get_unchecked(at).unwrap();
                 rows.iter().map(|row| (0..row.len()).map(|at| cell(row, at)).collect()).collect()
             }
         }
@@ -322,8 +419,13 @@ impl Vault {
             Cell::Null => "NULL".to_owned(),
             Cell::Integer(number) => number.to_string(),
             Cell::Text(text) => format!("'{}'", text.replace('\'', "''")),
-            Cell::Bytes(bytes) if self.is_sqlite() => format!("x'{}'", hex(bytes)),
-            Cell::Bytes(bytes) => format!("'\\x{}'::bytea", hex(bytes)),
+            Cell::Bytes(bytes) if matches!(self.place, Place::Postgres { .. }) => format!("'\\x{}'::bytea", hex(bytes)),
+            // Twice the length would be more than a statement may have.
+            Cell::Bytes(bytes) if self.is_mariadb() && bytes.len() > 1 << 20 => {
+                use base64::Engine as _;
+                format!("FROM_BASE64('{}')", base64::engine::general_purpose::STANDARD.encode(bytes))
+            }
+            Cell::Bytes(bytes) => format!("x'{}'", hex(bytes)),
         }
     }
 
@@ -450,7 +552,12 @@ impl Vault {
         let (old, new) = (Cipher::new(&self.old), Cipher::new(&self.new));
         for table in self.targets.tables() {
             let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-            let key: Vec<String> = table.key.iter().map(|name| format!("CAST({} AS text)", quote(name))).collect();
+            let text = |name: &String| match self.is_mariadb() {
+                // Leaves bytes alone, which need not be text.
+                true => format!("CONCAT({})", quote(name)),
+                false => format!("CAST({} AS text)", quote(name)),
+            };
+            let key: Vec<String> = table.key.iter().map(text).collect();
             let name = match &table.schema {
                 Some(schema) => format!("{}.{}", quote(schema), quote(&table.name)),
                 None => quote(&table.name),
@@ -473,7 +580,8 @@ impl Vault {
                             (Ok(_), Ok(_)) => panic!("a value opens under both keys"),
                         },
                     };
-                    let key = String::from_utf8(row[1].clone().unwrap()).unwrap();
+                    let key = String::from_utf8(row[1].clone().unwrap());
+                    let key = key.unwrap_or_else(|error| hex(error.as_bytes()));
                     census.insert((table.label(), column.name.clone(), key), found);
                 }
             }

@@ -140,7 +140,7 @@ on_both! {
         let survey = vault.survey().await;
         let engine = vault.engine().await;
         engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
-        let (before, header) = (vault.census().await, if vault.is_sqlite() { "keyturn_rotation" } else { "keyturn.rotation" });
+        let (before, header) = (vault.census().await, if vault.is_postgres() { "keyturn.rotation" } else { "keyturn_rotation" });
         vault.run(&format!("UPDATE {header} SET format = 99")).await;
         let refused = [
             vault.reencrypt_all(&survey, 1, vault.mark(2, Direction::Forward)).await.unwrap_err(),
@@ -160,7 +160,7 @@ on_both! {
     async fn the_identity_is_the_same_for_all_who_mean_the_same_database_and_no_other(vault) {
         let identity = vault.engine().await.identity().await.unwrap();
         assert_eq!(vault.engine().await.identity().await.unwrap(), identity);
-        let other = if vault.is_sqlite() { Vault::sqlite().await } else { Vault::postgres().await };
+        let other = vault.another().await;
         assert_ne!(other.engine().await.identity().await.unwrap(), identity);
     }
 }

@@ -145,7 +145,9 @@ on_both! {
         engine.turn_back(&vault.mark(3, Direction::Back)).await.unwrap();
         let error = engine.fence(&vault.mark(2, Direction::Forward)).await.unwrap_err();
         assert_eq!(error.code(), FaultCode::Superseded);
-        if !vault.is_sqlite() {
+        if vault.is_mariadb() {
+            vault.user().await.unwrap().close().await.unwrap();
+        } else if !vault.is_sqlite() {
             vault.application().await.unwrap().close().await.unwrap();
         }
         engine.lift_fence(&vault.mark(4, Direction::Back)).await.unwrap();

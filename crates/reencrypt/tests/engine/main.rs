@@ -1,5 +1,5 @@
-//! The engine on real databases: SQLite files, and a temporary PostgreSQL cluster that lives as long as this process
-//! has tests running. Test names say what holds; most hold for both systems.
+//! The engine on real databases: SQLite files, and a temporary PostgreSQL cluster and MariaDB server that live as long as
+//! this process has tests running. Test names say what holds; most hold for every system.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
@@ -12,10 +12,15 @@ mod faults;
 mod fence;
 mod keys_of_every_type;
 mod late_workers;
+mod mariadb;
+mod mariadb_fence;
+mod mariadb_schema;
+mod mariadb_workers;
 mod memory;
 mod pace;
 mod planner;
 mod proxy;
+mod recovery;
 mod rest;
 mod rotate;
 mod scan;

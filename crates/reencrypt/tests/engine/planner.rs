@@ -109,7 +109,10 @@ async fn hostile_defaults_of_the_database_change_neither_settings_nor_plans_in_t
     let log = cluster.log();
     for (table, ..) in TABLES {
         let name = format!("\"public\".\"{table}\" AS t");
-        let ours: Vec<&str> = log.split("LOG:  duration:").filter(|entry| entry.contains(&name)).collect();
+        // The look for what is registered nowhere reads whole tables, and is to.
+        let looks = |entry: &&str| entry.contains("AS v(n, tag)");
+        let ours: Vec<&str> =
+            log.split("LOG:  duration:").filter(|entry| entry.contains(&name) && !looks(entry)).collect();
         let updates = ours.iter().filter(|entry| entry.contains("UPDATE ONLY")).count();
         assert!(updates >= 3 && ours.len() >= updates + 6, "{updates} of {} statements:\n{log}", ours.len());
         for entry in ours {

@@ -14,6 +14,8 @@ use crate::farm::{Cell, Place, Vault, on_both, request};
 async fn see_all(vault: &Vault) {
     if matches!(vault.place, Place::Postgres { .. }) {
         vault.run(&vault.named("GRANT pg_read_all_data TO keyturn_agent;")).await;
+    } else if vault.is_mariadb() {
+        vault.run(&vault.named("GRANT SELECT ON vault.* TO keyturn_agent@'%'")).await;
     }
 }
 
@@ -96,7 +98,7 @@ on_both! {
     }
 
     async fn every_form_is_told_and_what_cannot_be_registered_says_why(vault) {
-        let blob = if vault.is_sqlite() { "BLOB" } else { "bytea" };
+        let blob = vault.types("{blob}");
         vault.run(&format!("CREATE TABLE odd (id integer PRIMARY KEY, t text, b {blob}, h text, j text, mixed {blob}, plain text);
                             CREATE TABLE keyless (secret {blob});")).await;
         let Cell::Bytes(raw) = vault.raw("one", "") else { panic!("raw values are bytes") };
@@ -141,7 +143,7 @@ on_both! {
 
     async fn a_column_that_holds_nothing_of_the_farms_key_keeps_no_rotation_from_beginning(vault) {
         vault.seed(20).await;
-        let blob = if vault.is_sqlite() { "BLOB" } else { "bytea" };
+        let blob = vault.types("{blob}");
         vault.run(&format!("CREATE TABLE users (id integer PRIMARY KEY, hash {blob});")).await;
         let hash = [&[0x0d, 0x0c, 3, 0, 0, 0, 2, 0][..], &[7; 40]].concat();
         vault.insert("users", &[vec![Cell::Integer(1), Cell::Bytes(hash)]]).await;
@@ -154,7 +156,7 @@ on_both! {
 
     async fn keyturns_own_tables_are_passed_over(vault) {
         vault.seed(20).await;
-        let blob = if vault.is_sqlite() { "BLOB" } else { "bytea" };
+        let blob = vault.types("{blob}");
         vault.run(&format!("CREATE TABLE keyturn_01234567_9_1_old (id integer PRIMARY KEY, secret {blob});")).await;
         vault.insert("keyturn_01234567_9_1_old", &[vec![Cell::Integer(1), vault.raw("x", "")]]).await;
         see_all(&vault).await;

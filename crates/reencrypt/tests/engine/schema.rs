@@ -95,6 +95,10 @@ async fn a_table_in_another_schema_and_a_partitioned_one_work_in_place() {
 
 on_both! {
     async fn the_users_triggers_do_not_fire_and_are_there_afterwards(vault) {
+        if vault.is_mariadb() {
+            // There they cannot be kept from firing, and such a table is refused (mariadb_schema.rs).
+            return;
+        }
         vault.seed(200).await;
         if vault.is_sqlite() {
             vault.run(

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use keys::KeySet;
 use rotation::{DatabaseKind, Strategy};
 
-use crate::farm::{Cell, Vault, on_both, request};
+use crate::farm::{Cell, Place, Vault, on_both, request};
 
 on_both! {
     async fn it_counts_every_row_and_value_and_covers_every_table_with_shards(vault) {
@@ -14,7 +14,11 @@ on_both! {
         let seen = AtomicU64::new(0);
         let progress = |rows| seen.store(rows, Ordering::SeqCst);
         let survey = vault.engine().await.survey(&request(&ring, &[], 8), &progress).await.unwrap();
-        let kind = if vault.is_sqlite() { DatabaseKind::Sqlite } else { DatabaseKind::Postgres };
+        let kind = match vault.place {
+            Place::Sqlite { .. } => DatabaseKind::Sqlite,
+            Place::Postgres { .. } => DatabaseKind::Postgres,
+            Place::Mariadb { .. } => DatabaseKind::Mariadb,
+        };
         assert_eq!(survey.kind, kind);
         assert_eq!(survey.writers_max == 1, vault.is_sqlite());
         let names: Vec<&str> = survey.tables.iter().map(|(name, _)| name.as_str()).collect();
@@ -39,10 +43,15 @@ on_both! {
         vault.engine().await.check_targets().await.unwrap();
         vault.survey().await;
         assert_eq!(vault.rows("SELECT password FROM connections ORDER BY id").await, before);
-        let ledger = if vault.is_sqlite() {
-            "SELECT CAST(count(*) AS text) FROM sqlite_schema WHERE name LIKE 'keyturn%'"
-        } else {
-            "SELECT count(*)::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'keyturn'"
+        let ledger = match vault.place {
+            Place::Sqlite { .. } => "SELECT CAST(count(*) AS text) FROM sqlite_schema WHERE name LIKE 'keyturn%'",
+            Place::Postgres { .. } => {
+                "SELECT count(*)::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'keyturn'"
+            }
+            Place::Mariadb { .. } => {
+                "SELECT CAST(count(*) AS text) FROM information_schema.tables
+                 WHERE table_schema = database() AND table_name LIKE 'keyturn%'"
+            }
         };
         assert_eq!(vault.text(ledger).await, "0");
     }

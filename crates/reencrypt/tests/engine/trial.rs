@@ -5,7 +5,7 @@ use reencrypt::EngineError;
 use rotation::FaultCode;
 use sqlx::Connection as _;
 
-use crate::farm::{Vault, on_both, request};
+use crate::farm::{Place, Vault, on_both, request};
 
 async fn refusal(vault: &Vault) -> EngineError {
     let ring = KeySet::new("farm", vault.old.clone(), 0);
@@ -35,10 +35,13 @@ on_both! {
         if vault.is_sqlite() {
             vault.run("CREATE TRIGGER t AFTER UPDATE ON connections BEGIN DELETE FROM documents; END").await;
         }
-        let objects = if vault.is_sqlite() {
-            "SELECT group_concat(name || coalesce(sql, '')) FROM sqlite_schema"
-        } else {
-            "SELECT string_agg(relname || xmin, ',' ORDER BY oid) FROM pg_class"
+        let objects = match vault.place {
+            Place::Sqlite { .. } => "SELECT group_concat(name || coalesce(sql, '')) FROM sqlite_schema",
+            Place::Postgres { .. } => "SELECT string_agg(relname || xmin, ',' ORDER BY oid) FROM pg_class",
+            Place::Mariadb { .. } => {
+                "SELECT group_concat(table_name || create_time) FROM information_schema.tables
+                 WHERE table_schema = database()"
+            }
         };
         let all = [
             objects,

@@ -3,13 +3,18 @@
 
 use crate::course::Signal;
 use crate::run::Run;
-use crate::{Course, Ending, Fault, NodeId, Quarantine};
+use crate::{Course, Ending, Fault, NodeCatchUp, NodeId, Phase, Quarantine};
 
 /// An agent answered that its node, or the database, was recovered. Whether that says anything here.
 pub(crate) fn hear(run: &mut Run<'_>, node: &NodeId, fault: &Fault) -> bool {
     if run.rotation.course == Course::Ended(Ending::RolledBack) {
         is_back(run, node);
         return true;
+    }
+    // The database lets no node in with the new key once it was turned back by hand, so one that is in contradicts it.
+    let admitted = |(_, progress): (_, &crate::NodeProgress)| progress.admitted_at.is_some();
+    if run.rotation.reached >= Phase::Admit && run.rotation.nodes.iter().any(admitted) {
+        return false;
     }
     if !run.follow(Signal::Recovered, Some(fault.clone())) {
         return false;
@@ -51,7 +56,7 @@ fn hold_all(run: &mut Run<'_>, reason: &Fault) {
         .collect();
     for id in ids {
         if let Some(progress) = run.progress(&id) {
-            progress.catch_up = Default::default();
+            progress.catch_up = NodeCatchUp::default();
         }
         let (rotation, since) = (run.rotation.id, run.now);
         if let Some(known) = run.nodes.get_mut(&id) {

@@ -56,8 +56,17 @@ fn a_stuck_undo_hears_of_it_after_a_retry() {
 }
 
 #[test]
-fn after_the_point_of_no_return_it_is_a_fault_like_any_other() {
+fn a_farm_that_was_put_back_before_anybody_was_admitted_ends_rolled_back() {
     let mut farm = Farm::at(2, Phase::Admit);
     farm.fail("node-1 admit-instance", FaultCode::Recovered);
-    assert_eq!(farm.course(), "forward:admit");
+    check(&farm, "ended:rolled-back", &["node-1 take-offline", "node-2 take-offline"]);
+}
+
+#[test]
+fn once_a_node_was_admitted_it_is_a_fault_like_any_other() {
+    let mut farm = Farm::at(2, Phase::Admit);
+    farm.answer("node-1 admit-instance");
+    farm.fail("node-2 admit-instance", FaultCode::Recovered);
+    assert_eq!(farm.course(), "forward:completed");
+    assert!(farm.held(2));
 }

@@ -89,7 +89,7 @@ fn what_each_role_must_never_call() {
             assert!(!may(Role::Agent, &path), "an agent must not call {path}");
             assert!(!may(Role::Coordinator, &path), "a coordinator must not call {path}");
             assert!(may(Role::Operator, &path), "an operator may call {path}");
-            let reads = ["GetFarm", "GetRotation", "ListRotations", "WatchRotation"];
+            let reads = ["GetFarm", "GetRotation", "ListRotations", "WatchRotation", "ListReplicas"];
             assert_eq!(may(Role::Viewer, &path), reads.iter().any(|read| path.ends_with(read)), "{path}");
         }
         if path.starts_with("/keyturn.v1.Raft/") {

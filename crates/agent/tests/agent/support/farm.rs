@@ -101,6 +101,19 @@ impl Farm {
         }
     }
 
+    /// The tables that are not the ledger's: the application's, their copies, and originals that are kept.
+    pub(crate) async fn tables(&self) -> Vec<String> {
+        let database = self.database().await;
+        let names: Vec<(String,)> = sqlx::query_as(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND (name = 'entries' OR name GLOB 'keyturn_????????_*') ORDER BY name",
+        )
+        .fetch_all(&database)
+        .await
+        .unwrap();
+        database.close().await;
+        names.into_iter().map(|(name,)| name).collect()
+    }
+
     /// An identity of this farm.
     pub(crate) fn tls(&self, role: Role, name: &str) -> Tls {
         self.issue(&self.authority, role, name)

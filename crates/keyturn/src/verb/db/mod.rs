@@ -1,5 +1,6 @@
 //! `keyturn db`: a database by itself, without coordinators: what it holds, under which keys, and how fast it is.
 
+mod backup;
 mod bench;
 mod doctor;
 mod scan;
@@ -21,6 +22,8 @@ pub(crate) enum Db {
     Scan(scan::Scan),
     /// Tell under which key every registered value is, and turn stragglers to the active one
     Doctor(doctor::Doctor),
+    /// Make a backup of the whole database, restore it aside, and open rows of it
+    Backup(backup::Backup),
     /// Measure how fast keys turn in a database, against what the database itself can do
     Bench(bench::Bench),
 }
@@ -31,6 +34,7 @@ impl Db {
         match self {
             Self::Scan(verb) => verb.run().await,
             Self::Doctor(verb) => verb.run().await,
+            Self::Backup(verb) => verb.run().await,
             Self::Bench(verb) => verb.run().await,
         }
     }

@@ -101,6 +101,14 @@ impl Issue {
                 "add --host NAME-OR-ADDRESS, once for each",
             ));
         }
+        // As the coordinators compare it: `01` is not the number 1.
+        let is_number = self.name.parse::<u64>().is_ok_and(|number| number.to_string() == self.name);
+        if role == Role::Coordinator && !is_number {
+            return Err(Problem::usage(
+                format!("the name of a coordinator is its number, and {} is none", self.name),
+                "give the id of its configuration, for example 4",
+            ));
+        }
         let text = |name: &str, what: &str| {
             let bytes = Zeroizing::new(read(&self.dir.join(name), what)?);
             // Not text becomes text that is no PEM, which the authority refuses with a reason.

@@ -181,7 +181,16 @@ async fn describe(
     let from = format!("{only}{}.{}", quote(schema), quote(&target.name));
     Ok(Some((
         oid,
-        Table { label: target.label(), from, key, columns: values, others: Vec::new(), triggers: Vec::new() },
+        Table {
+            label: target.label(),
+            from,
+            key,
+            columns: values,
+            others: Vec::new(),
+            triggers: Vec::new(),
+            kept: Vec::new(),
+            exact: Vec::new(),
+        },
     )))
 }
 
@@ -261,7 +270,7 @@ fn key_columns(
                 continue;
             }
         };
-        key.push(KeyColumn { sql: quote(name), kind, cast: column.base.clone(), collation: None });
+        key.push(KeyColumn { sql: quote(name), kind, cast: column.base.clone(), collation: None, descending: false });
     }
     key
 }

@@ -94,6 +94,11 @@ pub(super) async fn exists(connection: &mut PgConnection) -> Result<bool, Engine
     }
 }
 
+/// Keeps others from making tables of the ledger until the transaction ends.
+pub(super) async fn lock_creation(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LEDGER_LOCK).execute(connection).await.map(|_| ())
+}
+
 /// Makes the ledger's schema and tables where they are missing. An administrator may make the schema beforehand, so
 /// that the agent's role needs no right to make schemas. Tables of an earlier form are brought to this one.
 pub(super) async fn create(connection: &mut PgConnection) -> Result<(), EngineError> {
@@ -102,7 +107,7 @@ pub(super) async fn create(connection: &mut PgConnection) -> Result<(), EngineEr
     }
     let doing = || "making the ledger's tables".to_owned();
     let mut transaction = connection.begin().await.doing(doing)?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LEDGER_LOCK).execute(&mut *transaction).await.doing(doing)?;
+    lock_creation(&mut transaction).await.doing(doing)?;
     // Somebody else may have made them while we waited.
     if exists(&mut transaction).await? {
         return Ok(());
@@ -163,10 +168,8 @@ pub(super) async fn drop_unused(connection: &mut PgConnection) -> Result<(), Eng
         let sql = format!("DROP TABLE keyturn.{table} CASCADE");
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut *transaction).await.doing(doing)?;
     }
-    transaction.commit().await.doing(doing)?;
-    // An administrator may have made the schema for the role, which then may not drop it, or something else stands in it.
-    let _ = sqlx::raw_sql("DROP SCHEMA keyturn").execute(connection).await;
-    Ok(())
+    // The schema stays: an administrator may have made it for the role, which could then not make it again.
+    transaction.commit().await.doing(doing)
 }
 
 /// How the header is to be held by the transaction that reads it.

@@ -37,11 +37,12 @@ const RELATIONS: &str = "
       AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
     ORDER BY 2, 3";
 
-/// Columns with the type under all domains; `e` for enumerations and the like, whose values are not free.
+/// Columns with the type under all domains, but for generated ones, which follow the columns that they are computed
+/// from; `e` for enumerations and the like, whose values are not free.
 const COLUMNS: &str = "
     WITH RECURSIVE base AS (
         SELECT a.attnum, a.atttypid AS oid FROM pg_attribute a
-        WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped
+        WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
         UNION ALL
         SELECT b.attnum, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.oid WHERE t.typtype = 'd')
     SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), t.typname::text, t.typtype::text, e.typname::text,

@@ -260,8 +260,13 @@ mod tests {
     use crate::table::{KeyColumn, ValueColumn};
 
     fn table() -> Table {
-        let key =
-            KeyColumn { sql: "\"id\"".to_owned(), kind: KeyKind::Integer, cast: "bigint".to_owned(), collation: None };
+        let key = KeyColumn {
+            sql: "\"id\"".to_owned(),
+            kind: KeyKind::Integer,
+            cast: "bigint".to_owned(),
+            collation: None,
+            descending: false,
+        };
         let column = ValueColumn {
             name: "secret".to_owned(),
             sql: "\"secret\"".to_owned(),
@@ -276,6 +281,8 @@ mod tests {
             columns: vec![column],
             others: Vec::new(),
             triggers: Vec::new(),
+            kept: Vec::new(),
+            exact: Vec::new(),
         }
     }
 

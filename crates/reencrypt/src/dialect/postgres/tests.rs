@@ -34,6 +34,8 @@ const ROWS: &str = r#"
     UPDATE "My Vault".secrets SET secret = NULL WHERE owner_id = 3;
     UPDATE "My Vault".secrets SET secret = '' WHERE owner_id = 4;"#;
 
+static GRANTING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// A database with roles of its own.
 struct Place {
     cluster: Arc<Cluster>,
@@ -55,8 +57,11 @@ impl Place {
                  CREATE SCHEMA keyturn AUTHORIZATION AGENT;",
             )
             .await;
-        // Rights on parameters belong to the whole server.
-        place.run("SELECT pg_advisory_lock(1); GRANT SET ON PARAMETER session_replication_role TO AGENT;").await;
+        {
+            // Rights on parameters belong to the whole server, and two that grant one get into each other's way.
+            let _alone = GRANTING.lock().await;
+            place.run("GRANT SET ON PARAMETER session_replication_role TO AGENT").await;
+        }
         place.run(sql).await;
         place
     }

@@ -61,9 +61,7 @@ impl Scratch for SqliteScratch {
     async fn make(&mut self) -> Result<LedgerBefore, EngineError> {
         let before =
             if ledger::exists(&mut self.connection).await? { LedgerBefore::Present } else { LedgerBefore::Absent };
-        let mut transaction = ledger::begin(&mut self.connection, || "making the ledger's tables".to_owned()).await?;
-        ledger::create(&mut transaction).await?;
-        transaction.commit().await.doing(|| "making the ledger's tables".to_owned())?;
+        ledger::create(&mut self.connection).await?;
         if let Some(open) = ledger::open_rotation(&mut self.connection).await? {
             return Err(EngineError::LedgerOpen(open));
         }

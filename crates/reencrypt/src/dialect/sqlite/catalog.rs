@@ -108,7 +108,16 @@ async fn describe(
     .collect();
     let from = format!("{}.{}", quote(SCHEMA), quote(&target.name));
     let others = others(connection, target, &columns, &collations).await.doing(doing)?;
-    let table = Table { label: target.label(), from, key, columns: values, others, triggers };
+    let table = Table {
+        label: target.label(),
+        from,
+        key,
+        columns: values,
+        others,
+        triggers,
+        kept: Vec::new(),
+        exact: Vec::new(),
+    };
     if problems.is_empty() {
         nulls(connection, target, &table, &columns, problems).await?;
     }
@@ -227,7 +236,7 @@ fn key_columns(
         if let Some(own) = collation.as_deref().filter(|name| !["BINARY", "NOCASE", "RTRIM"].contains(name)) {
             problems.push(format!("has the key column {name:?} with the application's own collation {own:?}"));
         }
-        key.push(KeyColumn { sql: quote(name), kind: KeyKind::Any, cast: String::new(), collation });
+        key.push(KeyColumn { sql: quote(name), kind: KeyKind::Any, cast: String::new(), collation, descending: false });
     }
     key
 }

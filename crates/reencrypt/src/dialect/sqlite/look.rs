@@ -14,8 +14,8 @@ const TABLES: &str = "
     SELECT name, upper(ltrim(COALESCE(sql, ''))) GLOB 'CREATE VIRTUAL*', name GLOB 'keyturn_*'
     FROM main.sqlite_schema WHERE type = 'table' AND name NOT GLOB 'sqlite_*' ORDER BY name";
 
-/// `hidden` 1 is a column of a virtual table; generated ones are 2 (computed on reading) and 3 (stored).
-const COLUMNS: &str = "SELECT name, type, pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid";
+/// Without generated columns (`hidden` 2 and 3), which follow the columns that they are computed from.
+const COLUMNS: &str = "SELECT name, type, pk FROM pragma_table_xinfo(?) WHERE hidden NOT IN (2, 3) ORDER BY cid";
 
 /// SQLite matches names whatever their case; targets.toml does not.
 const MISSING: &str = "SELECT count(*) FROM pragma_table_xinfo(?1) x JOIN main.sqlite_schema m ON m.name = ?1

@@ -2,6 +2,7 @@
 
 mod bench;
 mod catalog;
+mod history;
 mod ledger;
 mod look;
 mod mend;
@@ -27,6 +28,7 @@ use super::found::Seen;
 use super::scratch::{Scratch, ScratchNames};
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
+use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
@@ -311,6 +313,15 @@ impl Session for SqliteSession {
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         let _turn = self.writing.lock().await;
         ledger::close(&mut self.connection, mark).await
+    }
+
+    async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError> {
+        history::history(&mut self.connection).await
+    }
+
+    async fn note(&mut self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError> {
+        let _turn = self.writing.lock().await;
+        history::note(&mut self.connection, rotation, kind, node).await
     }
 
     async fn hold_repairs(&mut self) -> Result<(), EngineError> {

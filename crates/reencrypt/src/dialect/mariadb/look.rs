@@ -1,0 +1,217 @@
+//! Looks through a whole MariaDB database for values of devolutions-crypto. The database filters and counts; only
+//! headers travel.
+
+use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlRow};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+
+use super::super::found::{Seen, SeenColumn, SeenTable, Tagged, Unseen};
+use super::{connect, quote};
+use crate::EngineError;
+use crate::error::{Doing, mariadb_number};
+use crate::targets::Exclude;
+
+/// Everything that the account may see.
+const TABLES: &str = "
+    SELECT TABLE_NAME, TABLE_TYPE FROM information_schema.TABLES
+    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED')
+    ORDER BY CAST(TABLE_NAME AS BINARY)";
+
+/// Everything that InnoDB keeps in this database, whoever may see it; partitions and the like have a `#` in their names.
+const KEPT: &str = "
+    SELECT CONVERT(CAST(CAST(SUBSTRING_INDEX(NAME, '/', -1) AS BINARY) AS CHAR CHARACTER SET filename) USING utf8mb4)
+    FROM information_schema.INNODB_SYS_TABLES
+    WHERE SUBSTRING_INDEX(NAME, '/', 1) = CAST(CONVERT(DATABASE() USING filename) AS BINARY) AND NAME NOT LIKE '%#%'";
+
+const COLUMNS: &str = "
+    SELECT COLUMN_NAME, COLUMN_TYPE, DATA_TYPE, PRIVILEGES FROM information_schema.COLUMNS
+    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? ORDER BY ORDINAL_POSITION";
+
+const PRIMARY_KEY: &str = "
+    SELECT COLUMN_NAME FROM information_schema.STATISTICS
+    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? AND INDEX_NAME = 'PRIMARY' ORDER BY SEQ_IN_INDEX";
+
+/// Names are compared byte by byte; the server matches columns whatever their case.
+const MISSING: &str = "
+    SELECT COUNT(*) FROM information_schema.COLUMNS
+    WHERE TABLE_SCHEMA = DATABASE() AND COALESCE(?, DATABASE()) = DATABASE() AND TABLE_NAME = ?
+      AND CAST(TABLE_NAME AS BINARY) = CAST(? AS BINARY) AND CAST(COLUMN_NAME AS BINARY) = CAST(? AS BINARY)";
+
+/// How the values of a type are looked into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Bytes,
+    Text,
+    /// Nothing of ours can stand in it.
+    Never,
+}
+
+pub(super) async fn see(options: &MySqlConnectOptions) -> Result<Seen, EngineError> {
+    let mut connection = connect(options).await?.0;
+    let doing = || "listing the tables of the database".to_owned();
+    let names = |rows: Vec<MySqlRow>| rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>();
+    let visible = sqlx::raw_sql(TABLES).fetch_all(&mut connection).await.and_then(names).doing(doing)?;
+    let kept = match sqlx::raw_sql(KEPT).fetch_all(&mut connection).await.and_then(names) {
+        Ok(kept) => kept,
+        // The right to see them is one of those that Preflight names.
+        Err(error) if mariadb_number(&error) == Some(1227) => Vec::new(),
+        Err(error) => return Err(error).doing(doing),
+    };
+    let mut seen = Seen::default();
+    for table in kept.into_iter().filter(|name| !visible.contains(name) && !is_own(name)) {
+        let reason = "the account may not SELECT it".to_owned();
+        seen.unseen.push(Unseen { schema: None, table, column: None, reason });
+    }
+    for name in visible {
+        if is_own(&name) {
+            seen.own.push(name);
+        } else {
+            see_table(&mut connection, name, &mut seen).await?;
+        }
+    }
+    let _ = connection.close().await;
+    Ok(seen)
+}
+
+fn is_own(name: &str) -> bool {
+    name.starts_with("keyturn_")
+}
+
+/// Excluded columns that there are not.
+pub(super) async fn missing(options: &MySqlConnectOptions, excludes: &[Exclude]) -> Result<Vec<String>, EngineError> {
+    let mut connection = connect(options).await?.0;
+    let mut missing = Vec::new();
+    for exclude in excludes {
+        for column in &exclude.columns {
+            let found: i64 = sqlx::query(MISSING)
+                .bind(exclude.schema.as_deref())
+                .bind(&exclude.table)
+                .bind(&exclude.table)
+                .bind(column)
+                .fetch_one(&mut connection)
+                .await
+                .and_then(|row| row.try_get(0))
+                .doing(|| "looking for the excluded columns".to_owned())?;
+            if found == 0 {
+                missing.push(exclude.place(column));
+            }
+        }
+    }
+    let _ = connection.close().await;
+    Ok(missing)
+}
+
+/// One reading of the table for each column, so that of values that are kept apart from their rows each is read once.
+async fn see_table(connection: &mut MySqlConnection, name: String, seen: &mut Seen) -> Result<(), EngineError> {
+    let doing = || format!("looking into {name}");
+    let unseen = |column: &str, reason: &str| Unseen {
+        schema: None,
+        table: name.clone(),
+        column: Some(column.to_owned()),
+        reason: reason.to_owned(),
+    };
+    let mut columns = Vec::new();
+    for row in sqlx::query(COLUMNS).bind(&name).fetch_all(&mut *connection).await.doing(doing)? {
+        let text = |at: usize| row.try_get::<String, _>(at).doing(doing);
+        let (column, data_type) = (text(0)?, text(1)?);
+        let look = look(&text(2)?);
+        if look == Look::Never {
+            continue;
+        }
+        if !text(3)?.to_ascii_lowercase().contains("select") {
+            seen.unseen.push(unseen(&column, "the account may not SELECT it"));
+            continue;
+        }
+        // Reviewed: quoted identifiers and constants only.
+        let sql = format!(
+            "SELECT CAST(x.tag AS CHAR(40)), COUNT(*) FROM (SELECT {} AS tag FROM {} AS t) x
+             WHERE x.tag IS NOT NULL GROUP BY x.tag ORDER BY x.tag",
+            tag(&format!("t.{}", quote(&column)), look),
+            quote(&name),
+        );
+        let rows = match sqlx::query(AssertSqlSafe(sql)).persistent(false).fetch_all(&mut *connection).await {
+            Ok(rows) => rows,
+            // A lock that does not go, a table that is dropped meanwhile: the others are looked into.
+            Err(sqlx::Error::Database(error)) => {
+                seen.unseen.push(unseen(&column, error.message()));
+                continue;
+            }
+            Err(error) => return Err(error).doing(doing),
+        };
+        let read = |row: &MySqlRow| {
+            let values: i64 = row.try_get(1)?;
+            Ok(Tagged { tag: row.try_get(0)?, values: u64::try_from(values).unwrap_or_default() })
+        };
+        let tagged = rows.iter().map(read).collect::<Result<_, _>>().doing(doing)?;
+        columns.push(SeenColumn { name: column, data_type, tagged });
+    }
+    let names = |rows: Vec<MySqlRow>| rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>();
+    let key = sqlx::query(PRIMARY_KEY).bind(&name).fetch_all(connection).await.and_then(names).doing(doing)?;
+    if !columns.is_empty() {
+        seen.tables.push(SeenTable { schema: None, name, key, columns });
+    }
+    Ok(())
+}
+
+/// A list's values are not free, and a number, a date or a place has no room for one of ours. JSON is text.
+fn look(data_type: &str) -> Look {
+    match data_type {
+        "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" => Look::Text,
+        "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => Look::Bytes,
+        _ => Look::Never,
+    }
+}
+
+/// The tag of one value, NULL for all that is none of ours.
+fn tag(column: &str, look: Look) -> String {
+    // Base64 is ASCII in every character set but the wide ones, so bytes are compared, by no collation.
+    let bytes = match look {
+        Look::Bytes | Look::Never => column.to_owned(),
+        Look::Text => format!("CAST(CONVERT({column} USING utf8mb4) AS BINARY)"),
+    };
+    let text = |bytes: &str| format!("CONVERT({bytes} USING latin1)");
+    let end = ["0A", "0D", "20", "09", "0A"]
+        .iter()
+        .fold(bytes.clone(), |inner, blank| format!("TRIM(TRAILING x'{blank}' FROM {inner})"));
+    let base64 = format!(
+        "CONCAT(CASE WHEN LOCATE('-', {bytes}) > 0 OR LOCATE('_', {bytes}) > 0
+                     THEN IF(RIGHT({end}, 1) = '=' OR LENGTH({end}) % 4 = 0, 's', 'v')
+                     ELSE IF(RIGHT({end}, 1) = '=' OR LENGTH({end}) % 4 = 0, 'b', 'u') END, {})",
+        text(&format!("LEFT({bytes}, 10)")),
+    );
+    match look {
+        Look::Never => "NULL".to_owned(),
+        Look::Bytes => format!(
+            "CASE WHEN LEFT({bytes}, 2) = x'0D0C' THEN CONCAT('r', LOWER(HEX(LEFT({bytes}, 8))))
+                  WHEN LEFT({bytes}, 3) = x'445177' THEN {base64} END"
+        ),
+        Look::Text => {
+            let start = text(&format!("LEFT({bytes}, 6)"));
+            let hexadecimal = format!("LOCATE('0d0c', LOWER({start}))");
+            let within = format!("LOCATE(x'445177', {bytes})");
+            format!(
+                "CASE WHEN LEFT({bytes}, 3) = x'445177' THEN {base64}
+                      WHEN {hexadecimal} IN (1, 3) THEN CONCAT('h', {})
+                      WHEN {within} > 1 AND {} NOT REGEXP '[A-Za-z0-9+/_-]' THEN CONCAT('e', {}) END",
+                text(&format!("SUBSTRING({bytes}, {hexadecimal}, 16)")),
+                text(&format!("SUBSTRING({bytes}, {within} - 1, 1)")),
+                text(&format!("SUBSTRING({bytes}, {within}, 10)")),
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_that_may_hold_text_or_bytes_is_looked_into() {
+        for data_type in ["char", "varchar", "longtext", "tinytext"] {
+            assert_eq!(look(data_type), Look::Text, "{data_type}");
+        }
+        for data_type in ["binary", "varbinary", "tinyblob", "longblob"] {
+            assert_eq!(look(data_type), Look::Bytes, "{data_type}");
+        }
+        assert_eq!(look("enum"), Look::Never);
+    }
+}

@@ -1,0 +1,356 @@
+//! MariaDB 10.6 and later: connecting with the settings that the work needs, and what the session answers.
+
+mod accounts;
+mod bench;
+mod catalog;
+mod grants;
+mod history;
+mod ledger;
+mod look;
+mod rows;
+mod sessions;
+mod statement;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, ShardId};
+use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
+use sqlx::{ConnectOptions as _, Connection, Row as _};
+
+use super::found::Seen;
+use super::scratch::{Scratch, ScratchNames};
+use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
+use crate::error::Doing;
+use crate::history::{LedgerRotation, NoteKind};
+use crate::key::Key;
+use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
+use crate::sink::PageSink;
+use crate::table::{KeyRange, Row, Table};
+use crate::targets::Exclude;
+use crate::{DatabaseConfig, EngineError, Targets};
+
+/// Agents that may write at once. Beyond this, on the hardware of a vault, they wait for the same log and disk.
+const WRITERS_MAX: u32 = 8;
+
+/// How long a connection may take to come about before the database counts as unreachable.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long it may take until the log is flushed up to where it stood. The server does it once a second by itself.
+const FLUSH_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// How often it is looked how far the log is flushed.
+const FLUSH_POLL: Duration = Duration::from_millis(50);
+
+/// Statements kept prepared; a batch's has hundreds of placeholders, so only few.
+const STATEMENTS_KEPT_MAX: usize = 16;
+
+/// The oldest release with one atomic RENAME of several tables and the columns of the catalog that are read.
+const VERSION_MIN: (u32, u32) = (10, 6);
+
+/// What every session needs, whatever the server's or the account's defaults are:
+/// a value that does not fit is an error, and a date that nobody would take any more can still be set to itself; a
+/// backslash is a backslash; text compares byte by byte unless a column's own collation is named; times are in UTC;
+/// each statement sees what is committed; nobody waits for ever for a lock, and a worker that is stopped inside a
+/// transaction is ended by the server, but not one that waits for the next page; a constraint holds for us too; and
+/// nothing that was set to spare a careless user stops a statement half-way.
+const SETTINGS: &str = "
+    SET SESSION
+        sql_mode = 'STRICT_ALL_TABLES,ALLOW_INVALID_DATES,NO_BACKSLASH_ESCAPES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION',
+        time_zone = '+00:00',
+        autocommit = 1,
+        completion_type = 0,
+        innodb_lock_wait_timeout = 5,
+        lock_wait_timeout = 5,
+        idle_transaction_timeout = 15,
+        idle_write_transaction_timeout = 0,
+        idle_readonly_transaction_timeout = 0,
+        wait_timeout = 28800,
+        net_read_timeout = 120,
+        net_write_timeout = 28800,
+        max_statement_time = 0,
+        foreign_key_checks = 1,
+        unique_checks = 1,
+        check_constraint_checks = 1,
+        sql_safe_updates = 0,
+        sql_select_limit = 18446744073709551615,
+        sql_big_selects = 1,
+        sql_auto_is_null = 0,
+        optimizer_switch = 'default';
+    SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
+    SET NAMES utf8mb4 COLLATE utf8mb4_bin;
+";
+
+/// What the sessions of one engine share.
+#[derive(Debug)]
+struct Shared {
+    application_role: Option<String>,
+    allowed_session_users: Vec<String>,
+    sessions_wait: Duration,
+}
+
+pub(crate) struct Mariadb {
+    options: MySqlConnectOptions,
+    shared: Arc<Shared>,
+}
+
+impl Mariadb {
+    pub(crate) fn new(options: MySqlConnectOptions, config: &DatabaseConfig) -> Self {
+        // What the driver would set by itself is set below, and more.
+        let options = options
+            .pipes_as_concat(false)
+            .no_engine_substitution(false)
+            .timezone(None)
+            .set_names(false)
+            .statement_cache_capacity(STATEMENTS_KEPT_MAX)
+            // A scan is one statement that lasts as long as its rows are worked on; that is no reason to warn.
+            .disable_statement_logging();
+        let shared = Shared {
+            application_role: config.application_role.clone(),
+            allowed_session_users: config.allowed_session_users.clone(),
+            sessions_wait: config.sessions_wait,
+        };
+        Self { options, shared: Arc::new(shared) }
+    }
+}
+
+/// One connection.
+struct MariadbSession {
+    connection: MySqlConnection,
+    shared: Arc<Shared>,
+    /// Bytes that one statement, and one row of an answer, may have.
+    packet_bytes_max: usize,
+}
+
+#[async_trait]
+impl Dialect for Mariadb {
+    fn kind(&self) -> DatabaseKind {
+        DatabaseKind::Mariadb
+    }
+
+    fn writers_max(&self) -> u32 {
+        WRITERS_MAX
+    }
+
+    fn page_rows_max(&self, _table: &Table) -> usize {
+        // A page is written by as many statements as it takes.
+        usize::MAX
+    }
+
+    fn auto_shadow(&self) -> Result<(), &'static str> {
+        Err("this release has no shadows on MariaDB")
+    }
+
+    async fn open(&self) -> Result<Box<dyn Session>, EngineError> {
+        let (connection, packet_bytes_max) = connect(&self.options).await?;
+        Ok(Box::new(MariadbSession { connection, shared: Arc::clone(&self.shared), packet_bytes_max }))
+    }
+
+    async fn scratch(&self, names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
+        Ok(Box::new(bench::MariadbScratch::open(&self.options, names).await?))
+    }
+
+    async fn see(&self) -> Result<Seen, EngineError> {
+        look::see(&self.options).await
+    }
+
+    async fn missing(&self, excludes: &[Exclude]) -> Result<Vec<String>, EngineError> {
+        if excludes.is_empty() { Ok(Vec::new()) } else { look::missing(&self.options, excludes).await }
+    }
+}
+
+/// A connection with our settings, and how many bytes it sends and takes at once.
+async fn connect(options: &MySqlConnectOptions) -> Result<(MySqlConnection, usize), EngineError> {
+    let connecting = MySqlConnection::connect_with(options);
+    let mut connection = match tokio::time::timeout(CONNECT_TIME_MAX, connecting).await {
+        Ok(connected) => connected.doing(|| "connecting to MariaDB".to_owned())?,
+        Err(_) => {
+            let doing = "connecting to MariaDB".to_owned();
+            return Err(EngineError::TimedOut { doing, seconds: CONNECT_TIME_MAX.as_secs() });
+        }
+    };
+    let doing = || "setting up a MariaDB session".to_owned();
+    let row = sqlx::raw_sql("SELECT VERSION(), @@max_allowed_packet").fetch_one(&mut connection).await.doing(doing)?;
+    let version: String = row.try_get(0).doing(doing)?;
+    if let Some(problem) = version_problem(&version) {
+        return Err(EngineError::Rights(vec![problem]));
+    }
+    let packet: u64 = row.try_get_unchecked(1).doing(doing)?;
+    sqlx::raw_sql(SETTINGS).execute(&mut connection).await.doing(doing)?;
+    Ok((connection, usize::try_from(packet).unwrap_or(usize::MAX)))
+}
+
+fn version_problem(version: &str) -> Option<String> {
+    if !version.to_ascii_lowercase().contains("mariadb") {
+        return Some(format!("the server is MySQL {version}; this release works with MariaDB 10.6 and later"));
+    }
+    let mut numbers = version.trim_start_matches("5.5.5-").split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    (found < VERSION_MIN).then(|| format!("the server is MariaDB {version}; 10.6 or later is needed"))
+}
+
+impl MariadbSession {
+    /// How far the log has come: where it stands, and up to where it is flushed.
+    async fn log(&mut self) -> Result<(u64, u64), EngineError> {
+        let doing = || "asking for the position of the database's history".to_owned();
+        let rows =
+            sqlx::raw_sql("SHOW GLOBAL STATUS WHERE Variable_name IN ('Innodb_lsn_current', 'Innodb_lsn_flushed')")
+                .fetch_all(&mut self.connection)
+                .await
+                .doing(doing)?;
+        let (mut current, mut flushed) = (0, 0);
+        for row in &rows {
+            let name: String = row.try_get(0).doing(doing)?;
+            let value: String = row.try_get(1).doing(doing)?;
+            let value = value.parse().unwrap_or_default();
+            if name.eq_ignore_ascii_case("Innodb_lsn_current") { current = value } else { flushed = value }
+        }
+        Ok((current, flushed))
+    }
+}
+
+#[async_trait]
+impl Session for MariadbSession {
+    async fn identity(&mut self) -> Result<DatabaseIdentity, EngineError> {
+        // MariaDB gives itself no identity that would be worth the name: what it has is derived from the machine's
+        // network card and the port, and so the same for two servers of one machine.
+        let row = sqlx::raw_sql("SELECT @@server_id, @@hostname, @@port, @@datadir, DATABASE()")
+            .fetch_one(&mut self.connection)
+            .await
+            .doing(|| "asking for the database's identity".to_owned())?;
+        let read = || {
+            let (server, port): (u64, u64) = (row.try_get_unchecked(0)?, row.try_get_unchecked(2)?);
+            let (host, folder, database): (String, String, String) =
+                (row.try_get(1)?, row.try_get(3)?, row.try_get(4)?);
+            Ok(format!("server {server} at {host}:{port} in {folder}, database {database}"))
+        };
+        let identity = read().doing(|| "reading the database's identity".to_owned())?;
+        Ok(DatabaseIdentity { kind: DatabaseKind::Mariadb, identity })
+    }
+
+    async fn position(&mut self) -> Result<DatabasePosition, EngineError> {
+        let identity = self.identity().await?;
+        // The log of InnoDB, which every server has, and not the binary log, which need not be on. What is committed is
+        // in it; what is flushed is what a crash cannot take away.
+        let (goal, mut flushed) = self.log().await?;
+        let started = Instant::now();
+        while flushed < goal {
+            if started.elapsed() >= FLUSH_TIME_MAX {
+                let doing = "waiting until everything is flushed to disk".to_owned();
+                return Err(EngineError::TimedOut { doing, seconds: FLUSH_TIME_MAX.as_secs() });
+            }
+            tokio::time::sleep(FLUSH_POLL).await;
+            flushed = self.log().await?.1;
+        }
+        Ok(DatabasePosition { identity, timeline: 0, position: flushed })
+    }
+
+    async fn tables(&mut self, targets: &Targets) -> Result<Vec<Table>, EngineError> {
+        catalog::tables(&mut self.connection, targets).await
+    }
+
+    async fn check_rights(&mut self) -> Result<(), EngineError> {
+        grants::check(&mut self.connection, &self.shared).await
+    }
+
+    async fn page(&mut self, scan: &Scan<'_>, limit: PageLimit) -> Result<Vec<Row>, EngineError> {
+        rows::page(&mut self.connection, scan, limit, self.packet_bytes_max).await
+    }
+
+    async fn scan(&mut self, scan: &Scan<'_>, sink: &mut PageSink) -> Result<(), EngineError> {
+        rows::scan(&mut self.connection, scan, sink).await
+    }
+
+    async fn row(&mut self, table: &Table, key: &Key) -> Result<Option<Row>, EngineError> {
+        rows::row(&mut self.connection, table, key).await
+    }
+
+    async fn count(&mut self, table: &Table, range: &KeyRange) -> Result<u64, EngineError> {
+        rows::count(&mut self.connection, table, range).await
+    }
+
+    async fn enter(&mut self, claim: &Claim) -> Result<ShardRecord, EngineError> {
+        ledger::enter(&mut self.connection, claim).await
+    }
+
+    async fn record(
+        &mut self,
+        rotation: &RotationId,
+        shard: ShardId,
+        pass: Pass,
+    ) -> Result<Option<ShardRecord>, EngineError> {
+        ledger::record(&mut self.connection, rotation, shard, pass).await
+    }
+
+    async fn commit(&mut self, chunk: &Chunk<'_>) -> Result<Written, EngineError> {
+        ledger::commit(&mut self.connection, chunk, self.packet_bytes_max).await
+    }
+
+    async fn try_write(&mut self, table: &Table, key: &Key, turn: Turn<'_>) -> Result<bool, EngineError> {
+        rows::try_write(&mut self.connection, table, key, turn, self.packet_bytes_max).await
+    }
+
+    async fn fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
+        accounts::fence(&mut self.connection, &self.shared, mark).await
+    }
+
+    async fn turn_back(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
+        accounts::turn_back(&mut self.connection, &self.shared, mark).await
+    }
+
+    async fn lift_fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
+        accounts::lift_fence(&mut self.connection, mark).await
+    }
+
+    async fn was_let_in(&mut self, rotation: &RotationId) -> Result<bool, EngineError> {
+        ledger::was_let_in(&mut self.connection, rotation).await
+    }
+
+    async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
+        accounts::close(&mut self.connection, mark).await
+    }
+
+    async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError> {
+        history::history(&mut self.connection).await
+    }
+
+    async fn note(&mut self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError> {
+        history::note(&mut self.connection, rotation, kind, node).await
+    }
+
+    async fn end(self: Box<Self>) {
+        // A connection that does not close in an orderly way is closed by dropping it; the server notices either.
+        let _ = self.connection.close().await;
+    }
+}
+
+/// An identifier for SQL.
+fn quote(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
+/// A text for SQL; in our sessions a backslash means nothing.
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_texts_cannot_end_their_quotes() {
+        assert_eq!(quote("a`; DROP TABLE b; --"), "`a``; DROP TABLE b; --`");
+        assert_eq!(literal("o'hara\\"), "'o''hara\\'");
+    }
+
+    #[test]
+    fn servers_that_are_too_old_or_of_another_make_are_refused() {
+        for version in ["10.6.0-MariaDB", "10.11.19-MariaDB-0+deb12u1", "11.4.2-MariaDB-log", "5.5.5-10.6.3-MariaDB"] {
+            assert_eq!(version_problem(version), None, "{version}");
+        }
+        assert!(version_problem("10.5.23-MariaDB").is_some_and(|problem| problem.contains("10.6 or later")));
+        assert!(version_problem("8.0.36").is_some_and(|problem| problem.contains("MySQL 8.0.36")));
+    }
+}
