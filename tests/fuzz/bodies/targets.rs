@@ -5,7 +5,7 @@ use reencrypt::scan::{ScanReport, targets_file};
 use reencrypt::{TableTarget, Targets};
 
 /// Holds it against this text.
-pub fn check(text: &str) {
+pub(crate) fn check(text: &str) {
     let Ok(targets) = Targets::parse(text) else { return };
     assert!(!targets.tables().is_empty(), "a file that registers nothing was accepted");
     for table in targets.tables() {

@@ -12,7 +12,7 @@ fn key(byte: u8) -> SecretKey {
 }
 
 /// Holds it against `bytes` as they are, as the plaintext of a value, and as a change to one.
-pub fn check(bytes: &[u8]) {
+pub(crate) fn check(bytes: &[u8]) {
     let (old, new) = (Cipher::new(&key(1)), Cipher::new(&key(2)));
     let rewrapper = Rewrapper::new(&key(1), &key(2));
     for encoding in [Encoding::Raw, Encoding::Base64] {

@@ -5,6 +5,8 @@
 //! The agent of the node must not run meanwhile, which the lock on its state folder guarantees.
 
 mod decide;
+#[cfg(test)]
+mod decide_tests;
 mod findings;
 mod perform;
 mod steps;

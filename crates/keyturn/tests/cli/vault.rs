@@ -124,7 +124,8 @@ impl VaultFarm {
     pub(crate) fn set_database(&mut self, number: usize, database: &str) {
         self.stop_agent(number);
         let Node { name, port, .. } = &self.nodes[number];
-        self.farm.write(&format!("{name}.toml"), &agent_toml(&self.farm, name, *port, &Urls::sqlite(&self.farm, database)));
+        self.farm
+            .write(&format!("{name}.toml"), &agent_toml(&self.farm, name, *port, &Urls::sqlite(&self.farm, database)));
         self.start_agent(number);
     }
 

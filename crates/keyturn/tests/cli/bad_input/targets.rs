@@ -18,7 +18,7 @@ fn tables_and_columns_that_cannot_be_turned_are_refused_by_name() {
             "version = 1\n[[table]]\nname = \"{table}\"\nkey = [\"{key}\"]\ncolumn = [{{ name = \"{column}\" }}]"
         );
         set_targets(&mut vault, &targets);
-        plan_refused(&vault, "targets", &[said, "correct targets.toml on every node"]);
+        plan_refused(&vault, "targets", &[said, "on node-1", "on node-2", "correct targets.toml on every node"]);
     }
     set_targets(&mut vault, TARGETS);
     vault.turn();

@@ -1,7 +1,5 @@
 //! Sessions on a real server, below the engine: what a scan reads, what stands against a shadow, and every stage of one.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
-
 #[path = "../../../tests/engine/cluster.rs"]
 #[expect(dead_code, reason = "shared with the tests of the engine, which use more of it")]
 mod cluster;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod catalog;
+mod copy;
 mod history;
 mod ledger;
 mod look;
@@ -81,10 +82,10 @@ struct SqliteSession {
     /// met at SQLite's lock. Nothing but the transaction is awaited while it is held, so nobody can wait for another
     /// in a circle.
     writing: Arc<Mutex<()>>,
-    /// The turn of a swap, which lasts over several calls.
-    held: Option<OwnedMutexGuard<()>>,
     /// The lock of who repairs.
     repairs: Option<File>,
+    /// The turn of a swap, which lasts over several calls.
+    held: Option<OwnedMutexGuard<()>>,
 }
 
 #[async_trait]
@@ -111,14 +112,8 @@ impl Dialect for Sqlite {
         let connection =
             SqliteConnection::connect_with(&self.options).await.doing(|| format!("opening {}", file.display()))?;
         let writing = Arc::clone(&self.writing);
-        Ok(Box::new(SqliteSession {
-            connection,
-            file,
-            sessions_wait: self.sessions_wait,
-            writing,
-            held: None,
-            repairs: None,
-        }))
+        let sessions_wait = self.sessions_wait;
+        Ok(Box::new(SqliteSession { connection, file, sessions_wait, writing, repairs: None, held: None }))
     }
 
     async fn scratch(&self, names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
@@ -313,6 +308,10 @@ impl Session for SqliteSession {
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         let _turn = self.writing.lock().await;
         ledger::close(&mut self.connection, mark).await
+    }
+
+    async fn copy_into(&mut self, path: &std::path::Path) -> Result<(), EngineError> {
+        copy::copy_into(&mut self.connection, path).await
     }
 
     async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError> {
