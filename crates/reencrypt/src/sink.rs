@@ -94,6 +94,11 @@ impl PageSink {
         self.size.limit()
     }
 
+    /// Waits while a row that is larger than a page has all the room, for who reads whole pages before handing rows on.
+    pub(crate) async fn ready(&self) {
+        let _ = self.rooms.0.acquire().await;
+    }
+
     /// Takes the next row, in the order of keys. Waits while the page before is not wanted yet; after a row that alone
     /// is larger than a page may be, until it has gone all its way, so that such rows go singly.
     pub(crate) async fn row(&mut self, row: Row) -> Result<(), Closed> {
@@ -140,6 +145,7 @@ pub(crate) async fn scan_by_pages(
 ) -> Result<(), EngineError> {
     let mut range = scan.range.clone();
     loop {
+        sink.ready().await;
         let rows = session.page(&Scan { range: &range, ..*scan }, sink.limit()).await?;
         let Some(last) = rows.last() else { return Ok(()) };
         advance(scan, &mut range, last.key.clone())?;
