@@ -2,6 +2,8 @@
 
 mod bench;
 mod catalog;
+mod copy;
+mod history;
 mod ledger;
 mod look;
 mod mend;
@@ -27,6 +29,7 @@ use super::found::Seen;
 use super::scratch::{Scratch, ScratchNames};
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
 use crate::error::Doing;
+use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
@@ -323,6 +326,19 @@ impl Session for SqliteSession {
     async fn mend(&mut self, table: &Table, changes: &[Change]) -> Result<Written, EngineError> {
         let _turn = self.writing.lock().await;
         mend::mend(&mut self.connection, table, changes).await
+    }
+
+    async fn copy_into(&mut self, path: &std::path::Path) -> Result<(), EngineError> {
+        copy::copy_into(&mut self.connection, path).await
+    }
+
+    async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError> {
+        history::history(&mut self.connection).await
+    }
+
+    async fn note(&mut self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError> {
+        let _turn = self.writing.lock().await;
+        history::note(&mut self.connection, rotation, kind, node).await
     }
 
     async fn end(self: Box<Self>) {
