@@ -16,7 +16,7 @@ use crate::key::Key;
 use crate::ledger::{Claim, Pass, ShardRecord, plus};
 use crate::pace::{CHUNK_ROWS_FIRST, CHUNK_ROWS_MAX, Limits};
 use crate::sink::{PAGES_WAITING_MAX, Page, PageSink, PageSize, Room, Rooms};
-use crate::table::{Change, KeyRange, Table};
+use crate::table::{Change, KeyRange, Row, Table};
 use crate::transform::{Batch, Transformer};
 use pacer::Pacer;
 
@@ -185,12 +185,15 @@ impl Read {
     }
 }
 
+/// Digests the rows of a page.
+type PageDigest = Arc<dyn Fn(&[Row]) -> ContentDigest + Send + Sync>;
+
 /// The digest of the rows of a range as they are stored now.
 pub(crate) async fn raw_digest(
     session: &mut dyn Session,
     (table, range): (&Table, &KeyRange),
     rooms: &Rooms,
-    digest: Arc<dyn Fn(&[crate::table::Row]) -> ContentDigest + Send + Sync>,
+    digest: PageDigest,
     progress: impl Fn(u64) + Send + Sync,
 ) -> Result<ContentDigest, EngineError> {
     let limit = PageLimit { rows_max: PAGE_ROWS_MAX, bytes_max: PAGE_BYTES_MAX };

@@ -17,7 +17,7 @@ pub(crate) fn check(bytes: &[u8]) {
     let rewrapper = Rewrapper::new(&key(1), &key(2));
     for encoding in [Encoding::Raw, Encoding::Base64] {
         as_found(&old, &rewrapper, bytes, encoding);
-        let version = if bytes.len() % 2 == 0 { CipherVersion::V1 } else { CipherVersion::V2 };
+        let version = if bytes.len().is_multiple_of(2) { CipherVersion::V1 } else { CipherVersion::V2 };
         let stored = old.encrypt(bytes, encoding, b"aad", version).expect("bytes can be encrypted");
         let opened = old.open(&stored, encoding, b"aad").expect("what was encrypted opens");
         assert_eq!((&opened.plaintext[..], opened.version), (bytes, version));

@@ -129,7 +129,8 @@ async fn forward_every_odd_schema_keeps_its_text_and_all_other_data() {
         assert_eq!(everything_else(&vault).await, before, "{definition}");
         let mut after: Vec<_> = encrypted(&vault, name).await.into_iter().map(|row| row[0].clone()).collect();
         let mut types: Vec<_> = types.into_iter().map(|row| row[0].clone()).collect();
-        (after.sort(), types.sort());
+        after.sort();
+        types.sort();
         assert_eq!(after, types, "{definition}");
         assert_eq!(crate::farm::under(&vault.census().await).0, 0, "{definition}");
         healthy(&vault).await;

@@ -335,19 +335,6 @@ impl Session for SqliteSession {
         mend::mend(&mut self.connection, table, changes).await
     }
 
-    async fn copy_into(&mut self, path: &std::path::Path) -> Result<(), EngineError> {
-        copy::copy_into(&mut self.connection, path).await
-    }
-
-    async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError> {
-        history::history(&mut self.connection).await
-    }
-
-    async fn note(&mut self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError> {
-        let _turn = self.writing.lock().await;
-        history::note(&mut self.connection, rotation, kind, node).await
-    }
-
     async fn end(self: Box<Self>) {
         // The last connection also folds the write-ahead log into the file; an error there loses nothing.
         let _ = self.connection.close().await;
