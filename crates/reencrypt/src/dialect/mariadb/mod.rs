@@ -260,7 +260,7 @@ impl Session for MariadbSession {
     }
 
     async fn scan(&mut self, scan: &Scan<'_>, sink: &mut PageSink) -> Result<(), EngineError> {
-        rows::scan(&mut self.connection, scan, sink).await
+        rows::scan(&mut self.connection, scan, sink, self.packet_bytes_max).await
     }
 
     async fn row(&mut self, table: &Table, key: &Key) -> Result<Option<Row>, EngineError> {

@@ -45,6 +45,7 @@ pub(super) async fn scan(
     connection: &mut MySqlConnection,
     scan: &Scan<'_>,
     sink: &mut PageSink,
+    packet_bytes_max: usize,
 ) -> Result<(), EngineError> {
     let table = scan.table;
     let doing = || format!("reading {}", table.label);
@@ -64,6 +65,15 @@ pub(super) async fn scan(
             };
             let Some(row) = next.doing(doing)? else { break };
             let row = self::read(table, &row, scan.whole)?;
+            // It was sent, and could not be sent back.
+            let bytes = row.bytes() - row.rest.len();
+            if bytes.saturating_add(STATEMENT_OTHER_BYTES) > packet_bytes_max {
+                return Err(EngineError::RowTooLarge {
+                    row: format!("row {} of {}", row.key, table.label),
+                    bytes: bytes as u64,
+                    bytes_max: packet_bytes_max as u64,
+                });
+            }
             read += 1;
             if read == SCAN_ROWS_MAX {
                 range.after = Some(row.key.clone());
