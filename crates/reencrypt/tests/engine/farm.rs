@@ -239,6 +239,11 @@ impl Vault {
         self.run(&self.named(&sql)).await;
     }
 
+    /// What docs/database.md grants for copies in MariaDB.
+    pub(crate) async fn grant_shadows(&self) {
+        self.run(&self.named(&documented("mariadb shadows"))).await;
+    }
+
     /// SQL with the documented names replaced by those of this test.
     pub(crate) fn named(&self, sql: &str) -> String {
         match &self.place {

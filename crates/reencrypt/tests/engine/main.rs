@@ -29,6 +29,7 @@ mod schema;
 mod shadow;
 mod shadow_crashes;
 mod shadow_faults;
+mod shadow_mariadb;
 mod shadow_schemas;
 mod survey;
 mod trial;

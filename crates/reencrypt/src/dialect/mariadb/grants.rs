@@ -43,7 +43,8 @@ impl Grants {
         self.holds(right, |scope| *scope == Scope::Server)
     }
 
-    fn on_database(&self, right: &str, database: &str) -> bool {
+    /// Whether the right holds for the whole database.
+    pub(super) fn on_database(&self, right: &str, database: &str) -> bool {
         self.holds(right, |scope| match scope {
             Scope::Server => true,
             Scope::Database(pattern) => matches_pattern(pattern, database),

@@ -326,7 +326,10 @@ pub(super) async fn commit(
     // Then the shard's row, before any row of the user's: of two that hold the same lease only one may go on.
     write_shard(&mut transaction, claim, chunk.after, Owner::Holds(chunk.before)).await?;
     if !chunk.changes.is_empty() {
-        let written = rows::update(&mut transaction, chunk.table, chunk.changes, packet_bytes_max).await?;
+        let written = match chunk.into {
+            Some(into) => rows::copy(&mut transaction, (chunk.table, into), chunk.changes, packet_bytes_max).await?,
+            None => rows::update(&mut transaction, chunk.table, chunk.changes, packet_bytes_max).await?,
+        };
         if written != chunk.changes.len() as u64 {
             transaction.rollback().await.doing(doing)?;
             return Ok(Written::RowsDiffer);

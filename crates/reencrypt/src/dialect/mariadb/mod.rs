@@ -10,6 +10,7 @@ mod look;
 mod mend;
 mod rows;
 mod sessions;
+mod shadow;
 mod statement;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::error::Doing;
 use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
+use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
 use crate::sink::PageSink;
 use crate::table::{Change, KeyRange, Row, Table};
 use crate::targets::Exclude;
@@ -89,10 +91,11 @@ struct Shared {
     application_role: Option<String>,
     allowed_session_users: Vec<String>,
     sessions_wait: Duration,
+    /// For the second session of a swap.
+    options: MySqlConnectOptions,
 }
 
 pub(crate) struct Mariadb {
-    options: MySqlConnectOptions,
     shared: Arc<Shared>,
 }
 
@@ -111,8 +114,9 @@ impl Mariadb {
             application_role: config.application_role.clone(),
             allowed_session_users: config.allowed_session_users.clone(),
             sessions_wait: config.sessions_wait,
+            options,
         };
-        Self { options, shared: Arc::new(shared) }
+        Self { shared: Arc::new(shared) }
     }
 }
 
@@ -122,6 +126,8 @@ struct MariadbSession {
     shared: Arc<Shared>,
     /// Bytes that one statement, and one row of an answer, may have.
     packet_bytes_max: usize,
+    /// Holds tables for a swap.
+    guard: Option<MySqlConnection>,
 }
 
 #[async_trait]
@@ -140,24 +146,24 @@ impl Dialect for Mariadb {
     }
 
     fn auto_shadow(&self) -> Result<(), &'static str> {
-        Err("this release has no shadows on MariaDB")
+        Err("copying a table is not known to be faster on MariaDB")
     }
 
     async fn open(&self) -> Result<Box<dyn Session>, EngineError> {
-        let (connection, packet_bytes_max) = connect(&self.options).await?;
-        Ok(Box::new(MariadbSession { connection, shared: Arc::clone(&self.shared), packet_bytes_max }))
+        let (connection, packet_bytes_max) = connect(&self.shared.options).await?;
+        Ok(Box::new(MariadbSession { connection, shared: Arc::clone(&self.shared), packet_bytes_max, guard: None }))
     }
 
     async fn scratch(&self, names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
-        Ok(Box::new(bench::MariadbScratch::open(&self.options, names).await?))
+        Ok(Box::new(bench::MariadbScratch::open(&self.shared.options, names).await?))
     }
 
     async fn see(&self) -> Result<Seen, EngineError> {
-        look::see(&self.options).await
+        look::see(&self.shared.options).await
     }
 
     async fn missing(&self, excludes: &[Exclude]) -> Result<Vec<String>, EngineError> {
-        if excludes.is_empty() { Ok(Vec::new()) } else { look::missing(&self.options, excludes).await }
+        if excludes.is_empty() { Ok(Vec::new()) } else { look::missing(&self.shared.options, excludes).await }
     }
 }
 
@@ -192,6 +198,11 @@ fn version_problem(version: &str) -> Option<String> {
 }
 
 impl MariadbSession {
+    /// The session that holds the tables of a swap.
+    fn take_guard(&mut self) -> Result<MySqlConnection, EngineError> {
+        self.guard.take().ok_or_else(|| EngineError::Internal("no tables are held for a swap".to_owned()))
+    }
+
     /// How far the log has come: where it stands, and up to where it is flushed.
     async fn log(&mut self) -> Result<(u64, u64), EngineError> {
         let doing = || "asking for the position of the database's history".to_owned();
@@ -326,6 +337,62 @@ impl Session for MariadbSession {
 
     async fn mend(&mut self, table: &Table, changes: &[Change]) -> Result<Written, EngineError> {
         mend::mend(&mut self.connection, table, changes, self.packet_bytes_max).await
+    }
+
+    async fn shadow_obstacle(&mut self, table: &Table) -> Result<Option<String>, EngineError> {
+        shadow::obstacle(&mut self.connection, table).await
+    }
+
+    async fn space(&mut self, tables: &[Table]) -> Result<Space, EngineError> {
+        shadow::space(&mut self.connection, tables).await
+    }
+
+    async fn shadow(&mut self, mark: &LedgerMark, table: &Table) -> Result<Shadow, EngineError> {
+        shadow::shadow(&mut self.connection, mark, table).await
+    }
+
+    async fn shadows(&mut self, rotation: &RotationId) -> Result<Vec<Shadow>, EngineError> {
+        shadow::shadows(&mut self.connection, rotation).await
+    }
+
+    async fn build_steps(&mut self, mark: &LedgerMark, pair: &Pair) -> Result<Vec<BuildStep>, EngineError> {
+        shadow::build_steps(&mut self.connection, mark, pair).await
+    }
+
+    async fn build(&mut self, mark: &LedgerMark, pair: &Pair, _step: &BuildStep) -> Result<(), EngineError> {
+        shadow::build(&mut self.connection, mark, pair).await
+    }
+
+    async fn built(&mut self, mark: &LedgerMark, pair: &Pair) -> Result<(), EngineError> {
+        shadow::built(&mut self.connection, mark, pair).await
+    }
+
+    async fn hold_for_swap(&mut self, mark: &LedgerMark, pairs: &[Pair]) -> Result<HeldReaders, EngineError> {
+        let (guard, readers) = shadow::hold(&mut self.connection, &self.shared, mark, pairs).await?;
+        self.guard = Some(guard);
+        Ok(readers)
+    }
+
+    async fn swap(&mut self, mark: &LedgerMark, pairs: &[Pair]) -> Result<(), EngineError> {
+        let guard = self.take_guard()?;
+        shadow::swap(&mut self.connection, guard, mark, pairs).await
+    }
+
+    async fn swap_back(&mut self, mark: &LedgerMark, back: &[Pair], kept: &[Pair]) -> Result<(), EngineError> {
+        let guard = self.take_guard()?;
+        shadow::swap_back(&mut self.connection, guard, mark, back, kept).await
+    }
+
+    async fn release(&mut self) -> Result<(), EngineError> {
+        shadow::release(self.take_guard()?).await
+    }
+
+    async fn drop_shadows(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
+        shadow::drop_shadows(&mut self.connection, mark).await
+    }
+
+    async fn retire(&mut self, rotation: &RotationId) -> Result<(), EngineError> {
+        shadow::retire(&mut self.connection, rotation).await
     }
 
     async fn end(self: Box<Self>) {

@@ -251,6 +251,53 @@ pub(super) async fn update(
     Ok(written)
 }
 
+/// Inserts all of the page into a copy, on the server: only the new values are sent. Says how many rows there were. What
+/// was read is compared when the copy is verified, and once more, under lock, before the swap.
+pub(super) async fn copy(
+    connection: &mut MySqlConnection,
+    (table, into): (&Table, &Table),
+    changes: &[Change],
+    packet_bytes_max: usize,
+) -> Result<u64, EngineError> {
+    let bytes_max = packet_bytes_max.saturating_sub(STATEMENT_OTHER_BYTES).min(STATEMENT_BYTES_MAX);
+    let mut written = 0;
+    let mut rest = changes;
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = |change: &&Change| {
+            bytes += change.new.iter().flatten().map(Vec::len).sum::<usize>();
+            bytes <= bytes_max
+        };
+        let rows = rest.iter().take(STATEMENT_ROWS_MAX).take_while(fits).count().max(1);
+        let (now, later) = rest.split_at(rows);
+        let done = copy_statement(table, into, now).query(rows == STATEMENT_ROWS_MAX).execute(&mut *connection).await;
+        written += done.doing(|| format!("copying {}", table.label))?.rows_affected();
+        rest = later;
+    }
+    Ok(written)
+}
+
+/// Every column by its name, so that hidden ones come along. A column without a new value keeps what it has.
+fn copy_statement<'a>(table: &Table, into: &Table, changes: &'a [Change]) -> Statement<'a> {
+    let registered = table.columns.iter().map(|column| &column.sql);
+    let names: Vec<&str> = registered.chain(&table.others).map(String::as_str).collect();
+    let mut statement = Statement::default();
+    statement.sql("INSERT INTO ").sql(&into.from).sql(" (").sql(&names.join(", ")).sql(") SELECT ");
+    for (at, column) in table.columns.iter().enumerate() {
+        statement.sql(if at > 0 { ", COALESCE(" } else { "COALESCE(" });
+        by_key(&mut statement, table, changes, |change| Bind::Bytes(change.new[at].as_deref()));
+        statement.sql(", t.").sql(&column.sql).sql(")");
+    }
+    for other in &table.others {
+        statement.sql(", t.").sql(other);
+    }
+    statement.sql(" FROM ").sql(&table.from).sql(" AS t FORCE INDEX (PRIMARY) WHERE ");
+    for (at, change) in changes.iter().enumerate() {
+        statement.sql(if at > 0 { " OR (" } else { "(" }).key_is(table, &change.row.key).sql(")");
+    }
+    statement
+}
+
 fn change_bytes(change: &Change) -> usize {
     change.row.bytes() + change.new.iter().flatten().map(Vec::len).sum::<usize>()
 }
