@@ -4,8 +4,11 @@ use serde_json::Value;
 
 use crate::support::Demo;
 
+/// Rows with which some of the vault's tables are large enough to be copied, and some are not.
+const LARGE: &str = "50000";
+
 #[track_caller]
-fn check_completed(demo: &Demo, database: &str) {
+fn check_completed(demo: &Demo, database: &str, strategy: &str) {
     demo.assert_whole();
     let shown = format!("{}\n{}", demo.json, demo.stderr);
     assert_eq!(demo.json["outcome"], "completed", "{shown}");
@@ -18,7 +21,7 @@ fn check_completed(demo: &Demo, database: &str) {
     assert!(demo.json["requests_refused"].is_u64(), "{shown}");
     let object = &demo.json["database"];
     assert_eq!(object["kind"], database, "{shown}");
-    assert_eq!(object["strategy"], "in-place", "{shown}");
+    assert_eq!(object["strategy"], strategy, "{shown}");
     assert!(object["rows_per_second"].as_f64().is_some_and(|speed| speed > 0.0), "{shown}");
     let digest = object["content_digest_before"].as_str().expect("a digest");
     assert!(!digest.is_empty() && object["content_digest_after"] == digest, "{shown}");
@@ -51,16 +54,29 @@ fn check_completed(demo: &Demo, database: &str) {
 #[test]
 fn a_farm_on_sqlite_rotates_its_key_under_load() {
     let demo = Demo::run(&[]);
-    check_completed(&demo, "sqlite");
+    check_completed(&demo, "sqlite", "in-place");
     crate::oracle::check(&demo);
 }
 
 #[test]
 fn a_farm_on_mariadb_rotates_its_key_under_load() {
-    check_completed(&Demo::run(&["--database", "mariadb"]), "mariadb");
+    check_completed(&Demo::run(&["--database", "mariadb"]), "mariadb", "in-place");
 }
 
 #[test]
 fn a_farm_on_postgresql_rotates_its_key_under_load() {
-    check_completed(&Demo::run(&["--database", "postgres"]), "postgres");
+    check_completed(&Demo::run(&["--database", "postgres"]), "postgres", "in-place");
+}
+
+#[test]
+fn large_tables_on_postgresql_are_copied_and_swapped_in() {
+    check_completed(&Demo::run(&["--database", "postgres", "--rows", LARGE]), "postgres", "in-place, shadow");
+}
+
+#[test]
+fn what_was_swapped_in_is_swapped_back_when_an_instance_cannot_start() {
+    let demo = Demo::run(&["--database", "postgres", "--rows", LARGE, "--fail", "instance@start"]);
+    demo.assert_whole();
+    let outcome = demo.json["outcome"].as_str().expect("an outcome");
+    assert!(["completed", "rolled_back"].contains(&outcome), "{}\n{}", demo.json, demo.stderr);
 }

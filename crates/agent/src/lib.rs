@@ -35,4 +35,4 @@ pub use config::{
 };
 pub use durable::DurableError;
 pub use harden::HardenError;
-pub use run::{RunError, open_store, run, run_with};
+pub use run::{RunError, held_for, open_store, run, run_with};

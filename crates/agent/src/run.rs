@@ -23,6 +23,7 @@ use crate::durable::DurableError;
 use crate::fence::FenceFile;
 use crate::guard;
 use crate::harden::{HardenError, harden};
+use crate::held::HeldFile;
 use crate::instance::Driver;
 use crate::leftover;
 use crate::node::{Node, Parts};
@@ -113,6 +114,12 @@ pub fn open_store(config: &Config) -> KeyStore {
         hostkey: config.store.hostkey.clone(),
         machine_id: config.store.machine_id.clone(),
     })
+}
+
+/// The rotation for which this node holds its instance offline; `None` when it does not. What it holds need not be the
+/// farm's key then.
+pub fn held_for(config: &Config) -> Result<Option<rotation::RotationId>, DurableError> {
+    Ok(HeldFile::open(&config.state_dir)?.get().map(|held| held.rotation))
 }
 
 /// Runs the agent until `shutdown`.

@@ -196,7 +196,8 @@ pub(crate) struct StoredRecord {
 impl StoredRecord {
     /// The record with which this claim goes on, or that it has come too late.
     pub(crate) fn take_over(&self, claim: &Claim) -> Result<ShardRecord, EngineError> {
-        if self.lease > number(claim.lease.get()) {
+        // A later epoch supersedes every lease of an earlier one; the header lets no earlier epoch in.
+        if self.epoch >= epoch_number(&claim.mark) && self.lease > number(claim.lease.get()) {
             return Err(EngineError::Superseded(format!(
                 "it holds lease {} of shard {}, and the ledger is at lease {}",
                 claim.lease, claim.shard, self.lease

@@ -76,18 +76,10 @@ impl Recovery {
 
     async fn turn_back(&self, rotation: RotationId, epoch: Epoch, alone: bool) -> Result<String, Fault> {
         let mark = LedgerMark { rotation, epoch, direction: Direction::Back };
+        // Time has passed since it was looked: before anything is changed, and again when no agent can write a note any more.
+        self.refuse_if_others_went_on(rotation, alone).await?;
         self.engine.turn_back(&mark).await.map_err(|error| error.fault())?;
-        // Looked at again, now that no agent can write that note any more.
-        let history = self.engine.history().await.map_err(|error| error.fault())?;
-        let found = history.iter().find(|found| found.rotation == rotation);
-        if let Some(admitted) = found.and_then(|found| found.nodes(NoteKind::Admitted).next()) {
-            return Err(fault(
-                FaultCode::RowsChanged,
-                format!("{admitted} was admitted with the new key while this recovery began"),
-                "stop that node's agent and instance, and the coordinators, before anything else; then restore a backup \
-                 or ask for help: rows may exist under both keys",
-            ));
-        }
+        self.refuse_if_others_went_on(rotation, alone).await?;
         if alone {
             self.engine.fence(&mark).await.map_err(|error| {
                 let mut fault = error.fault();
@@ -99,6 +91,30 @@ impl Recovery {
             })?;
         }
         Ok(format!("the ledger goes back, at epoch {epoch}"))
+    }
+
+    /// Rows must not go back under an instance with the new key: one that clients reach, or one that may run, unless it is
+    /// proved (`alone`) that nobody is in the database.
+    async fn refuse_if_others_went_on(&self, rotation: RotationId, alone: bool) -> Result<(), Fault> {
+        let history = self.engine.history().await.map_err(|error| error.fault())?;
+        let Some(found) = history.iter().find(|found| found.rotation == rotation) else { return Ok(()) };
+        if let Some(admitted) = found.nodes(NoteKind::Admitted).next() {
+            return Err(fault(
+                FaultCode::RowsChanged,
+                format!("{admitted} was admitted with the new key while this recovery began"),
+                "run `keyturn recover` again: it looks anew. If it cannot go forward, stop the coordinators and that node's \
+                 agent and instance, and restore a backup: rows may exist under both keys",
+            ));
+        }
+        let offline: Vec<&str> = found.nodes(NoteKind::Offline).chain([self.config.node.as_str()]).collect();
+        match found.nodes(NoteKind::Started).find(|node| !offline.contains(node)) {
+            Some(started) if !alone => Err(fault(
+                FaultCode::RowsChanged,
+                format!("{started} may have been started with the new key while this recovery began"),
+                "run `keyturn recover` on that node first: it takes the instance offline; then run this again",
+            )),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Every shard of the plan: restored, or read back.

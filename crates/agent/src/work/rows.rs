@@ -55,13 +55,7 @@ pub(super) async fn lift_fence(
     signed.needs_key_of(direction, "let the application into the database")?;
     signed.needs_database().await?;
     // Not on a coordinator's word: an application among rows that it cannot open would fail its users.
-    match direction {
-        Direction::Forward => {
-            signed.needs_rows_verified("let the application into the database").await?;
-            signed.needs_swapped("let the application into the database").await?;
-        }
-        Direction::Back => signed.needs_rows_back("let the application into the database").await?,
-    }
+    signed.needs_rows_of(direction, "let the application into the database").await?;
     if let Some(position) = position {
         signed.node.engine.check_position(position).await.map_err(|error| error.fault())?;
     }
@@ -72,6 +66,8 @@ pub(super) async fn lift_fence(
 pub(super) async fn close(signed: Signed<'_>, direction: Direction) -> Result<Answer, Fault> {
     signed.needs_key_of(direction, "close the ledger")?;
     signed.needs_database().await?;
+    // Closing lets the application in as well, and nothing is put right in a closed ledger any more.
+    signed.needs_rows_of(direction, "close the ledger").await?;
     signed.node.engine.close(&signed.mark(direction)).await.map_err(|error| error.fault())?;
     Ok(Answer::LedgerClosed)
 }
@@ -122,6 +118,17 @@ impl Signed<'_> {
     /// The database must be the one of the signed plan: an agent that was pointed at another since must not touch it.
     pub(super) async fn needs_database(&self) -> Result<(), Fault> {
         needs_planned_database(self.node, &self.grant.plan).await
+    }
+
+    /// Every row must be under the key of this direction, in the table that the application uses.
+    async fn needs_rows_of(&self, direction: Direction, to: &str) -> Result<(), Fault> {
+        match direction {
+            Direction::Forward => {
+                self.needs_rows_verified(to).await?;
+                self.needs_swapped(to).await
+            }
+            Direction::Back => self.needs_rows_back(to).await,
+        }
     }
 
     /// Every row must have been read back under the new key, as far as the ledger knows.

@@ -1,5 +1,7 @@
 //! The result of a demo: a few lines for people, one JSON object for programs.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use wire::v1;
 
@@ -104,7 +106,7 @@ impl Summary {
                 .collect(),
             database: DatabaseSummary {
                 kind: farm.database.kind(),
-                strategy: progress.tables.first().map(|table| table.strategy.clone()).unwrap_or_default(),
+                strategy: strategies(&progress.tables),
                 rows_per_second: rows_per_second(rotation, progress.rows_reencrypted),
                 content_digest_before: progress.content_digest_before,
                 content_digest_after: progress.content_digest_after,
@@ -170,6 +172,12 @@ impl Summary {
             _ => 0,
         }
     }
+}
+
+/// Every strategy that some table goes by.
+fn strategies(tables: &[v1::TableProgress]) -> String {
+    let strategies: BTreeSet<&str> = tables.iter().map(|table| table.strategy.as_str()).collect();
+    strategies.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 /// Over the whole phase, waiting included, as a farm's downtime counts it.

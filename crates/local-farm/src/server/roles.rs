@@ -92,15 +92,12 @@ pub(super) async fn grant(admin_url: &str, roles: &Roles) -> anyhow::Result<()> 
         format!("CREATE SCHEMA keyturn AUTHORIZATION {agent}"),
         format!("GRANT USAGE ON SCHEMA public TO {agent}, {application}"),
     ];
-    if connection.server_version_num().is_some_and(|version| version >= ADMIN_OPTION_SINCE) {
-        statements.push(format!("GRANT {application} TO {agent} WITH ADMIN OPTION"));
-    }
+    // A member of the tables' owner can make copies of them and swap them in.
+    let admin = connection.server_version_num().is_some_and(|version| version >= ADMIN_OPTION_SINCE);
+    statements.push(format!("GRANT {application} TO {agent}{}", if admin { " WITH ADMIN OPTION" } else { "" }));
+    statements.push(format!("GRANT CREATE ON SCHEMA public TO {application}"));
     for table in &TABLES {
-        let columns = table.columns.iter().map(|column| column.name).collect::<Vec<_>>().join(", ");
-        let keys = table.key.iter().map(|column| column.name).collect::<Vec<_>>().join(", ");
-        let name = table.name;
-        statements.push(format!("GRANT SELECT, INSERT, UPDATE, DELETE ON public.{name} TO {application}"));
-        statements.push(format!("GRANT SELECT ({keys}, {columns}), UPDATE ({columns}) ON public.{name} TO {agent}"));
+        statements.push(format!("ALTER TABLE public.{} OWNER TO {application}", table.name));
     }
     for statement in statements {
         execute(&mut connection, statement).await?;

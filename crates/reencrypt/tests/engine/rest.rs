@@ -2,12 +2,12 @@
 
 use rotation::{Direction, ShardTally, Survey};
 
-use crate::farm::{Vault, on_both};
+use crate::farm::{Place, Vault, on_both};
 
 /// Everything turned in place; the tally of that.
 async fn turned_in_place(vault: &Vault) -> (Survey, ShardTally) {
     vault.seed(300).await;
-    if vault.is_postgres() {
+    if matches!(vault.place, Place::Postgres { .. }) {
         // The rest can be proved as far as it can be read.
         vault.run(&vault.named("GRANT SELECT ON ALL TABLES IN SCHEMA public TO keyturn_agent")).await;
     }

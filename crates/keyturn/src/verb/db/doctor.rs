@@ -31,6 +31,22 @@ pub(crate) struct Doctor {
     output: OutputArgs,
 }
 
+/// A node that was left behind by a rotation may hold a key that is not the farm's.
+fn refuse_if_held(config: &agent::Config) -> Result<(), Problem> {
+    let next_step = "bring the node back first (`keyturn node list` says what it waits for), or run this on another";
+    match agent::held_for(config) {
+        Ok(None) => Ok(()),
+        Ok(Some(rotation)) => Err(Problem::refused(
+            "node-held",
+            format!("this node is held offline for rotation {rotation}, so its key need not be the farm's"),
+            next_step,
+        )),
+        Err(error) => {
+            Err(Problem::refused("node-held", "it cannot be told whether this node is held", next_step).because(&error))
+        }
+    }
+}
+
 impl Doctor {
     /// Looks, and repairs.
     pub(crate) async fn run(self) -> Result<Exit, Problem> {
@@ -58,6 +74,9 @@ impl Doctor {
                 "`keyturn db scan --targets FILE` writes one",
             ));
         };
+        if self.repair {
+            refuse_if_held(&config)?;
+        }
         let ring = agent::open_store(&config)
             .current()
             .map_err(|error| super::super::key::store_problem("this node's keys could not be read", &error))?;

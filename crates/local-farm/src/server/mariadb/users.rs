@@ -11,7 +11,7 @@ use super::super::roles::{Place, random_hex};
 use crate::tables::TABLES;
 
 /// The tables of the ledger.
-const LEDGER: [&str; 3] = ["keyturn_rotation", "keyturn_shard", "keyturn_shadow"];
+const LEDGER: [&str; 4] = ["keyturn_rotation", "keyturn_shard", "keyturn_shadow", "keyturn_note"];
 
 /// Names of what is made on a server. All of them are made here, of letters, digits and `_`.
 #[derive(Debug, Clone)]

@@ -322,7 +322,12 @@ pub(super) async fn drop_shadows(connection: &mut PgConnection, mark: &LedgerMar
             }
             // The application has gone on with the copy; what it left behind is of no use to anybody.
             ShadowState::Kept => (entry.attached.original_oid, &entry.shadow.retained_name),
-            ShadowState::Swapped | ShadowState::Retired => continue,
+            ShadowState::Retired => continue,
+            ShadowState::Swapped if header.direction == direction_text(Direction::Forward) => continue,
+            ShadowState::Swapped => {
+                let problem = "was not swapped back".to_owned();
+                return Err(EngineError::ShadowState { table: label.clone(), problem });
+            }
         };
         drop_if_named(&mut transaction, oid, name, label).await?;
         state::forget(&mut transaction, &mark.rotation, label).await?;
@@ -380,7 +385,9 @@ pub(super) async fn retire(connection: &mut PgConnection, rotation: &RotationId)
 /// Drops the relation with this oid, if it is there and still has the name that is ours. One that somebody has renamed,
 /// perhaps because it is wanted, is left alone and told.
 async fn drop_if_named(connection: &mut PgConnection, oid: i64, name: &str, label: &str) -> Result<(), EngineError> {
-    let Some(found) = Relation::find(connection, oid, label).await? else { return Ok(()) };
+    let Some(found) = Relation::find(connection, oid, label).await? else {
+        return refuse_namesake(connection, name, label).await;
+    };
     if found.name != name {
         let what = format!("the relation that was to be dropped as {name} is called {} now", found.name);
         return Err(EngineError::RowsChanged { table: label.to_owned(), what });
@@ -390,6 +397,22 @@ async fn drop_if_named(connection: &mut PgConnection, oid: i64, name: &str, labe
     // Reviewed: a quoted name. Without CASCADE: what somebody has built on it is named, and stays.
     sqlx::raw_sql(sql).execute(&mut *connection).await.doing(|| format!("dropping {name}, a copy of {label}"))?;
     act_as_agent(connection).await
+}
+
+/// What is gone is dropped; but a relation that was brought back from a dump is another one under the same name, with
+/// the same ciphertexts, and nobody may believe that it is gone.
+async fn refuse_namesake(connection: &mut PgConnection, name: &str, label: &str) -> Result<(), EngineError> {
+    let found: bool = sqlx::query("SELECT EXISTS (SELECT 1 FROM pg_class WHERE relname = $1)")
+        .bind(name)
+        .fetch_one(connection)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(|| format!("looking for {name}"))?;
+    if found {
+        let problem = format!("has a copy {name} that is not the one of this rotation; drop it by hand");
+        return Err(EngineError::ShadowState { table: label.to_owned(), problem });
+    }
+    Ok(())
 }
 
 /// Only a rotation that goes forward swaps in, only one that goes back swaps out.
