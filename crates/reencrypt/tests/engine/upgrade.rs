@@ -1,8 +1,9 @@
 //! A ledger that the release before wrote: brought to the present form if all of it is closed, else left alone.
+//! In MariaDB no release wrote an earlier form.
 
 use rotation::{Direction, FaultCode};
 
-use crate::farm::{Vault, on_both, turned};
+use crate::farm::{Vault, turned};
 
 const SQLITE: &str = "
     CREATE TABLE keyturn_rotation (
@@ -44,44 +45,62 @@ async fn earlier(vault: &Vault) {
     vault.run(&vault.named(sql).replace("EARLIER", EARLIER)).await;
 }
 
-on_both! {
-    async fn a_ledger_whose_rotations_are_closed_is_brought_to_the_present_form(vault) {
-        vault.seed(100).await;
-        earlier(&vault).await;
-        let before = vault.census().await;
-        let survey = vault.survey().await;
-        let engine = vault.engine().await;
-        // Nothing of this rotation is known yet.
-        let error = engine.lift_fence(&vault.mark(1, Direction::Forward)).await.unwrap_err();
-        assert_eq!(error.code(), FaultCode::DatabasePosition, "{error:?}");
-        engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
-        engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
-        let tally = vault.reencrypt_all(&survey, 1, vault.mark(2, Direction::Forward)).await.unwrap();
-        assert_eq!(vault.verify_all(&survey, 2, vault.mark(3, Direction::Forward)).await.unwrap(), tally);
-        assert_eq!(vault.census().await, turned(&before));
-        let header = if vault.is_sqlite() { "keyturn_rotation" } else { "keyturn.rotation" };
-        let formats = vault.rows(&format!("SELECT DISTINCT CAST(format AS text) FROM {header}")).await;
-        assert_eq!(formats, [[Some(b"2".to_vec())]]);
-        engine.close(&vault.mark(4, Direction::Forward)).await.unwrap();
-    }
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_whose_rotations_are_closed_is_brought_to_the_present_form_on_sqlite() {
+    closed(Vault::sqlite().await).await;
+}
 
-    async fn one_with_an_open_rotation_is_refused_by_its_name_and_left_alone(vault) {
-        vault.seed(100).await;
-        earlier(&vault).await;
-        let header = if vault.is_sqlite() { "keyturn_rotation" } else { "keyturn.rotation" };
-        let open = if vault.is_sqlite() { "0" } else { "false" };
-        vault.run(&format!("UPDATE {header} SET closed = {open}")).await;
-        let engine = vault.engine().await;
-        for error in [
-            engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap_err(),
-            engine.turn_back(&vault.mark(2, Direction::Back)).await.unwrap_err(),
-            engine.lift_fence(&vault.mark(2, Direction::Back)).await.unwrap_err(),
-        ] {
-            assert!(error.fault().message.contains(EARLIER) && !error.is_retryable(), "{error:?}");
-        }
-        assert_eq!(vault.text(&format!("SELECT CAST(format AS text) FROM {header}")).await, "1");
-        if !vault.is_sqlite() {
-            vault.application().await.unwrap();
-        }
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_whose_rotations_are_closed_is_brought_to_the_present_form_on_postgres() {
+    closed(Vault::postgres().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_with_an_open_rotation_is_refused_by_its_name_and_left_alone_on_sqlite() {
+    open(Vault::sqlite().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_with_an_open_rotation_is_refused_by_its_name_and_left_alone_on_postgres() {
+    open(Vault::postgres().await).await;
+}
+
+async fn closed(vault: Vault) {
+    vault.seed(100).await;
+    earlier(&vault).await;
+    let before = vault.census().await;
+    let survey = vault.survey().await;
+    let engine = vault.engine().await;
+    // Nothing of this rotation is known yet.
+    let error = engine.lift_fence(&vault.mark(1, Direction::Forward)).await.unwrap_err();
+    assert_eq!(error.code(), FaultCode::DatabasePosition, "{error:?}");
+    engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
+    engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
+    let tally = vault.reencrypt_all(&survey, 1, vault.mark(2, Direction::Forward)).await.unwrap();
+    assert_eq!(vault.verify_all(&survey, 2, vault.mark(3, Direction::Forward)).await.unwrap(), tally);
+    assert_eq!(vault.census().await, turned(&before));
+    let header = if vault.is_sqlite() { "keyturn_rotation" } else { "keyturn.rotation" };
+    let formats = vault.rows(&format!("SELECT DISTINCT CAST(format AS text) FROM {header}")).await;
+    assert_eq!(formats, [[Some(b"2".to_vec())]]);
+    engine.close(&vault.mark(4, Direction::Forward)).await.unwrap();
+}
+
+async fn open(vault: Vault) {
+    vault.seed(100).await;
+    earlier(&vault).await;
+    let header = if vault.is_sqlite() { "keyturn_rotation" } else { "keyturn.rotation" };
+    let open = if vault.is_sqlite() { "0" } else { "false" };
+    vault.run(&format!("UPDATE {header} SET closed = {open}")).await;
+    let engine = vault.engine().await;
+    for error in [
+        engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap_err(),
+        engine.turn_back(&vault.mark(2, Direction::Back)).await.unwrap_err(),
+        engine.lift_fence(&vault.mark(2, Direction::Back)).await.unwrap_err(),
+    ] {
+        assert!(error.fault().message.contains(EARLIER) && !error.is_retryable(), "{error:?}");
+    }
+    assert_eq!(vault.text(&format!("SELECT CAST(format AS text) FROM {header}")).await, "1");
+    if !vault.is_sqlite() {
+        vault.application().await.unwrap();
     }
 }
