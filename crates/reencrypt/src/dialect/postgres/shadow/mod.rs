@@ -375,7 +375,9 @@ pub(super) async fn retire(connection: &mut PgConnection, rotation: &RotationId)
     for entry in state::all(&mut transaction, rotation).await? {
         if entry.shadow.state == ShadowState::Swapped {
             let label = &entry.shadow.label;
-            drop_if_named(&mut transaction, entry.attached.original_oid, &entry.shadow.retained_name, label).await?;
+            let (oid, name) = (entry.attached.original_oid, &entry.shadow.retained_name);
+            drop_if_named(&mut transaction, oid, name, label).await?;
+            refuse_namesake(&mut transaction, name, label).await?;
             state::set_state(&mut transaction, rotation, label, ShadowState::Retired).await?;
         }
     }
@@ -385,9 +387,7 @@ pub(super) async fn retire(connection: &mut PgConnection, rotation: &RotationId)
 /// Drops the relation with this oid, if it is there and still has the name that is ours. One that somebody has renamed,
 /// perhaps because it is wanted, is left alone and told.
 async fn drop_if_named(connection: &mut PgConnection, oid: i64, name: &str, label: &str) -> Result<(), EngineError> {
-    let Some(found) = Relation::find(connection, oid, label).await? else {
-        return refuse_namesake(connection, name, label).await;
-    };
+    let Some(found) = Relation::find(connection, oid, label).await? else { return Ok(()) };
     if found.name != name {
         let what = format!("the relation that was to be dropped as {name} is called {} now", found.name);
         return Err(EngineError::RowsChanged { table: label.to_owned(), what });
