@@ -30,7 +30,7 @@ pub(crate) struct Backup {
     /// The agent's configuration, which names the database, targets.toml and the key store
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// The folder for backups, for its owner alone [default: directory of the configuration's [backup]]
+    /// The folder for backups, for its owner alone [default: the directory that the configuration names]
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
     #[command(flatten)]
