@@ -8,7 +8,7 @@ fn main() -> Result<(), keys::value::ValueError> {
         println!(
             "{stored_bytes} bytes: {:?} against {:?}, {:.2} times",
             speed.rewrap,
-            speed.library,
+            speed.bare,
             speed.over_library()
         );
     }

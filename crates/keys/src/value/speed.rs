@@ -25,13 +25,13 @@ pub struct RewrapSpeed {
     /// [`Rewrapper::rewrap`].
     pub rewrap: Duration,
     /// The library's parsing, decryption and encryption, and nothing else.
-    pub library: Duration,
+    pub bare: Duration,
 }
 
 impl RewrapSpeed {
     /// How many times the library's time ours is.
     pub fn over_library(self) -> f64 {
-        self.rewrap.as_secs_f64() / self.library.as_secs_f64().max(1e-9)
+        self.rewrap.as_secs_f64() / self.bare.as_secs_f64().max(1e-9)
     }
 }
 
@@ -41,11 +41,11 @@ pub fn measure(stored_bytes: usize) -> Result<RewrapSpeed, ValueError> {
     let plaintext = vec![b'x'; stored_bytes.saturating_sub(OVERHEAD_BYTES).max(1)];
     let stored = Cipher::new(&old).encrypt(&plaintext, Encoding::Raw, &[], CipherVersion::V2)?;
     let rewrapper = Rewrapper::new(&old, &new);
-    let mut fastest = RewrapSpeed { rewrap: Duration::MAX, library: Duration::MAX };
+    let mut fastest = RewrapSpeed { rewrap: Duration::MAX, bare: Duration::MAX };
     for _ in 0..TURNS {
-        let library = clocked(|| by_library(black_box(&stored), &old, &new).map(drop))?;
+        let bare = clocked(|| by_library(black_box(&stored), &old, &new).map(drop))?;
         let rewrap = clocked(|| rewrapper.rewrap(black_box(&stored), Encoding::Raw, &[]).map(drop))?;
-        fastest.library = fastest.library.min(library);
+        fastest.bare = fastest.bare.min(bare);
         fastest.rewrap = fastest.rewrap.min(rewrap);
     }
     Ok(fastest)

@@ -110,7 +110,7 @@ impl ServiceFile {
 impl Drop for ServiceFile {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::warn!(%error, "{} holds a password and could not be removed", self.path.display());
+            tracing::warn!(%error, "the tools' service file {} could not be removed; delete it", self.path.display());
         }
     }
 }
