@@ -1,5 +1,6 @@
 //! openraft's state machine: applies entries to the domain's [`State`] in memory and keeps snapshots of it on the disk.
 
+use std::collections::BTreeSet;
 use std::io::Cursor;
 
 use openraft::storage::RaftStateMachine;
@@ -58,6 +59,11 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 results.push(match entry.payload {
                     EntryPayload::Blank => Applied::Nothing,
                     EntryPayload::Membership(membership) => {
+                        let numbers = |nodes: &mut dyn Iterator<Item = u64>| nodes.collect::<BTreeSet<u64>>();
+                        let before = numbers(&mut self.membership.membership().nodes().map(|(id, _)| *id));
+                        let after = numbers(&mut membership.nodes().map(|(id, _)| *id));
+                        state.membership_changed(&before, &after);
+                        modified = true;
                         self.membership = StoredMembership::new(Some(entry.log_id), membership);
                         Applied::Nothing
                     }

@@ -18,7 +18,7 @@ const SHOWN_MAX: usize = 20;
 pub(crate) struct Doctor {
     #[command(flatten)]
     config: ConfigArgs,
-    /// The URL of a running database, instead of the one in the configuration
+    /// The URL of a running database, or @FILE with it, or - for standard input; instead of the one in the configuration
     #[arg(long, value_name = "URL", value_parser = database)]
     database: Option<Database>,
     /// Turn values under an older key of this node's store to the active one

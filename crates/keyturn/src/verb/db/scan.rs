@@ -17,7 +17,8 @@ use crate::problem::Problem;
 pub(crate) struct Scan {
     #[command(flatten)]
     config: ConfigArgs,
-    /// The URL of a running database; with --config, instead of the agent's own login
+    /// The URL of a running database, or @FILE with it, or - for standard input; with --config, instead of the agent's
+    /// own login
     #[arg(long, value_name = "URL", value_parser = database)]
     database: Option<Database>,
     /// Write a ready targets.toml: what was found, beside what is registered and excluded already; - is standard output
