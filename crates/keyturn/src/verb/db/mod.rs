@@ -7,6 +7,7 @@ mod scan;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::pin::Pin;
 
 use clap::{Args, Subcommand};
 use reencrypt::{DatabaseConfig, EngineError, Targets, TargetsError};
@@ -57,6 +58,39 @@ impl fmt::Debug for Database {
             Self::Url(_) => f.write_str("Url(…)"),
         }
     }
+}
+
+/// Ready when the verb was told to end.
+type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Does the work on the database that was named: a running one, the agent's, or a temporary one that is removed afterwards,
+/// also when the verb is told to end.
+async fn on(
+    database: Option<&Database>,
+    config: Option<&agent::Config>,
+    work: impl AsyncFnOnce(DatabaseConfig, Stop) -> Result<Exit, Problem>,
+) -> Result<Exit, Problem> {
+    let kind = match database {
+        Some(Database::Spare(kind)) => kind,
+        Some(Database::Url(url)) => return work(reached(Some(url), config)?, Box::pin(interrupted())).await,
+        None => return work(reached(None, config)?, Box::pin(interrupted())).await,
+    };
+    let mut stop: Stop = Box::pin(interrupted());
+    let spare = tokio::select! {
+        prepared = local_farm::SpareDatabase::prepare(kind) => prepared.map_err(|error| spare_problem(&error))?,
+        () = stop.as_mut() => return Ok(Exit::Interrupted),
+    };
+    let exit = work(DatabaseConfig::new(spare.url()), stop).await;
+    spare.end().await.map_err(|error| spare_problem(&error))?;
+    exit
+}
+
+fn spare_problem(error: &anyhow::Error) -> Problem {
+    if error.is::<local_farm::WrongUsage>() {
+        return Problem::usage(error.to_string(), "`keyturn db --help` says what each verb takes");
+    }
+    Problem::refused("database", "there is no temporary database", "give the URL of a running one with --database")
+        .because(error.as_ref())
 }
 
 fn database(text: &str) -> Result<Database, String> {
@@ -125,11 +159,16 @@ fn engine_problem(message: &str, error: &EngineError) -> Problem {
     Problem { causes: vec![fault.message], ..problem }
 }
 
-/// Returns on Ctrl-C.
+/// Returns on Ctrl-C, and when the process is asked to end.
 async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        },
         // Nothing will come; who cannot be interrupted goes on to the end.
-        std::future::pending::<()>().await;
+        _ => std::future::pending::<()>().await,
     }
     note("interrupted; cleaning up");
 }
