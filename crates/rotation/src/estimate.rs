@@ -282,10 +282,8 @@ impl Estimate {
 
     fn back_instances_ms(&self, now: Millis) -> u64 {
         // Instances that may run with the new key are stopped once more.
-        let stopping = match self.phase {
-            Phase::Start => self.quiesced.1.unwrap_or(now).since(self.quiesced.0),
-            _ => 0,
-        };
+        let is_started = self.phase == Phase::Start;
+        let stopping = if is_started { self.quiesced.1.unwrap_or(now).since(self.quiesced.0) } else { 0 };
         self.settling_ms(now).saturating_add(stopping)
     }
 }

@@ -59,9 +59,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 results.push(match entry.payload {
                     EntryPayload::Blank => Applied::Nothing,
                     EntryPayload::Membership(membership) => {
-                        let numbers = |nodes: &mut dyn Iterator<Item = u64>| nodes.collect::<BTreeSet<u64>>();
-                        let before = numbers(&mut self.membership.membership().nodes().map(|(id, _)| *id));
-                        let after = numbers(&mut membership.nodes().map(|(id, _)| *id));
+                        let before: BTreeSet<u64> = self.membership.nodes().map(|(id, _)| *id).collect();
+                        let after: BTreeSet<u64> = membership.nodes().map(|(id, _)| *id).collect();
                         state.membership_changed(&before, &after);
                         modified = true;
                         self.membership = StoredMembership::new(Some(entry.log_id), membership);
