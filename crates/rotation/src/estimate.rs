@@ -288,18 +288,22 @@ impl Estimate {
     }
 }
 
-/// Measures anew from now on: the pass is paused, goes on, or is throttled otherwise. What was measured before stays the
-/// best guess, unless a throttle made it. To be called before the change.
+/// Measures anew from now on: the pass is paused, goes on, or is throttled otherwise. What was measured of it, or before it,
+/// stays the best guess, the slower of both, unless a throttle made it. To be called before the change.
 pub(crate) fn measure_anew(rotation: &mut Rotation, now: Millis) {
     let Some(estimate) = Estimate::of(rotation) else { return };
-    let slowness = if rotation.throttle.is_some() { rotation.pace.slowness } else { estimate.slowness(now) };
+    let slowness = measured(rotation, &estimate, now).max(rotation.pace.slowness);
     let done_us = estimate.pass.map_or(0, |pass| estimate.done.in_pass(pass).us);
     rotation.pace = Pace { since: now, done_us, slowness };
 }
 
-/// The same before another phase or step is entered, of which nothing is done.
+/// The same before another phase or step is entered, of which nothing is done: what was measured is the best guess for it.
 pub(crate) fn measure_next(rotation: &mut Rotation, now: Millis) {
-    measure_anew(rotation, now);
-    rotation.pace.done_us = 0;
-    rotation.pace.since = now;
+    let slowness = Estimate::of(rotation).map_or(rotation.pace.slowness, |estimate| measured(rotation, &estimate, now));
+    rotation.pace = Pace { since: now, done_us: 0, slowness };
+}
+
+/// Under a throttle rows are as slow as it makes them, which says nothing of the database.
+fn measured(rotation: &Rotation, estimate: &Estimate, now: Millis) -> u64 {
+    if rotation.throttle.is_some() { rotation.pace.slowness } else { estimate.slowness(now) }
 }

@@ -10,6 +10,7 @@ mod budget;
 mod catch_up;
 mod commands;
 mod distribute;
+mod estimate;
 mod farm;
 mod leases;
 mod preflight;

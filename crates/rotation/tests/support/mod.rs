@@ -15,6 +15,9 @@ use rotation::{
 pub(crate) const TABLES: [(&str, &[u64]); 3] = [("connections", &[2, 2, 2]), ("entries", &[2, 2]), ("notes", &[0])];
 pub(crate) const SHARDS: u64 = 6;
 
+/// Between two entries.
+pub(crate) const ENTRY_MS: u64 = 10;
+
 pub(crate) const OLD: KeyId = KeyId::new([1; 16]);
 pub(crate) const NEW: KeyId = KeyId::new([2; 16]);
 
@@ -301,7 +304,7 @@ impl Farm {
     }
 
     pub(crate) fn entry(&mut self, event: Event) -> Entry {
-        self.clock += 10;
+        self.clock += ENTRY_MS;
         Entry { at: Millis::new(self.clock), event }
     }
 
