@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Answer, AssignmentId, Authorization, ClusterId, Epoch, Fault, Millis, NodeId, Phase, RotationId, SignedRetirement,
-    StrategyChoice, Term, UndecryptableValue,
+    Answer, AssignmentId, Authorization, BackupChoice, ClusterId, Epoch, Fault, Millis, NodeId, Phase, RotationId,
+    SignedRetirement, StrategyChoice, Term, UndecryptableValue,
 };
 
 /// One entry of the log.
@@ -25,6 +25,8 @@ pub struct RotationOptions {
     pub hold_at: Option<Phase>,
     /// How tables are to be re-encrypted.
     pub strategy: StrategyChoice,
+    /// What is backed up first.
+    pub backup: BackupChoice,
 }
 
 /// What happened or was asked.

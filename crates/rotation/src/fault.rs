@@ -48,6 +48,8 @@ pub enum FaultCode {
     DatabasePosition,
     /// `keyturn recover` has put this node back by hand, and with it the rotation is over: rolled back.
     Recovered,
+    /// A backup was not made, or could not be proved usable.
+    Backup,
     /// An operator asked for the rotation to end.
     Aborted,
     /// The agent failed in a way that has no name of its own; its message says how.
@@ -77,13 +79,14 @@ impl FaultCode {
             Self::Superseded => "superseded",
             Self::DatabasePosition => "database-position",
             Self::Recovered => "recovered",
+            Self::Backup => "backup",
             Self::Aborted => "aborted",
             Self::Internal => "internal",
         }
     }
 
     /// Every code, for documentation and conversions.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::NodeUnreachable,
         Self::AssignmentRefused,
         Self::NodesDisagree,
@@ -103,6 +106,7 @@ impl FaultCode {
         Self::Superseded,
         Self::DatabasePosition,
         Self::Recovered,
+        Self::Backup,
         Self::Aborted,
         Self::Internal,
     ];

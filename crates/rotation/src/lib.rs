@@ -7,6 +7,7 @@
 mod apply;
 mod assignment;
 mod authorization;
+mod backup;
 mod commands;
 mod course;
 mod entry;
@@ -31,6 +32,7 @@ pub use assignment::{
     Answer, Assignment, AssignmentId, Direction, Fence, Inspection, ShardTally, Survey, Work, WorkKind,
 };
 pub use authorization::{Authorization, NodeGrant, Retirement, SignedRetirement, Statement};
+pub use backup::{BackedUpTable, BackupChoice, BackupOffer, BackupSource, DatabaseBackup, FolderArchive, NodeBackup};
 pub use entry::{Entry, Event, RotationOptions};
 pub use fault::{Fault, FaultCode};
 pub use ids::{

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentRelease, Digest, KeyId, NodeId, RotationId, ShardId};
+use crate::{AgentRelease, DatabaseBackup, Digest, FolderArchive, KeyId, NodeId, RotationId, ShardId};
 
 /// Which database system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -144,6 +144,8 @@ pub struct PlanNode {
     /// that certificate's key, and a MAC under a key derived from the farm's current key. The operator's command
     /// line checks all of it before it seals anything.
     pub attestation: Attestation,
+    /// The archive of its application's folder; `None` where none is configured.
+    pub folder: Option<FolderArchive>,
 }
 
 /// Proof that a recipient key belongs to an enrolled node that holds the farm's current key.
@@ -202,6 +204,8 @@ pub struct Plan {
     pub accepted: Vec<UndecryptableValue>,
     /// Expected time from the first instance offline to the last one back, milliseconds.
     pub downtime_forecast_ms: u64,
+    /// The backup of the database to fall back on; `None` when there is none.
+    pub backup: Option<DatabaseBackup>,
 }
 
 /// A plan that cannot be read.
@@ -304,6 +308,7 @@ mod tests {
             writers_max: 1,
             accepted: Vec::new(),
             downtime_forecast_ms: 1,
+            backup: None,
         }
     }
 

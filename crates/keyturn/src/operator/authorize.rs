@@ -251,6 +251,7 @@ mod tests {
             database,
             protector: "hostkey".to_owned(),
             attestation,
+            folder: None,
         };
         Plan {
             format: Plan::FORMAT,
@@ -262,6 +263,7 @@ mod tests {
             writers_max: 1,
             accepted: Vec::new(),
             downtime_forecast_ms: 1,
+            backup: None,
         }
     }
 

@@ -1,5 +1,8 @@
 //! The evidence of a rotation: what was done, under which keys, whether it adds up, and where old ciphertext remains.
 
+use std::collections::BTreeMap;
+
+use rotation::{DatabaseBackup, FolderArchive, NodeId, PlanNode};
 use serde::Serialize;
 use wire::v1;
 
@@ -42,6 +45,10 @@ pub(crate) struct Report {
     rest_digest_before: Option<String>,
     rest_digest_after: Option<String>,
     tables: Vec<TableView>,
+    /// The backup of the database that Preflight made or was shown, as the plan has it; null when there is none.
+    backup: Option<DatabaseBackup>,
+    /// The archives of the nodes' folders.
+    folders: BTreeMap<NodeId, FolderArchive>,
     nodes: Vec<NodeView>,
     phases: Vec<PhaseView>,
     faults: Vec<FaultView>,
@@ -90,6 +97,8 @@ impl From<&v1::Rotation> for Report {
             adds_up: adds_up(rotation),
             database_identity: identity.map(|node| node.database.identity.clone()),
             downtime_forecast_ms: plan.as_ref().map(|plan| plan.downtime_forecast_ms),
+            backup: plan.as_ref().and_then(|plan| plan.backup.clone()),
+            folders: plan.iter().flat_map(|plan| &plan.nodes).filter_map(folder_of).collect(),
             rows: view.progress.tables.iter().map(|table| table.rows).sum(),
             rows_reencrypted: view.progress.rows_reencrypted,
             rows_verified: view.progress.rows_verified,
@@ -118,6 +127,10 @@ impl From<&v1::Rotation> for Report {
             faults: view.faults,
         }
     }
+}
+
+fn folder_of((id, node): (&NodeId, &PlanNode)) -> Option<(NodeId, FolderArchive)> {
+    Some((id.clone(), node.folder.clone()?))
 }
 
 /// Where ciphertext under the key that is no longer used may remain. Empty when no row was touched.
@@ -227,6 +240,7 @@ impl Report {
             ("Kept", kept(&view).unwrap_or_else(|| "no original tables".to_owned())),
             ("Leader changes", self.leader_changes.to_string()),
         ])];
+        parts.extend(plan.as_ref().map(super::plan::backups));
         parts.extend([self.tables_text(), self.nodes_text(), self.phases_text()].into_iter().flatten());
         let faults = super::faults_text(rotation, paint);
         if !faults.is_empty() {

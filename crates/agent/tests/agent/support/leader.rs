@@ -354,6 +354,7 @@ fn plan(rotation: RotationId, inspection: Inspection, survey: Survey) -> Plan {
         database: inspection.database,
         protector: inspection.protector,
         attestation: inspection.attestation,
+        folder: None,
     };
     Plan {
         format: Plan::FORMAT,
@@ -365,5 +366,6 @@ fn plan(rotation: RotationId, inspection: Inspection, survey: Survey) -> Plan {
         writers_max: survey.writers_max,
         accepted: Vec::new(),
         downtime_forecast_ms: survey.downtime_forecast_ms,
+        backup: None,
     }
 }

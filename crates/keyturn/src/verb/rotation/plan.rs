@@ -27,6 +27,12 @@ pub(crate) struct Plan {
     /// How tables are re-encrypted: in place, as a copy that is swapped in, or each by what is faster and possible
     #[arg(long, value_name = "STRATEGY", value_enum, default_value_t)]
     strategy: Strategy,
+    /// Prove this backup of the database, in the backup folder of the node that has it, instead of making one
+    #[arg(long, value_name = "PATH", conflicts_with = "no_backup")]
+    backup: Option<String>,
+    /// Make no backup, whatever the agents' configurations say
+    #[arg(long)]
+    no_backup: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -87,6 +93,8 @@ impl Plan {
             accepted: accepted.iter().map(v1::UndecryptableValue::from).collect(),
             hold_at: self.hold_at.map_or(v1::Phase::Unspecified, HoldAt::phase).into(),
             strategy: self.strategy.choice().into(),
+            backup_shown: self.backup.clone(),
+            no_backup: self.no_backup,
         };
         let id = request_plan(&coordinators, request).await?;
         let rotation = follow(&coordinators, &id, |rotation| {
