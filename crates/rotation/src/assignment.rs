@@ -328,7 +328,8 @@ pub struct Inspection {
     pub recipient_key: String,
     /// Proof that this recipient key is the node's.
     pub attestation: Attestation,
-    /// What its configuration has it back up.
+    /// What its configuration has it back up. Absent before version 3 of the stored form.
+    #[serde(default)]
     pub backup: BackupOffer,
 }
 

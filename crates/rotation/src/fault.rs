@@ -48,12 +48,14 @@ pub enum FaultCode {
     DatabasePosition,
     /// `keyturn recover` has put this node back by hand, and with it the rotation is over: rolled back.
     Recovered,
-    /// A backup was not made, or could not be proved usable.
-    Backup,
     /// An operator asked for the rotation to end.
     Aborted,
     /// The agent failed in a way that has no name of its own; its message says how.
     Internal,
+    /// The farm would be offline for longer than its operator allows.
+    DowntimeBudget,
+    /// A backup was not made, or could not be proved usable.
+    Backup,
 }
 
 impl FaultCode {
@@ -79,14 +81,15 @@ impl FaultCode {
             Self::Superseded => "superseded",
             Self::DatabasePosition => "database-position",
             Self::Recovered => "recovered",
-            Self::Backup => "backup",
             Self::Aborted => "aborted",
             Self::Internal => "internal",
+            Self::DowntimeBudget => "downtime-budget",
+            Self::Backup => "backup",
         }
     }
 
     /// Every code, for documentation and conversions.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::NodeUnreachable,
         Self::AssignmentRefused,
         Self::NodesDisagree,
@@ -106,9 +109,10 @@ impl FaultCode {
         Self::Superseded,
         Self::DatabasePosition,
         Self::Recovered,
-        Self::Backup,
         Self::Aborted,
         Self::Internal,
+        Self::DowntimeBudget,
+        Self::Backup,
     ];
 }
 

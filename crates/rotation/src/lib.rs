@@ -8,9 +8,11 @@ mod apply;
 mod assignment;
 mod authorization;
 mod backup;
+mod budget;
 mod commands;
 mod course;
 mod entry;
+mod estimate;
 mod farm;
 mod fault;
 mod ids;
@@ -33,7 +35,9 @@ pub use assignment::{
 };
 pub use authorization::{Authorization, NodeGrant, Retirement, SignedRetirement, Statement};
 pub use backup::{BackedUpTable, BackupChoice, BackupOffer, BackupSource, DatabaseBackup, FolderArchive, NodeBackup};
+pub use budget::{BudgetStanding, DowntimeBudget, OnBudget, budget_counts, budget_decision, budget_standing};
 pub use entry::{Entry, Event, RotationOptions};
+pub use estimate::Pace;
 pub use fault::{Fault, FaultCode};
 pub use ids::{
     AgentRelease, ClusterId, ContentDigest, Digest, Epoch, KeyId, LeaseNumber, Millis, NodeId, ParseIdError,

@@ -251,7 +251,6 @@ mod tests {
             database,
             protector: "hostkey".to_owned(),
             attestation,
-            folder: None,
         };
         Plan {
             format: Plan::FORMAT,
@@ -263,7 +262,9 @@ mod tests {
             writers_max: 1,
             accepted: Vec::new(),
             downtime_forecast_ms: 1,
+            budget: None,
             backup: None,
+            folders: BTreeMap::new(),
         }
     }
 

@@ -58,11 +58,10 @@ fn a_rotation_makes_its_backup_in_preflight_and_plan_and_report_tell_of_it() {
         assert!(shown.contains(words), "{words}: {shown}");
     }
     let status = vault.rotation(&["status", "-o", "json"]).json();
-    let (backup, nodes) = (&status["plan"]["backup"], &status["plan"]["nodes"]);
+    let (backup, folders) = (&status["plan"]["backup"], &status["plan"]["folders"]);
     assert_eq!((&backup["node"], &backup["shown"]), (&"node-2".into(), &false.into()), "{backup}");
-    let files =
-        [path(&backup["path"]), path(&nodes["node-1"]["folder"]["path"]), path(&nodes["node-2"]["folder"]["path"])];
-    for (file, evidence) in files.iter().zip([backup, &nodes["node-1"]["folder"], &nodes["node-2"]["folder"]]) {
+    let files = [path(&backup["path"]), path(&folders["node-1"]["path"]), path(&folders["node-2"]["path"])];
+    for (file, evidence) in files.iter().zip([backup, &folders["node-1"], &folders["node-2"]]) {
         assert_eq!(mode(file), 0o600, "{}", file.display());
         assert_eq!(evidence["digest"], digest(file), "{}", file.display());
         assert_eq!(evidence["bytes"], file.metadata().expect("a file").len());
@@ -79,7 +78,7 @@ fn a_rotation_makes_its_backup_in_preflight_and_plan_and_report_tell_of_it() {
     let done = vault.turn();
     let report = vault.rotation(&["report", "-o", "json"]).json();
     assert_eq!(&report["backup"], backup, "{done}");
-    assert_eq!(report["folders"]["node-1"], nodes["node-1"]["folder"]);
+    assert_eq!(report["folders"]["node-1"], folders["node-1"]);
     // The next one is made anew: what was written since is in it.
     planned(&vault, &[]);
     assert_eq!(names(&vault.farm.path("backups-2")).len(), 6);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::budget;
 use crate::limits::{NAMED_MAX, SHARDS_MAX};
 use crate::phases::backup;
 use crate::run::Run;
@@ -17,6 +18,10 @@ pub(super) fn take(run: &mut Run<'_>, node: &NodeId, found: &Survey) -> Result<(
     let tables = check_tables(node, found)?;
     check_shards(node, found, &tables)?;
     check_undecryptable(&run.rotation.options.accepted, found)?;
+    // Before anything is backed up, which takes long.
+    if let Some(message) = plan_of(run).and_then(|plan| budget::over_budget(&plan, run.rotation.throttle)) {
+        return Err(budget::unaffordable(message));
+    }
     backup::check_choice(run.stand())?;
     if backup::is_complete(run.stand()) {
         make_plan(run);
@@ -26,10 +31,18 @@ pub(super) fn take(run: &mut Run<'_>, node: &NodeId, found: &Survey) -> Result<(
 
 /// Makes the plan of what was surveyed and backed up.
 pub(super) fn make_plan(run: &mut Run<'_>) {
-    let Some(survey) = &mut run.rotation.survey else { return };
-    let shards = std::mem::take(&mut survey.shards);
-    let (tables, writers_max) = (survey.tables.iter().cloned().collect(), survey.writers_max);
-    let (accepted, downtime_forecast_ms) = (survey.undecryptable.clone(), survey.downtime_forecast_ms);
+    let Some(plan) = plan_of(run) else { return };
+    if let Some(survey) = &mut run.rotation.survey {
+        survey.shards = Vec::new();
+    }
+    run.rotation.shards = plan.shards.iter().map(|shard| (shard.id, ShardProgress::default())).collect();
+    run.rotation.plan_digest = Some(plan.digest());
+    run.rotation.plan = Some(plan);
+}
+
+/// The plan of what is known so far.
+fn plan_of(run: &Run<'_>) -> Option<Plan> {
+    let survey = run.rotation.survey.as_ref()?;
     let nodes: BTreeMap<NodeId, PlanNode> = run
         .rotation
         .nodes
@@ -44,27 +57,28 @@ pub(super) fn make_plan(run: &mut Run<'_>) {
                 database: inspection.database,
                 protector: inspection.protector,
                 attestation: inspection.attestation,
-                folder: progress.backup.as_ref().map(|backup| backup.folder.clone()),
             };
             Some((id.clone(), node))
         })
         .collect();
-    let backup = run.rotation.nodes.values().find_map(|progress| progress.backup.as_ref()?.database.clone());
-    let plan = Plan {
-        format: Plan::FORMAT,
+    let made = || run.rotation.nodes.iter().filter_map(|(id, progress)| Some((id, progress.backup.as_ref()?)));
+    let backup = made().find_map(|(_, made)| made.database.clone());
+    let folders: BTreeMap<_, _> = made().map(|(id, made)| (id.clone(), made.folder.clone())).collect();
+    let budget = run.rotation.options.budget;
+    Some(Plan {
+        format: if folders.is_empty() { Plan::format_with(budget.as_ref()) } else { Plan::FORMAT },
         farm: run.farm.to_owned(),
         rotation: run.rotation.id,
         nodes,
-        tables,
-        shards,
-        writers_max,
-        accepted,
-        downtime_forecast_ms,
+        tables: survey.tables.iter().cloned().collect(),
+        shards: survey.shards.clone(),
+        writers_max: survey.writers_max,
+        accepted: survey.undecryptable.clone(),
+        downtime_forecast_ms: survey.downtime_forecast_ms,
+        budget,
         backup,
-    };
-    run.rotation.shards = plan.shards.iter().map(|shard| (shard.id, ShardProgress::default())).collect();
-    run.rotation.plan_digest = Some(plan.digest());
-    run.rotation.plan = Some(plan);
+        folders,
+    })
 }
 
 fn check_kind(run: &Run<'_>, node: &NodeId, found: &Survey) -> Result<(), Fault> {

@@ -334,8 +334,8 @@ fn what_is_configured_is_backed_up_before_there_is_a_plan_and_stands_in_it() {
     check(&farm, "forward:approval", &[]);
     let plan = farm.plan();
     assert_eq!(plan.backup.as_ref().expect("made").node, node(3));
-    let folders: Vec<bool> = plan.nodes.values().map(|planned| planned.folder.is_some()).collect();
-    assert_eq!(folders, [false, true, true]);
+    assert_eq!(plan.folders.keys().collect::<Vec<_>>(), [&node(2), &node(3)]);
+    assert_eq!(plan.format, rotation::Plan::FORMAT);
     let mut without = plan.clone();
     without.backup = None;
     assert_ne!(plan.digest(), without.digest(), "the operator signs it");
@@ -366,7 +366,9 @@ fn without_a_word_in_a_configuration_or_against_an_operator_s_nothing_is_backed_
     let farm = backing_up(BackupChoice::None);
     check(&farm, "forward:approval", &[]);
     assert!(farm.plan().backup.is_none());
-    assert!(surveyed(|_| {}).plan().backup.is_none());
+    let plan = surveyed(|_| {}).plan().clone();
+    assert!(plan.backup.is_none());
+    assert_eq!(plan.format, rotation::Plan::format_with(None), "the bytes that it always had");
 }
 
 #[test]

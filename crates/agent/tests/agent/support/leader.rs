@@ -354,7 +354,6 @@ fn plan(rotation: RotationId, inspection: Inspection, survey: Survey) -> Plan {
         database: inspection.database,
         protector: inspection.protector,
         attestation: inspection.attestation,
-        folder: None,
     };
     Plan {
         format: Plan::FORMAT,
@@ -366,6 +365,8 @@ fn plan(rotation: RotationId, inspection: Inspection, survey: Survey) -> Plan {
         writers_max: survey.writers_max,
         accepted: Vec::new(),
         downtime_forecast_ms: survey.downtime_forecast_ms,
+        budget: None,
         backup: None,
+        folders: BTreeMap::new(),
     }
 }

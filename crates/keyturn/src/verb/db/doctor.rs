@@ -19,7 +19,7 @@ const SHOWN_MAX: usize = 20;
 pub(crate) struct Doctor {
     #[command(flatten)]
     config: ConfigArgs,
-    /// The URL of a running database, instead of the one in the configuration. sqlite, postgres or mariadb for a temporary
+    /// The URL of a running database, @FILE with it, or - for standard input, instead of the one in the configuration. sqlite, postgres or mariadb for a temporary
     /// one of this machine's own binaries, which is empty
     #[arg(long, value_name = "DATABASE", value_parser = database)]
     database: Option<Database>,

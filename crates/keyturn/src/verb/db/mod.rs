@@ -12,6 +12,7 @@ use std::pin::Pin;
 use clap::{Args, Subcommand};
 use reencrypt::{DatabaseConfig, EngineError, Targets, TargetsError};
 
+use crate::database_url;
 use crate::exit::Exit;
 use crate::output::note;
 use crate::problem::Problem;
@@ -98,10 +99,10 @@ fn spare_problem(error: &anyhow::Error) -> Problem {
 fn database(text: &str) -> Result<Database, String> {
     if matches!(text, "sqlite" | "postgres" | "mariadb") {
         Ok(Database::Spare(text.to_owned()))
-    } else if text.contains("://") {
-        Ok(Database::Url(text.to_owned()))
+    } else if text.contains("://") || text == "-" || text.starts_with('@') {
+        database_url::given(text).map(Database::Url)
     } else {
-        Err("use sqlite, postgres, mariadb or the URL of a running database".to_owned())
+        Err("use sqlite, postgres, mariadb, the URL of a running database, @FILE with one in it, or -".to_owned())
     }
 }
 

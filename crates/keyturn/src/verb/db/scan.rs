@@ -17,7 +17,8 @@ use crate::problem::Problem;
 pub(crate) struct Scan {
     #[command(flatten)]
     config: ConfigArgs,
-    /// The URL of a running database; with --config, instead of the agent's own login. sqlite, postgres or mariadb for a
+    /// The URL of a running database, @FILE with it, or - for standard input; with --config, instead of the agent's own
+    /// login. sqlite, postgres or mariadb for a
     /// temporary one of this machine's own binaries, which is empty
     #[arg(long, value_name = "DATABASE", value_parser = database)]
     database: Option<Database>,
