@@ -94,9 +94,9 @@ impl Refusal {
     }
 }
 
-/// Whether the work belongs to Preflight, which needs no signature since it changes nothing.
+/// Whether the work belongs to Preflight, which needs no signature since it changes nothing that the rotation works on.
 pub(crate) const fn is_preflight(work: &Work) -> bool {
-    matches!(work, Work::Inspect | Work::SurveyDatabase { .. })
+    matches!(work, Work::Inspect | Work::SurveyDatabase { .. } | Work::BackUp { .. })
 }
 
 /// Whether the work leads back to the old key.
@@ -118,6 +118,7 @@ pub(crate) fn turns_back(work: &Work, statement: &Statement) -> bool {
         | Work::AdmitInstance
         | Work::FinishShadows
         | Work::SwapTables
+        | Work::BackUp { .. }
         | Work::RetireTables => false,
     }
 }
@@ -249,6 +250,7 @@ fn check_work(work: &Work, plan: &Plan, statement: &Statement) -> Result<(), Ref
         | Work::FinishShadows
         | Work::SwapTables
         | Work::SwapTablesBack
+        | Work::BackUp { .. }
         | Work::RetireTables => Ok(()),
     }
 }

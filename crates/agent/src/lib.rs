@@ -7,6 +7,7 @@
 //! written before it is acted upon.
 
 mod authorize;
+mod backup;
 mod clock;
 mod config;
 mod durable;
@@ -29,9 +30,10 @@ mod run;
 mod service;
 mod work;
 
+pub use backup::{BackupJob, BackupTools, SharedBackupTools};
 pub use config::{
-    BackupConfig, CommandConfig, Config, ConfigError, DatabaseConfig, DatabaseUrl, InstanceConfig, StoreConfig,
-    TlsConfig,
+    BackedUpDatabase, BackupConfig, CommandConfig, Config, ConfigError, DatabaseConfig, DatabaseUrl, InstanceConfig,
+    StoreConfig, TlsConfig,
 };
 pub use durable::DurableError;
 pub use harden::HardenError;

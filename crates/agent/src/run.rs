@@ -18,6 +18,7 @@ use tonic::service::Routes;
 use wire::access::{Peer, Role};
 use wire::tls::{Tls, TlsError};
 
+use crate::backup::SharedBackupTools;
 use crate::config::{Config, ConfigError};
 use crate::durable::DurableError;
 use crate::fence::FenceFile;
@@ -122,16 +123,21 @@ pub fn held_for(config: &Config) -> Result<Option<rotation::RotationId>, Durable
     Ok(HeldFile::open(&config.state_dir)?.get().map(|held| held.rotation))
 }
 
-/// Runs the agent until `shutdown`.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), RunError> {
+/// Runs the agent until `shutdown`. Backups are made with these tools.
+pub async fn run(
+    config: Config,
+    backups: SharedBackupTools,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), RunError> {
     let address = config.listen;
     let listener = TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })?;
-    run_with(config, listener, shutdown).await
+    run_with(config, backups, listener, shutdown).await
 }
 
 /// Runs the agent on a listener that exists already.
 pub async fn run_with(
     config: Config,
+    backups: SharedBackupTools,
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), RunError> {
@@ -139,7 +145,7 @@ pub async fn run_with(
     let _lock = lock_state_dir(&config.state_dir)?;
     end_leftovers(&config.state_dir)?;
     let fence = FenceFile::open(&config.state_dir).map_err(RunError::State)?;
-    let node = Arc::new(open_node(&config).await?);
+    let node = Arc::new(open_node(&config, backups).await?);
     let registry = Arc::new(Registry::default());
     let service = AgentService::new(Arc::clone(&node), fence, Arc::clone(&registry));
     let routes = Routes::new(wire::rpc::agent_server(service));
@@ -166,7 +172,7 @@ pub async fn run_with(
     served.map_err(RunError::Serve)
 }
 
-async fn open_node(config: &Config) -> Result<Node, RunError> {
+async fn open_node(config: &Config, backups: SharedBackupTools) -> Result<Node, RunError> {
     let tls = Tls::load(&config.tls.files()).map_err(RunError::Tls)?;
     check_identity(config, &tls.identity())?;
     let engine = open_engine(config).await?;
@@ -182,6 +188,8 @@ async fn open_node(config: &Config) -> Result<Node, RunError> {
         targets: targets_digest,
         tables,
         instance: Driver::new(config.instance.clone(), config.state_dir.join(RUNNING)),
+        config: config.clone(),
+        backups,
     })
     .map_err(RunError::State)
 }

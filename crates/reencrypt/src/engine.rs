@@ -434,6 +434,14 @@ impl Engine {
         Ok(())
     }
 
+    /// Sees that a SQLite file is whole, page by page and index by index. Other databases look after that themselves.
+    pub async fn check_file(&self) -> Result<(), EngineError> {
+        let mut session = self.open().await?;
+        session.session.check_file().await?;
+        session.end().await;
+        Ok(())
+    }
+
     /// All rotations that the ledger remembers, oldest first, with how far each had come. Changes nothing.
     pub async fn history(&self) -> Result<Vec<LedgerRotation>, EngineError> {
         let mut session = self.open().await?;

@@ -130,6 +130,9 @@ pub enum EngineError {
     /// The ledger holds what cannot be read.
     #[error("the ledger in the database cannot be read: {0}")]
     LedgerUnreadable(String),
+    /// A file that is no whole database.
+    #[error("the database file is damaged: {0}")]
+    Damaged(String),
     /// The database's history is not the one that was verified.
     #[error("the database is not the one that was verified: {0}")]
     Position(String),
@@ -233,6 +236,7 @@ impl EngineError {
             | Self::Role { .. }
             | Self::LedgerOpen(_)
             | Self::LedgerUnreadable(_)
+            | Self::Damaged(_)
             | Self::LedgerOld(_)
             | Self::Space { .. }
             | Self::ShadowState { .. } => FaultCode::Database,
@@ -288,6 +292,7 @@ impl EngineError {
             | Self::LedgerMissing(_)
             | Self::LedgerOpen(_)
             | Self::LedgerUnreadable(_)
+            | Self::Damaged(_)
             | Self::LedgerOld(_)
             | Self::Shadows(_)
             | Self::Space { .. }
@@ -341,6 +346,7 @@ impl EngineError {
                 "check that no other server or backup has taken the database's place, then retry or abort"
             }
             Self::LedgerOpen(_) => "end that rotation first: `keyturn rotation status`, or `keyturn recover`",
+            Self::Damaged(_) => "restore a backup that is whole: `keyturn recover --backup`",
             Self::LedgerUnreadable(_) => "use the release that wrote the ledger on every node",
             Self::LedgerOld(_) => "end that rotation with the release that began it, then go on with this one",
             Self::Shadows(_) => "leave --strategy at auto: such tables are re-encrypted in place",

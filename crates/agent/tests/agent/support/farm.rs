@@ -142,9 +142,41 @@ impl Farm {
         let running = runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             let shutdown = async { drop(stopped.await) };
-            agent::run_with(config, listener, shutdown).await
+            agent::run_with(config, std::sync::Arc::new(NoBackups), listener, shutdown).await
         });
         Agent { address, runtime: Some(runtime), stop: Some(stop), running: Some(running) }
+    }
+}
+
+/// No configuration of these tests names a folder for backups.
+#[derive(Debug)]
+struct NoBackups;
+
+#[async_trait::async_trait]
+impl agent::BackupTools for NoBackups {
+    async fn make(&self, _: &agent::BackupJob<'_>) -> Result<rotation::DatabaseBackup, rotation::Fault> {
+        unreachable!("nothing is backed up")
+    }
+
+    async fn prove(&self, _: &agent::BackupJob<'_>, _: &Path) -> Result<rotation::DatabaseBackup, rotation::Fault> {
+        unreachable!("nothing is backed up")
+    }
+
+    async fn examine(
+        &self,
+        _: &agent::BackupJob<'_>,
+        _: &[keys::SecretKey],
+        _: &Path,
+    ) -> Result<rotation::DatabaseBackup, rotation::Fault> {
+        unreachable!("nothing is backed up")
+    }
+
+    async fn archive(&self, _: &agent::BackupJob<'_>) -> Result<rotation::FolderArchive, rotation::Fault> {
+        unreachable!("nothing is backed up")
+    }
+
+    async fn load(&self, _: &Path, _: &str) -> Result<(), rotation::Fault> {
+        unreachable!("nothing is backed up")
     }
 }
 

@@ -366,5 +366,7 @@ fn plan(rotation: RotationId, inspection: Inspection, survey: Survey) -> Plan {
         accepted: Vec::new(),
         downtime_forecast_ms: survey.downtime_forecast_ms,
         budget: None,
+        backup: None,
+        folders: BTreeMap::new(),
     }
 }

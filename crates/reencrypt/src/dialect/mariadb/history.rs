@@ -103,12 +103,15 @@ pub(super) async fn note(
     let header = ledger::header(&mut transaction, rotation, hold).await?;
     if kind.goes_forward() {
         header.ok_or(EngineError::LedgerMissing(*rotation))?.still_forward(rotation)?;
-        let begun: i64 = sqlx::query("SELECT COUNT(*) FROM keyturn_note WHERE rotation = ? AND note = 'offline'")
-            .bind(rotation.to_string())
-            .fetch_one(&mut *transaction)
-            .await
-            .and_then(|row| row.try_get(0))
-            .doing(doing)?;
+        let begun: i64 = sqlx::query(
+            "SELECT COUNT(*) FROM keyturn_note WHERE rotation = ? AND note = 'offline' AND NOT EXISTS
+             (SELECT 1 FROM keyturn_note a WHERE a.rotation = keyturn_note.rotation AND a.note = 'admitted')",
+        )
+        .bind(rotation.to_string())
+        .fetch_one(&mut *transaction)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(doing)?;
         if begun > 0 {
             return Err(recovery_begun(rotation));
         }

@@ -100,13 +100,15 @@ pub(super) async fn note(
     let header = ledger::header(&mut transaction, rotation, hold).await?;
     if kind.goes_forward() {
         header.ok_or(EngineError::LedgerMissing(*rotation))?.still_forward(rotation)?;
-        let begun: bool =
-            sqlx::query("SELECT EXISTS (SELECT 1 FROM keyturn.note WHERE rotation = $1 AND note = 'offline')")
-                .bind(rotation.to_string())
-                .fetch_one(&mut *transaction)
-                .await
-                .and_then(|row| row.try_get(0))
-                .doing(doing)?;
+        let begun: bool = sqlx::query(
+            "SELECT COALESCE(bool_or(note = 'offline') AND NOT bool_or(note = 'admitted'), false)
+                 FROM keyturn.note WHERE rotation = $1",
+        )
+        .bind(rotation.to_string())
+        .fetch_one(&mut *transaction)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(doing)?;
         if begun {
             return Err(recovery_begun(rotation));
         }

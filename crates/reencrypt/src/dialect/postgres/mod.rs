@@ -8,6 +8,7 @@ mod ledger;
 mod load;
 mod look;
 mod mend;
+mod place;
 mod replication;
 mod role;
 mod rows;
@@ -19,6 +20,8 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub(crate) use place::PostgresPlace;
 
 use async_trait::async_trait;
 use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, ShardId};

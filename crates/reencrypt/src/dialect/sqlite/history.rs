@@ -95,13 +95,15 @@ pub(super) async fn note(
     if kind.goes_forward() {
         let header = ledger::header(&mut transaction, rotation).await?;
         header.ok_or(EngineError::LedgerMissing(*rotation))?.still_forward(rotation)?;
-        let begun: bool =
-            sqlx::query("SELECT count(*) > 0 FROM main.keyturn_note WHERE rotation = ? AND note = 'offline'")
-                .bind(rotation.to_string())
-                .fetch_one(&mut *transaction)
-                .await
-                .and_then(|row| row.try_get(0))
-                .doing(doing)?;
+        let begun: bool = sqlx::query(
+            "SELECT total(note = 'offline') > 0 AND total(note = 'admitted') = 0
+                 FROM main.keyturn_note WHERE rotation = ?",
+        )
+        .bind(rotation.to_string())
+        .fetch_one(&mut *transaction)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(doing)?;
         if begun {
             return Err(recovery_begun(rotation));
         }

@@ -8,6 +8,7 @@ mod ledger;
 mod look;
 mod mend;
 mod others;
+mod place;
 mod rows;
 mod shadow;
 #[cfg(test)]
@@ -18,6 +19,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub(crate) use place::SqlitePlace;
 
 use async_trait::async_trait;
 use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, ShardId};
@@ -312,6 +315,10 @@ impl Session for SqliteSession {
 
     async fn copy_into(&mut self, path: &std::path::Path) -> Result<(), EngineError> {
         copy::copy_into(&mut self.connection, path).await
+    }
+
+    async fn check_file(&mut self) -> Result<(), EngineError> {
+        copy::check(&mut self.connection).await
     }
 
     async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError> {
