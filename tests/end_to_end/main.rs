@@ -10,4 +10,5 @@ mod oracle;
 mod partitions;
 mod real_farm;
 mod replace;
+mod soak;
 mod support;

@@ -29,7 +29,7 @@ async fn until(session: &mut PgConnection, sql: &str) {
 /// From now on the standby hears nothing of what is committed. What was committed before, it has.
 async fn stop_following(standby: &Cluster, primary: &Cluster) {
     let mut session = primary.superuser("postgres").await;
-    let behind = "SELECT count(*) = 1 AND bool_and(replay_lsn >= pg_current_wal_lsn()) FROM pg_stat_replication";
+    let behind = "SELECT COALESCE(bool_and(replay_lsn >= pg_current_wal_lsn()), false) FROM pg_stat_replication";
     until(&mut session, behind).await;
     let mut session = standby.superuser("postgres").await;
     sqlx::raw_sql("ALTER SYSTEM SET primary_conninfo = ''").execute(&mut session).await.unwrap();
