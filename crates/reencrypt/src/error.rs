@@ -343,7 +343,8 @@ impl EngineError {
             }
             Self::Superseded(_) => "nothing: the work has moved on without this worker",
             Self::LedgerMissing(_) | Self::Position(_) => {
-                "check that no other server or backup has taken the database's place, then retry or abort"
+                "check that no other server or backup has taken the database's place, then retry or abort; at admit, where \
+                 nothing is aborted any more: `keyturn recover` on every node"
             }
             Self::LedgerOpen(_) => "end that rotation first: `keyturn rotation status`, or `keyturn recover`",
             Self::Damaged(_) => "restore a backup that is whole: `keyturn recover --backup`",
@@ -401,12 +402,13 @@ fn is_passing(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Classes 08 connection, 53 resources, 57P operator intervention; and serialization, deadlock, lock and idle time-outs.
+/// Classes 08 connection, 53 resources, 57P operator intervention; serialization, deadlock, lock and idle time-outs; and what
+/// a standby says that takes no writes: it may be about to become the primary.
 fn is_passing_sqlstate(code: &str) -> bool {
     code.starts_with("08")
         || code.starts_with("53")
         || code.starts_with("57P")
-        || matches!(code, "40001" | "40P01" | "55P03" | "25P03" | "57014")
+        || matches!(code, "40001" | "40P01" | "55P03" | "25P03" | "57014" | "25006")
 }
 
 /// SQLite's primary codes: 5 busy, 6 locked, 10 input/output, 13 full. The upper bits say more and do not matter here.

@@ -294,13 +294,18 @@ impl Leader {
         rows
     }
 
-    /// The position, Activate, and Start up to the proof.
-    pub(crate) async fn activate_and_start(&mut self, farm: &Farm) {
+    /// Lets the application into the database, with which every start under the new key begins.
+    pub(crate) async fn let_in(&mut self) {
         let Answer::PositionRecorded(position) = self.answer(Work::RecordPosition).await else { unreachable!() };
+        self.answer(Work::LiftFence { direction: Direction::Forward, position: Some(position) }).await;
+    }
+
+    /// Activate, and Start up to the proof.
+    pub(crate) async fn activate_and_start(&mut self, farm: &Farm) {
         self.next_phase();
         self.answer(Work::ActivateKey { at: ACTIVATED_AT }).await;
         self.next_phase();
-        self.answer(Work::LiftFence { direction: Direction::Forward, position: Some(position) }).await;
+        self.let_in().await;
         let started = self.answer(Work::StartInstance { key: farm.new.id() }).await;
         assert_eq!(started, Answer::InstanceStarted { key: farm.new.id() });
     }
