@@ -27,6 +27,8 @@ mod recovered;
 mod registry;
 mod run;
 mod service;
+#[doc(hidden)]
+pub mod simulation;
 mod work;
 
 pub use config::{
