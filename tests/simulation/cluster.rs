@@ -95,6 +95,10 @@ impl Cluster {
     pub(crate) fn set_down(&self, id: u64, is_down: bool) {
         lock(&self.replica(id).condition).is_down = is_down;
         if is_down {
+            // What it led, nobody leads until the next election, also when it is back before that.
+            let mut shared = lock(&self.shared);
+            shared.leader = shared.leader.filter(|leader| *leader != id);
+            drop(shared);
             self.replica(id).leadership.send_replace(Leadership::Other { address: None });
         }
     }
@@ -276,6 +280,9 @@ impl Consensus for Handle {
         }
         let outcome = world.cluster.append(self.id, event.clone());
         world.happened(format_args!("log: replica {} {} {}", self.id, describe(&event), told(&outcome)));
+        if let Event::WorkFailed { fault, .. } | Event::DeadlineMissed { fault, .. } = &event {
+            world.explain(format_args!("{}", fault.message));
+        }
         for follower in REPLICAS.into_iter().filter(|id| *id != self.id) {
             world.cluster.follow(&world, follower);
         }

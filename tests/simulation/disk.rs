@@ -25,10 +25,10 @@ const LOSES: u64 = 6_000;
 enum Undo {
     /// The name was given anew.
     Remove(PathBuf),
-    /// The name was taken away, or now means another file; the former one is kept beside.
+    /// The name was taken away; its file is kept beside.
     PutBack { kept: PathBuf, name: PathBuf },
-    /// It was moved.
-    MoveBack { from: PathBuf, to: PathBuf },
+    /// It was moved, and may have taken the place of another file, which is kept beside.
+    MoveBack { from: PathBuf, to: PathBuf, kept: Option<PathBuf> },
 }
 
 /// What of a node's disk is not flushed.
@@ -101,14 +101,14 @@ impl Place {
     }
 
     /// Keeps the file of this name, if there is one, for the case that the change is taken back.
-    fn keep(&self, name: &Path) -> Option<Undo> {
+    fn keep(&self, name: &Path) -> Option<PathBuf> {
         let kept = {
             let mut journal = lock(&self.world.nodes[&self.node].journal);
             journal.kept += 1;
             name.ancestors().find(|path| path.ends_with(self.node.as_str()))?.join(format!("kept-{}", journal.kept))
         };
         fs::hard_link(name, &kept).ok()?;
-        Some(Undo::PutBack { kept, name: name.to_owned() })
+        Some(kept)
     }
 }
 
@@ -140,7 +140,12 @@ pub(crate) fn crash(world: &World, node: &NodeId) {
             match journal.names.pop() {
                 Some((_, Undo::Remove(path))) => drop(fs::remove_file(path)),
                 Some((_, Undo::PutBack { kept, name })) => drop(fs::rename(kept, name)),
-                Some((_, Undo::MoveBack { from, to })) => drop(fs::rename(from, to)),
+                Some((_, Undo::MoveBack { from, to, kept })) => {
+                    let _ = fs::rename(&from, to);
+                    if let Some(kept) = kept {
+                        let _ = fs::rename(kept, from);
+                    }
+                }
                 None => {}
             }
         }
@@ -151,7 +156,7 @@ pub(crate) fn crash(world: &World, node: &NodeId) {
 /// The files that were kept for changes that last are not needed any more.
 fn forget(journal: &Journal) {
     for (_, undo) in &journal.names {
-        if let Undo::PutBack { kept, .. } = undo {
+        if let Undo::PutBack { kept, .. } | Undo::MoveBack { kept: Some(kept), .. } = undo {
             let _ = fs::remove_file(kept);
         }
     }
@@ -222,8 +227,7 @@ extern "C" fn fsync(descriptor: c_int) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
     // SAFETY: the same arguments go to the kernel, which checks the pointers.
-    let rename =
-        || unsafe { libc::syscall(libc::SYS_renameat, libc::AT_FDCWD, from, libc::AT_FDCWD, to) } as c_int;
+    let rename = || unsafe { libc::syscall(libc::SYS_renameat, libc::AT_FDCWD, from, libc::AT_FDCWD, to) } as c_int;
     let (Some(source), Some(target)) = (place(from), place(to)) else { return rename() };
     if !source.survives("renames") {
         return fail();
@@ -231,11 +235,8 @@ extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
     let replaced = target.keep(&target.path);
     let done = rename();
     if done == 0 {
-        let folder = parent(&target.path).to_owned();
-        if let Some(replaced) = replaced {
-            target.note(&folder, replaced);
-        }
-        target.note(&folder, Undo::MoveBack { from: target.path.clone(), to: source.path.clone() });
+        let undo = Undo::MoveBack { from: target.path.clone(), to: source.path.clone(), kept: replaced };
+        target.note(parent(&target.path), undo);
         let mut journal = lock(&source.world.nodes[&source.node].journal);
         if journal.contents.remove(&source.path) {
             journal.contents.insert(target.path.clone());
@@ -278,7 +279,7 @@ extern "C" fn unlink(path: *const c_char) -> c_int {
     let done = unlink();
     if done == 0 {
         if let Some(kept) = kept {
-            target.note(parent(&target.path), kept);
+            target.note(parent(&target.path), Undo::PutBack { kept, name: target.path.clone() });
         }
         target.survives("has deleted");
     }

@@ -20,7 +20,7 @@ use crate::world::{COLUMNS, ENCODINGS, TABLE, World, lock};
 const FAILED: i32 = 1 << 8;
 
 /// How often an instance writes something, milliseconds.
-const WRITES_EVERY_MS: u64 = 1_500;
+const WRITES_EVERY_MS: u64 = 5_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Condition {
@@ -85,7 +85,8 @@ impl Commands for Hands {
         self.process.gate().await;
         let fails = world.misfortune(world.rates.command_fails);
         // A command that fails may have done its work all the same.
-        let done = if fails && world.below(2) == 0 { Some(Vec::new()) } else { perform(&world, &self.node, &program, input) };
+        let done =
+            if fails && world.below(2) == 0 { Some(Vec::new()) } else { perform(&world, &self.node, &program, input) };
         let done = done.filter(|_| !fails);
         self.process.peril(&world, &program).await;
         let status = ExitStatus::from_raw(if done.is_some() { 0 } else { FAILED });

@@ -65,7 +65,10 @@ fn elapsed_ns() -> i64 {
 }
 
 /// The C library's `clock_gettime`.
-#[expect(unsafe_code, reason = "the C library's function is replaced; a pointer to where the answer goes is its caller's word")]
+#[expect(
+    unsafe_code,
+    reason = "the C library's function is replaced; a pointer to where the answer goes is its caller's word"
+)]
 #[unsafe(no_mangle)]
 extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::timespec) -> c_int {
     if !IS_SIMULATED.get() {
@@ -87,7 +90,10 @@ extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::timespec) -
 }
 
 /// The C library's `getrandom`.
-#[expect(unsafe_code, reason = "the C library's function is replaced; a pointer to where the answer goes is its caller's word")]
+#[expect(
+    unsafe_code,
+    reason = "the C library's function is replaced; a pointer to where the answer goes is its caller's word"
+)]
 #[unsafe(no_mangle)]
 extern "C" fn getrandom(buffer: *mut c_void, length: usize, flags: c_uint) -> isize {
     if !IS_SIMULATED.get() {

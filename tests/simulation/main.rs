@@ -69,7 +69,7 @@ fn play_apart(seed: u64) -> Output {
 
 fn last_word(output: &Output) -> Option<String> {
     let text = String::from_utf8_lossy(&output.stdout);
-    text.lines().find_map(|line| line.find("seed ").map(|at| line[at..].to_owned()))
+    text.lines().find_map(|line| line.rfind("seed ").map(|at| line[at..].to_owned()))
 }
 
 /// Every seed ends as it must, and nothing that must always hold is violated on the way.
@@ -93,9 +93,12 @@ fn every_seed_holds() {
             *lock(&endings).entry(ending.to_owned()).or_default() += 1;
             if !output.status.success() {
                 let said = String::from_utf8_lossy(&output.stderr);
-                let why = said.lines().find(|line| line.contains("violates") || line.contains("panicked")).unwrap_or("");
+                let why =
+                    said.lines().find(|line| line.contains("violates") || line.contains("panicked")).unwrap_or("");
                 let why = said.lines().find(|line| line.contains("violates: ")).unwrap_or(why).to_owned();
-                println!("seed {seed} fails. Replay: {SEED}={seed} cargo test -p simulation one_seed -- --nocapture\n  {why}");
+                println!(
+                    "seed {seed} fails. Replay: {SEED}={seed} cargo test -p simulation one_seed -- --nocapture\n  {why}"
+                );
                 lock(&failures).push(seed);
             }
         }
@@ -109,7 +112,10 @@ fn every_seed_holds() {
     let played: u64 = endings.values().sum();
     println!("{played} seeds in {} s: {endings:?}", began.elapsed().as_secs());
     let failures = lock(&failures).clone();
-    assert!(failures.is_empty(), "seeds {failures:?} fail; replay: {SEED}=S cargo test -p simulation one_seed -- --nocapture");
+    assert!(
+        failures.is_empty(),
+        "seeds {failures:?} fail; replay: {SEED}=S cargo test -p simulation one_seed -- --nocapture"
+    );
 }
 
 /// A seed is a run: played again, the same happens at the same times.

@@ -153,6 +153,7 @@ impl Call {
             Err(status) => {
                 // The kind alone: messages name digests, which differ from run to run.
                 world.say(format_args!("{node}: refused a call of replica {replica}: {:?}", status.code()));
+                world.explain(format_args!("{}", status.message()));
                 if passes(&world, &process, replica, &node).await {
                     let _ = answers.send(Err(status)).await;
                 }

@@ -141,7 +141,9 @@ impl Node {
                 world.say(format_args!("{}: starts", process.name));
                 *lock(&self.running) = Some((process, Arc::new(agent)));
             }
-            Err(error) => world.violated("every run ends", format_args!("the agent of {} does not start: {error}", self.id)),
+            Err(error) => {
+                world.violated("every run ends", format_args!("the agent of {} does not start: {error}", self.id))
+            }
         }
     }
 

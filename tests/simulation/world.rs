@@ -50,6 +50,10 @@ pub(crate) struct Truth {
     pub(crate) plaintexts: BTreeMap<(i64, usize), Vec<u8>>,
     /// The other columns of each row.
     pub(crate) rest: BTreeMap<i64, Vec<u8>>,
+    /// Which keys rows are under, the old and the new, in which version of the database.
+    under: (u64, [bool; 2]),
+    /// The version in which rows were looked at.
+    looked_at: Option<u64>,
     /// Values that were damaged and not repaired, and at which byte.
     pub(crate) damaged: BTreeMap<(i64, usize), usize>,
     /// Which key opens a ciphertext, and what it says; ciphertexts are looked at again and again.
@@ -100,21 +104,16 @@ pub(crate) struct Parts {
 
 impl World {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let Parts {
-            database,
-            cluster,
-            nodes,
-            operator,
-            old,
-            new,
-            rates,
+        let Parts { database, cluster, nodes, operator, old, new, rates, plaintexts, rest, is_printed, random } = parts;
+        let ciphers = [Cipher::new(&old), Cipher::new(&new)];
+        let truth = Truth {
             plaintexts,
             rest,
-            is_printed,
-            random,
-        } = parts;
-        let ciphers = [Cipher::new(&old), Cipher::new(&new)];
-        let truth = Truth { plaintexts, rest, damaged: BTreeMap::new(), opened: BTreeMap::new() };
+            under: (0, [false; 2]),
+            looked_at: None,
+            damaged: BTreeMap::new(),
+            opened: BTreeMap::new(),
+        };
         let world = Arc::new(Self {
             database,
             cluster,
@@ -191,6 +190,13 @@ impl World {
         }
     }
 
+    /// Words for whoever replays a seed, which need not be the same in every run of it.
+    pub(crate) fn explain(&self, what: fmt::Arguments<'_>) {
+        if lock(&self.trace).is_printed {
+            println!("          {what}");
+        }
+    }
+
     /// The digest of everything that was written down, and how much it was.
     pub(crate) fn trace(&self) -> (String, u64) {
         let trace = lock(&self.trace);
@@ -233,6 +239,33 @@ impl World {
             truth.opened.insert(stored.to_vec(), only.clone());
         }
         found
+    }
+
+    /// Whether rows may have changed since this was last asked.
+    pub(crate) fn rows_are_new(&self) -> bool {
+        let version = Some(self.database.version());
+        std::mem::replace(&mut self.truth().looked_at, version) != version
+    }
+
+    /// Whether any row is under the old key, and whether any is under the new.
+    pub(crate) fn keys_of_rows(&self) -> [bool; 2] {
+        let mut truth = self.truth();
+        let version = self.database.version();
+        if truth.under.0 == version && version > 0 {
+            return truth.under.1;
+        }
+        let mut under = [false; 2];
+        for (id, values, _) in self.database.rows(TABLE) {
+            for (column, stored) in values.iter().enumerate() {
+                if !truth.damaged.contains_key(&(id, column)) {
+                    for (key, _) in self.open(&mut truth, stored, column) {
+                        under[key as usize] = true;
+                    }
+                }
+            }
+        }
+        truth.under = (version, under);
+        under
     }
 
     /// What clients wrote was lost with the history that it was part of: what the database says now is the truth.

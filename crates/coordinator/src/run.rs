@@ -102,7 +102,8 @@ pub async fn run_with(
     let consensus = Consensus::start(&config, tls.clone()).await?;
     let stop = CancellationToken::new();
     let (hints_sender, hints) = watch::channel(Hints::default());
-    let driver = tokio::spawn(driver::run(consensus.clone(), Arc::new(Channels::new(tls.clone())), hints_sender, stop.clone()));
+    let driver =
+        tokio::spawn(driver::run(consensus.clone(), Arc::new(Channels::new(tls.clone())), hints_sender, stop.clone()));
     let reload = tokio::spawn(reload_on_signal(tls.clone(), stop.clone()));
     let operator = OperatorService {
         consensus: consensus.clone(),

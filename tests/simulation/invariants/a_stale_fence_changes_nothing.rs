@@ -61,7 +61,10 @@ pub(crate) fn committed(world: &World, commit: &Commit, epoch_before: Option<u64
         let way = if mark.direction == Direction::Forward { "forward" } else { "back" };
         world.violated(
             NAME,
-            format_args!("{} turned {} rows {way} in epoch {epoch}, and the ledger is {now:?}", commit.worker, commit.rows),
+            format_args!(
+                "{} turned {} rows {way} in epoch {epoch}, and the ledger is {now:?}",
+                commit.worker, commit.rows
+            ),
         );
     }
 }

@@ -1,12 +1,12 @@
 //! An instance that clients reach runs with the key that every row is under; so no two of them run with different ones.
 
 use crate::instance::Condition;
-use crate::world::{KeyName, TABLE, World, lock};
+use crate::world::{KeyName, World, lock};
 
 const NAME: &str = "no admitted instance holds a key that does not open the data";
 
 pub(crate) fn check(world: &World) {
-    let mut under = None;
+    let under = world.keys_of_rows();
     for (node, machine) in &world.nodes {
         let (condition, key) = {
             let instance = lock(&machine.instance);
@@ -15,7 +15,6 @@ pub(crate) fn check(world: &World) {
         if condition != Condition::Online {
             continue;
         }
-        let under = *under.get_or_insert_with(|| keys_of_rows(world));
         let held = [(KeyName::Old, world.old.id()), (KeyName::New, world.new.id())]
             .into_iter()
             .find(|(_, id)| Some(*id) == key)
@@ -32,21 +31,4 @@ pub(crate) fn check(world: &World) {
             }
         }
     }
-}
-
-/// Whether any row is under the old key, and whether any is under the new.
-fn keys_of_rows(world: &World) -> [bool; 2] {
-    let mut truth = world.truth();
-    let mut under = [false; 2];
-    for (id, values, _) in world.database.rows(TABLE) {
-        for (column, stored) in values.iter().enumerate() {
-            if truth.damaged.contains_key(&(id, column)) {
-                continue;
-            }
-            for (key, _) in world.open(&mut truth, stored, column) {
-                under[key as usize] = true;
-            }
-        }
-    }
-    under
 }

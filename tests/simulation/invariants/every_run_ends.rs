@@ -21,7 +21,9 @@ pub(crate) fn check(world: &World, id: RotationId) -> Option<Ending> {
     };
     if !has_ended(world, id) {
         let course = match &found.course {
-            Course::Stuck { step, reason, .. } => format!("stuck in {} by {}: {}", step.as_str(), reason.code, reason.message),
+            Course::Stuck { step, reason, .. } => {
+                format!("stuck in {} by {}: {}", step.as_str(), reason.code, reason.message)
+            }
             other => format!("{other:?}"),
         };
         let pending: Vec<String> =

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use rotation::{KeyId, NodeId};
 
-use crate::world::{KeyName, TABLE, World, lock};
+use crate::world::{KeyName, World, lock};
 
 const NAME: &str = "the old key exists while any row needs it";
 
@@ -20,7 +20,9 @@ type Stamp = Vec<(String, u64, i64, u64)>;
 pub(crate) struct Folders(Mutex<BTreeMap<NodeId, (Stamp, BTreeSet<KeyId>)>>);
 
 pub(crate) fn check(world: &World) {
-    let needed = needed(world);
+    let [old, new] = world.keys_of_rows();
+    let needed = [(old, KeyName::Old), (new, KeyName::New)].into_iter().filter(|(needed, _)| *needed);
+    let needed: Vec<KeyName> = needed.map(|(_, name)| name).collect();
     let mut folders = lock(&world.folders.0);
     for (node, machine) in &world.nodes {
         let stamp = stamp(&machine.store_folder());
@@ -42,29 +44,11 @@ pub(crate) fn check(world: &World) {
                 KeyName::New => world.new.id(),
             };
             if !held.contains(&id) {
-                return world.violated(NAME, format_args!("rows are under the {name:?} key, and {node} has no file with it"));
+                return world
+                    .violated(NAME, format_args!("rows are under the {name:?} key, and {node} has no file with it"));
             }
         }
     }
-}
-
-fn needed(world: &World) -> BTreeSet<KeyName> {
-    let mut truth = world.truth();
-    let mut needed = BTreeSet::new();
-    for table in world.database.tables() {
-        // Copies that stand beside the table count too: they may be swapped in.
-        if table != TABLE && !table.ends_with("_original") {
-            continue;
-        }
-        for (id, values, _) in world.database.rows(&table) {
-            for (column, stored) in values.iter().enumerate() {
-                if !truth.damaged.contains_key(&(id, column)) {
-                    needed.extend(world.open(&mut truth, stored, column).into_iter().map(|(key, _)| key));
-                }
-            }
-        }
-    }
-    needed
 }
 
 fn stamp(folder: &Path) -> Stamp {

@@ -202,9 +202,8 @@ impl Data {
     }
 
     fn fill(&mut self, claim: &Claim, name: &str, changes: &[Change]) -> Result<Written, EngineError> {
-        let fits = |shadow: &Shadow| {
-            shadow.name == name && matches!(shadow.state, ShadowState::Building | ShadowState::Built)
-        };
+        let fits =
+            |shadow: &Shadow| shadow.name == name && matches!(shadow.state, ShadowState::Building | ShadowState::Built);
         if !self.shadows.values().any(fits) {
             return Err(chunk_superseded(claim));
         }

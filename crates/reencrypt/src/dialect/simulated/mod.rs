@@ -17,9 +17,9 @@ use async_trait::async_trait;
 use rotation::DatabaseKind;
 
 use super::{Dialect, Session};
+use crate::EngineError;
 use crate::dialect::found::Seen;
 use crate::table::Table;
-use crate::EngineError;
 use session::SimulatedSession;
 
 pub use server::{Commit, Database, Lost};

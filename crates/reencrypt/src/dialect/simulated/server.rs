@@ -69,6 +69,8 @@ pub(super) struct Server {
     pub(super) has_role: bool,
     sessions: BTreeMap<u64, String>,
     last_session: u64,
+    /// Rises with every change of the data.
+    version: u64,
     /// Instances that are connected, by name.
     applications: BTreeSet<String>,
     shared: BTreeSet<u64>,
@@ -138,6 +140,7 @@ impl Server {
             self.earlier.pop_front();
         }
         self.position += 1;
+        self.version += 1;
         if durable {
             self.flushed = self.position;
         }
@@ -154,6 +157,7 @@ impl Server {
     /// Sets the data back by up to so many commits, but to no earlier than `least`.
     fn lose(&mut self, commits: usize, least: u64) -> usize {
         let mut lost = 0;
+        self.version += 1;
         while lost < commits {
             match self.earlier.pop_back() {
                 Some((position, data)) if position >= least => {
@@ -229,6 +233,11 @@ impl Database {
         rows.map(|(key, row)| (number(key), row.values.iter().map(bytes).collect(), row.rest.clone())).collect()
     }
 
+    /// A number that is another one after every change.
+    pub fn version(&self) -> u64 {
+        self.server().version
+    }
+
     /// The names of all tables but the ledger's.
     pub fn tables(&self) -> Vec<String> {
         self.server().data.tables.keys().cloned().collect()
@@ -280,6 +289,7 @@ impl Database {
     /// Changes a value beneath everybody, as a broken disk does, also in every earlier state.
     pub fn damage(&self, table: &str, id: i64, column: usize, change: impl Fn(&mut Vec<u8>)) {
         let mut server = self.server();
+        server.version += 1;
         let Server { data, earlier, .. } = &mut *server;
         for data in std::iter::once(data).chain(earlier.iter_mut().map(|(_, data)| data)) {
             let row = data.tables.get_mut(table).and_then(|rows| rows.get_mut(&key(id)));

@@ -326,7 +326,8 @@ impl Session for SimulatedSession {
 
     async fn fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         let has_role = self.database.server().has_role;
-        self.transaction("fencing the database", Hold::Alone, Told::of(mark), |data| data.fence(mark, has_role)).await?;
+        self.transaction("fencing the database", Hold::Alone, Told::of(mark), |data| data.fence(mark, has_role))
+            .await?;
         let mut waited = Duration::ZERO;
         loop {
             let remain = self.read("looking for other sessions", |server| Ok(server.has_applications())).await?;
