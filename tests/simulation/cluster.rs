@@ -78,8 +78,8 @@ impl Cluster {
     /// The state after everything that is committed.
     pub(crate) fn committed(&self) -> State {
         let shared = lock(&self.shared);
-        let mut newest = self.replicas.values().max_by_key(|replica| lock(&replica.condition).applied);
-        let Some(replica) = newest.take() else { return State::default() };
+        let newest = self.replicas.values().max_by_key(|replica| lock(&replica.condition).applied);
+        let Some(replica) = newest else { return State::default() };
         let mut state = replica.state.borrow().clone();
         let applied = lock(&replica.condition).applied;
         for entry in &shared.log[applied..] {

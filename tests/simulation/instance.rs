@@ -76,12 +76,11 @@ impl Commands for Hands {
         let world = self.world.upgrade().expect("the world outlives everybody in it");
         let program = command.program().to_owned();
         self.process.peril(&world, &program).await;
-        let took = tokio::select! {
+        tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(ExecError::Cancelled { program }),
-            () = sleep(world.time(5, 400)) => (),
-        };
-        let () = took;
+            () = sleep(world.time(5, 400)) => {}
+        }
         self.process.gate().await;
         let fails = world.misfortune(world.rates.command_fails);
         // A command that fails may have done its work all the same.

@@ -31,7 +31,6 @@ pub(crate) fn rotation_id() -> RotationId {
 async fn insist(world: &Arc<World>, event: Event) -> Result<Outcome, ProposeError> {
     loop {
         if let Some(leader) = world.cluster.leader() {
-            use coordinator::simulation::Consensus as _;
             match Handle::new(world, leader).propose(event.clone()).await {
                 Err(ProposeError::NotLeader { .. } | ProposeError::NoQuorum | ProposeError::Stopped) => {}
                 settled => return settled,

@@ -92,7 +92,10 @@ impl Server {
     pub(super) fn try_hold(&mut self, session: u64, hold: Hold) -> bool {
         let nobody_alone = self.alone.is_none_or(|holder| holder == session);
         match hold {
-            Hold::Shared if nobody_alone => self.shared.insert(session) || true,
+            Hold::Shared if nobody_alone => {
+                self.shared.insert(session);
+                true
+            }
             Hold::Alone if nobody_alone && self.shared.iter().all(|holder| *holder == session) => {
                 self.alone = Some(session);
                 true
