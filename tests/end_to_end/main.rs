@@ -6,4 +6,5 @@ mod faults;
 mod foreign_schemas;
 mod oracle;
 mod replace;
+mod soak;
 mod support;

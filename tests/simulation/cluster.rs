@@ -323,6 +323,7 @@ fn describe(event: &Event) -> String {
         Event::AdmitDecided { epoch, .. } => format!("admit decided in epoch {epoch}"),
         Event::ThrottleRequested { rows_per_second, .. } => format!("throttle {rows_per_second:?}"),
         Event::RetireRequested { .. } => "retirement requested".to_owned(),
+        Event::BudgetSpent { epoch, .. } => format!("budget spent in epoch {epoch}"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Values with something in every field, for tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rotation::*;
 use uuid::Uuid;
@@ -88,8 +88,17 @@ pub(crate) fn retirement() -> SignedRetirement {
     }
 }
 
+pub(crate) fn budget() -> DowntimeBudget {
+    DowntimeBudget { max_downtime_ms: 1_200_000, on_budget: OnBudget::Continue }
+}
+
 pub(crate) fn options() -> RotationOptions {
-    RotationOptions { accepted: vec![undecryptable()], hold_at: Some(Phase::Verify), strategy: StrategyChoice::Shadow }
+    RotationOptions {
+        accepted: vec![undecryptable()],
+        hold_at: Some(Phase::Verify),
+        strategy: StrategyChoice::Shadow,
+        budget: Some(budget()),
+    }
 }
 
 pub(crate) fn attestation() -> Attestation {
@@ -164,6 +173,7 @@ pub(crate) fn plan() -> Plan {
         writers_max: 3,
         accepted: vec![undecryptable()],
         downtime_forecast_ms: 30_000,
+        budget: Some(budget()),
     }
 }
 
@@ -230,6 +240,8 @@ pub(crate) fn state() -> State {
             node: node(),
             done: Some(at(6)),
         }),
+        pace: Pace { since: at(3), done_us: 5_000, slowness: 1_500 },
+        budget_spent_at: Some(at(5)),
     };
     let quarantine = Quarantine { rotation: id(), since: at(5), reason: fault() };
     let enrolled = Node {
@@ -247,5 +259,6 @@ pub(crate) fn state() -> State {
         nodes: BTreeMap::from([(node(), enrolled)]),
         rotations: BTreeMap::from([(id(), rotation)]),
         active: Some(id()),
+        removed_replicas: BTreeSet::from([3]),
     }
 }

@@ -1,5 +1,7 @@
 //! The one binary of Keyturn: every role of a farm is a verb of it.
 
+mod database_url;
+mod duration;
 mod exit;
 mod files;
 mod operator;

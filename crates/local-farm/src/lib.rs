@@ -16,11 +16,13 @@ mod seed;
 mod serve;
 mod server;
 mod signals;
+mod soak;
 mod tables;
 mod vault;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use server::SpareDatabase;
 
@@ -43,6 +45,27 @@ pub struct DemoOptions {
     pub json: bool,
 }
 
+/// What `keyturn soak` was asked for.
+#[derive(Debug, Clone)]
+pub struct SoakOptions {
+    /// For how long rotations begin.
+    pub duration: Duration,
+    /// `sqlite`, `postgres`, `mariadb` or the URL of a running database.
+    pub database: String,
+    /// How many nodes.
+    pub nodes: u32,
+    /// How many coordinators: 1, 3 or 5.
+    pub coordinators: u32,
+    /// How many rows to seed, over all tables.
+    pub rows: u64,
+    /// Chooses faults and moments; drawn at random without it.
+    pub seed: Option<u64>,
+    /// Where to keep everything; a temporary directory that is removed at the end without it.
+    pub keep: Option<PathBuf>,
+    /// Print one JSON object at the end instead of a table.
+    pub json: bool,
+}
+
 /// The options ask for what cannot be had; the text says what can.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -52,6 +75,12 @@ pub struct WrongUsage(String);
 /// [`WrongUsage`] when the options cannot be carried out.
 pub async fn demo(options: DemoOptions) -> anyhow::Result<u8> {
     demo::run(options).await
+}
+
+/// Builds a farm on this machine and turns its keys again and again under load and random faults, with every check after
+/// each rotation; answers the exit code. Fails with [`WrongUsage`] when the options cannot be carried out.
+pub async fn soak(options: SoakOptions) -> anyhow::Result<u8> {
+    soak::run(options).await
 }
 
 /// The hidden verb `sample-vault`: the demo's application, and the commands that control it.

@@ -4,7 +4,8 @@ use crate::course::Signal;
 use crate::limits::ENDED_MAX;
 use crate::run::Run;
 use crate::{
-    Entry, Event, Millis, Outcome, Rejection, RotationId, State, commands, farm, phases, report, retire, throttle,
+    Entry, Event, Millis, Outcome, Rejection, RotationId, State, budget, commands, farm, phases, report, retire,
+    throttle,
 };
 
 /// Applies one entry of the log. The same entries in the same order give the same state on every replica.
@@ -34,6 +35,7 @@ pub fn apply(state: &mut State, entry: &Entry) -> Result<Outcome, Rejection> {
         Event::ThrottleRequested { rotation, by: _, rows_per_second } => {
             throttle::request(state, now, *rotation, *rows_per_second)?
         }
+        Event::BudgetSpent { rotation, epoch, used_ms } => budget::spent(state, now, *rotation, *epoch, *used_ms),
         Event::RetireRequested { rotation, by, word } => retire::request(state, now, *rotation, by, word)?,
     };
     state.now = now;

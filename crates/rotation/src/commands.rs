@@ -12,9 +12,10 @@ use crate::phases::rows::{self, Pass};
 use crate::retire::refuse_while_retiring;
 use crate::run::Run;
 use crate::{
-    Authorization, Course, Ending, Fault, FaultCode, Millis, NodeProgress, Outcome, Phase, PhaseTime, Rejection,
+    Authorization, Course, Ending, Fault, FaultCode, Millis, NodeProgress, Outcome, Pace, Phase, PhaseTime, Rejection,
     RejectionCode, Rotation, RotationId, RotationOptions, State,
 };
+use crate::{budget, estimate};
 
 pub(crate) fn request(
     state: &mut State,
@@ -77,6 +78,8 @@ pub(crate) fn request(
         ended_at: None,
         throttle: None,
         retiring: None,
+        pace: Pace::default(),
+        budget_spent_at: None,
     };
     state.rotations.insert(id, rotation);
     state.active = Some(id);
@@ -91,6 +94,7 @@ fn check_options(options: &RotationOptions) -> Result<(), Rejection> {
             "repair some of these values first",
         ));
     }
+    budget::check(options.budget.as_ref())?;
     match options.hold_at {
         None
         | Some(
@@ -132,6 +136,14 @@ pub(crate) fn start(
         return Err(wrong_phase(rotation, "started"));
     }
     approval::check(&state.farm, rotation, authorization)?;
+    // By the throttle of now: one that came after the plan makes it slower than was forecast.
+    if let Some(message) = rotation.plan.as_ref().and_then(|plan| budget::over_budget(plan, rotation.throttle)) {
+        return Err(Rejection::new(
+            RejectionCode::DowntimeBudget,
+            message,
+            "lift the throttle with `keyturn rotation throttle --off`, or plan again with a longer --max-downtime",
+        ));
+    }
 
     let Some(mut run) = Run::of(state, id, now) else { return Err(unknown(id)) };
     run.rotation.authorization = Some(authorization.clone());
@@ -179,7 +191,7 @@ pub(crate) fn pause(state: &mut State, now: Millis, id: RotationId) -> Result<Ou
         }
         Course::Forward { .. } | Course::Undo { .. } => {}
     }
-    let outcome = set_paused(state, id, true);
+    let outcome = set_paused(state, now, id, true);
     if let Some(mut run) = Run::of(state, id, now) {
         lease::take_back(&mut run);
     }
@@ -191,7 +203,7 @@ pub(crate) fn resume(state: &mut State, now: Millis, id: RotationId) -> Result<O
     if rotation.has_ended() {
         return Err(wrong_phase(rotation, "resumed"));
     }
-    let outcome = set_paused(state, id, false);
+    let outcome = set_paused(state, now, id, false);
     if let Some(mut run) = Run::of(state, id, now)
         && outcome == Outcome::Changed
     {
@@ -218,9 +230,10 @@ pub(crate) fn retry(state: &mut State, now: Millis, id: RotationId) -> Result<Ou
     Ok(Outcome::Changed)
 }
 
-fn set_paused(state: &mut State, id: RotationId, paused: bool) -> Outcome {
+fn set_paused(state: &mut State, now: Millis, id: RotationId, paused: bool) -> Outcome {
     match state.rotations.get_mut(&id) {
         Some(rotation) if rotation.paused != paused => {
+            estimate::measure_anew(rotation, now);
             rotation.paused = paused;
             Outcome::Changed
         }

@@ -15,6 +15,8 @@ pub(crate) enum Signal {
     Failed,
     /// An operator asked for the end.
     Aborted,
+    /// The downtime budget leaves no more time than the way back takes.
+    OverBudget,
     /// An operator asked a stuck rotation to try again.
     Retried,
     /// An agent said that the rotation was undone by hand.
@@ -54,7 +56,7 @@ enum To {
 
 /// The way forward. Nothing leads from Admit or Completed into an undo; what was undone by hand before anybody was
 /// admitted is undone.
-const FORWARD: [(Phase, Signal, To); 32] = [
+const FORWARD: [(Phase, Signal, To); 37] = [
     (Phase::Preflight, Signal::Done, To::Phase(Phase::Approval)),
     (Phase::Preflight, Signal::Failed, To::Ended(Ending::Refused)),
     (Phase::Preflight, Signal::Aborted, To::Ended(Ending::Withdrawn)),
@@ -67,22 +69,27 @@ const FORWARD: [(Phase, Signal, To); 32] = [
     (Phase::Quiesce, Signal::Done, To::Phase(Phase::Reencrypt)),
     (Phase::Quiesce, Signal::Failed, To::Undo),
     (Phase::Quiesce, Signal::Aborted, To::Undo),
+    (Phase::Quiesce, Signal::OverBudget, To::Undo),
     (Phase::Quiesce, Signal::Recovered, To::Ended(Ending::RolledBack)),
     (Phase::Reencrypt, Signal::Done, To::Phase(Phase::Verify)),
     (Phase::Reencrypt, Signal::Failed, To::Undo),
     (Phase::Reencrypt, Signal::Aborted, To::Undo),
+    (Phase::Reencrypt, Signal::OverBudget, To::Undo),
     (Phase::Reencrypt, Signal::Recovered, To::Ended(Ending::RolledBack)),
     (Phase::Verify, Signal::Done, To::Phase(Phase::Activate)),
     (Phase::Verify, Signal::Failed, To::Undo),
     (Phase::Verify, Signal::Aborted, To::Undo),
+    (Phase::Verify, Signal::OverBudget, To::Undo),
     (Phase::Verify, Signal::Recovered, To::Ended(Ending::RolledBack)),
     (Phase::Activate, Signal::Done, To::Phase(Phase::Start)),
     (Phase::Activate, Signal::Failed, To::Undo),
     (Phase::Activate, Signal::Aborted, To::Undo),
+    (Phase::Activate, Signal::OverBudget, To::Undo),
     (Phase::Activate, Signal::Recovered, To::Ended(Ending::RolledBack)),
     (Phase::Start, Signal::AdmitDecided, To::Phase(Phase::Admit)),
     (Phase::Start, Signal::Failed, To::Undo),
     (Phase::Start, Signal::Aborted, To::Undo),
+    (Phase::Start, Signal::OverBudget, To::Undo),
     (Phase::Start, Signal::Recovered, To::Ended(Ending::RolledBack)),
     (Phase::Admit, Signal::Done, To::Phase(Phase::Completed)),
     // Taken only while nobody was admitted: the decision was logged, and the farm had been put back before it was heard.
@@ -120,12 +127,17 @@ pub(crate) fn next(course: &Course, signal: Signal) -> Option<Next> {
             Signal::Done => Some(step_after(*from, *step)),
             Signal::Failed => Some(Next::Stuck { from: *from, step: *step }),
             Signal::Recovered => Some(Next::Ended(Ending::RolledBack)),
-            Signal::Authorized | Signal::AdmitDecided | Signal::Aborted | Signal::Retried => None,
+            Signal::Authorized | Signal::AdmitDecided | Signal::Aborted | Signal::OverBudget | Signal::Retried => None,
         },
         Course::Stuck { from, step, .. } => match signal {
             Signal::Retried => Some(Next::Undo { from: *from, step: *step }),
             Signal::Recovered => Some(Next::Ended(Ending::RolledBack)),
-            Signal::Done | Signal::Authorized | Signal::AdmitDecided | Signal::Failed | Signal::Aborted => None,
+            Signal::Done
+            | Signal::Authorized
+            | Signal::AdmitDecided
+            | Signal::Failed
+            | Signal::Aborted
+            | Signal::OverBudget => None,
         },
         Course::Ended(_) => None,
     }
@@ -149,12 +161,13 @@ fn steps_from(from: Phase) -> impl Iterator<Item = UndoStep> {
 mod tests {
     use super::*;
 
-    const SIGNALS: [Signal; 7] = [
+    const SIGNALS: [Signal; 8] = [
         Signal::Done,
         Signal::Authorized,
         Signal::AdmitDecided,
         Signal::Failed,
         Signal::Aborted,
+        Signal::OverBudget,
         Signal::Retried,
         Signal::Recovered,
     ];
@@ -213,6 +226,18 @@ mod tests {
                     Phase::Admit | Phase::Completed => assert_eq!(to, None, "{phase:?} {signal:?}"),
                     _ => assert!(matches!(to, Some(Next::Undo { from, .. }) if from == phase), "{to:?}"),
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_spent_budget_leads_back_while_the_farm_is_offline_and_nowhere_else() {
+        for phase in Phase::ALL {
+            let to = next(&forward(phase), Signal::OverBudget);
+            if (Phase::Quiesce..=Phase::Start).contains(&phase) {
+                assert!(matches!(to, Some(Next::Undo { from, .. }) if from == phase), "{to:?}");
+            } else {
+                assert_eq!(to, None, "{phase:?}");
             }
         }
     }

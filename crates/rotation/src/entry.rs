@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Answer, AssignmentId, Authorization, ClusterId, Epoch, Fault, Millis, NodeId, Phase, RotationId, SignedRetirement,
-    StrategyChoice, Term, UndecryptableValue,
+    Answer, AssignmentId, Authorization, ClusterId, DowntimeBudget, Epoch, Fault, Millis, NodeId, Phase, RotationId,
+    SignedRetirement, StrategyChoice, Term, UndecryptableValue,
 };
 
 /// One entry of the log.
@@ -25,6 +25,9 @@ pub struct RotationOptions {
     pub hold_at: Option<Phase>,
     /// How tables are to be re-encrypted.
     pub strategy: StrategyChoice,
+    /// How long the farm may be offline; `None` without a bound. Absent before version 3 of the stored form.
+    #[serde(default)]
+    pub budget: Option<DowntimeBudget>,
 }
 
 /// What happened or was asked.
@@ -155,5 +158,15 @@ pub enum Event {
         by: String,
         /// The signed word.
         word: SignedRetirement,
+    },
+    /// The leader found that the downtime budget will not be kept: the way back takes all that is left of it, and the way
+    /// forward longer still. The rotation is undone, or goes on and says so, as its operator chose.
+    BudgetSpent {
+        /// The rotation.
+        rotation: RotationId,
+        /// The epoch of the phase in which it was found.
+        epoch: Epoch,
+        /// For how long the farm has been offline by the leader's own measure, milliseconds.
+        used_ms: u64,
     },
 }

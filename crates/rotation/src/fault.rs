@@ -52,6 +52,8 @@ pub enum FaultCode {
     Aborted,
     /// The agent failed in a way that has no name of its own; its message says how.
     Internal,
+    /// The farm would be offline for longer than its operator allows.
+    DowntimeBudget,
 }
 
 impl FaultCode {
@@ -79,11 +81,12 @@ impl FaultCode {
             Self::Recovered => "recovered",
             Self::Aborted => "aborted",
             Self::Internal => "internal",
+            Self::DowntimeBudget => "downtime-budget",
         }
     }
 
     /// Every code, for documentation and conversions.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::NodeUnreachable,
         Self::AssignmentRefused,
         Self::NodesDisagree,
@@ -105,6 +108,7 @@ impl FaultCode {
         Self::Recovered,
         Self::Aborted,
         Self::Internal,
+        Self::DowntimeBudget,
     ];
 }
 

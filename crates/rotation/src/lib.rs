@@ -7,9 +7,11 @@
 mod apply;
 mod assignment;
 mod authorization;
+mod budget;
 mod commands;
 mod course;
 mod entry;
+mod estimate;
 mod farm;
 mod fault;
 mod ids;
@@ -31,7 +33,9 @@ pub use assignment::{
     Answer, Assignment, AssignmentId, Direction, Fence, Inspection, ShardTally, Survey, Work, WorkKind,
 };
 pub use authorization::{Authorization, NodeGrant, Retirement, SignedRetirement, Statement};
+pub use budget::{BudgetStanding, DowntimeBudget, OnBudget, budget_counts, budget_decision, budget_standing};
 pub use entry::{Entry, Event, RotationOptions};
+pub use estimate::Pace;
 pub use fault::{Fault, FaultCode};
 pub use ids::{
     AgentRelease, ClusterId, ContentDigest, Digest, Epoch, KeyId, LeaseNumber, Millis, NodeId, ParseIdError,

@@ -34,6 +34,12 @@ pub(crate) const PHASE_TIMES_MAX: usize = 200;
 /// Ended rotations that are remembered, for the report and the list.
 pub(crate) const ENDED_MAX: usize = 100;
 
+/// Downtime budgets below this are slips: no instance stops and starts within a second.
+pub(crate) const BUDGET_MIN_MS: u64 = 1_000;
+
+/// And above this: a farm that may be offline for a week needs none.
+pub(crate) const BUDGET_MAX_MS: u64 = 7 * 24 * 3_600 * 1_000;
+
 /// Undecryptable values, or nodes, that one message names; the rest is counted.
 pub(crate) const NAMED_MAX: usize = 5;
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentRelease, Digest, KeyId, NodeId, RotationId, ShardId};
+use crate::{AgentRelease, Digest, DowntimeBudget, KeyId, NodeId, RotationId, ShardId};
 
 /// Which database system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -184,7 +184,7 @@ pub struct PlanTable {
 /// Everything that an operator agrees to by signing its digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// The version of this format: 2.
+    /// The version of this format: 3 with a budget, else 2, which has all but that.
     pub format: u32,
     /// The farm's name.
     pub farm: String,
@@ -202,6 +202,26 @@ pub struct Plan {
     pub accepted: Vec<UndecryptableValue>,
     /// Expected time from the first instance offline to the last one back, milliseconds.
     pub downtime_forecast_ms: u64,
+    /// How long the farm may be offline; `None` without a bound.
+    #[serde(default)]
+    pub budget: Option<DowntimeBudget>,
+}
+
+/// A plan as it is signed. What a plan does not have is left out, so that one without a budget has the same bytes, and so
+/// the same digest, as one that was made before there were any.
+#[derive(Serialize)]
+struct Signed<'a> {
+    format: u32,
+    farm: &'a str,
+    rotation: RotationId,
+    nodes: &'a BTreeMap<NodeId, PlanNode>,
+    tables: &'a BTreeMap<String, PlanTable>,
+    shards: &'a [Shard],
+    writers_max: u32,
+    accepted: &'a [UndecryptableValue],
+    downtime_forecast_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget: Option<&'a DowntimeBudget>,
 }
 
 /// A plan that cannot be read.
@@ -211,7 +231,7 @@ pub enum ReadPlanError {
     #[error("the plan cannot be read")]
     Malformed(#[source] serde_json::Error),
     /// Written by a release that this one does not know.
-    #[error("the plan has format {0}, and this release reads format {current}; use the same release everywhere", current = Plan::FORMAT)]
+    #[error("the plan has format {0}, and this release reads formats {earliest} to {current}; use the same release everywhere", earliest = Plan::FORMAT_WITHOUT_BUDGET, current = Plan::FORMAT)]
     Format(u32),
 }
 
@@ -222,19 +242,42 @@ struct Head {
 }
 
 impl Plan {
-    /// The format that this release writes.
-    pub const FORMAT: u32 = 2;
+    /// The newest format.
+    pub const FORMAT: u32 = 3;
+
+    /// The format of a plan without a budget.
+    pub const FORMAT_WITHOUT_BUDGET: u32 = 2;
+
+    /// The format that a plan with or without a budget is written in: an earlier release refuses what it does not know, and
+    /// reads all else.
+    pub const fn format_with(budget: Option<&DowntimeBudget>) -> u32 {
+        if budget.is_some() { Self::FORMAT } else { Self::FORMAT_WITHOUT_BUDGET }
+    }
 
     /// The exact bytes that are signed: JSON with fields in the order of declaration and maps in key order.
     pub fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("a plan has string keys only, so it always has a JSON form")
+        let Self { format, farm, rotation, nodes, tables, shards, writers_max, accepted, downtime_forecast_ms, budget } =
+            self;
+        let signed = Signed {
+            format: *format,
+            farm,
+            rotation: *rotation,
+            nodes,
+            tables,
+            shards,
+            writers_max: *writers_max,
+            accepted,
+            downtime_forecast_ms: *downtime_forecast_ms,
+            budget: budget.as_ref(),
+        };
+        serde_json::to_vec(&signed).expect("a plan has string keys only, so it always has a JSON form")
     }
 
     /// Reads what [`Plan::to_bytes`] wrote.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ReadPlanError> {
         // The format first: a plan of another one lacks fields, and that is not what is wrong with it.
         let Head { format } = serde_json::from_slice(bytes).map_err(ReadPlanError::Malformed)?;
-        if format != Self::FORMAT {
+        if !(Self::FORMAT_WITHOUT_BUDGET..=Self::FORMAT).contains(&format) {
             return Err(ReadPlanError::Format(format));
         }
         serde_json::from_slice(bytes).map_err(ReadPlanError::Malformed)
@@ -275,6 +318,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::OnBudget;
 
     /// A plan of one table `a` with these ranges.
     fn plan(ranges: &[(Option<&str>, Option<&str>)]) -> Plan {
@@ -304,6 +348,28 @@ mod tests {
             writers_max: 1,
             accepted: Vec::new(),
             downtime_forecast_ms: 1,
+            budget: None,
+        }
+    }
+
+    #[test]
+    fn a_plan_without_a_budget_has_the_bytes_that_it_always_had() {
+        let mut plan = plan(&[]);
+        plan.format = Plan::format_with(None);
+        let text = String::from_utf8(plan.to_bytes()).expect("JSON");
+        assert!(text.starts_with(r#"{"format":2,"farm":"demo","rotation":"#), "{text}");
+        assert!(text.ends_with(r#""accepted":[],"downtime_forecast_ms":1}"#), "{text}");
+        assert_eq!(Plan::from_bytes(text.as_bytes()).expect("read"), plan);
+
+        plan.budget = Some(DowntimeBudget { max_downtime_ms: 1_200_000, on_budget: OnBudget::Continue });
+        plan.format = Plan::format_with(plan.budget.as_ref());
+        let text = String::from_utf8(plan.to_bytes()).expect("JSON");
+        let end = r#""downtime_forecast_ms":1,"budget":{"max_downtime_ms":1200000,"on_budget":"continue"}}"#;
+        assert!(text.starts_with(r#"{"format":3,"#) && text.ends_with(end), "{text}");
+        assert_eq!(Plan::from_bytes(text.as_bytes()).expect("read"), plan);
+        for other in ["1", "4"] {
+            let foreign = text.replacen('3', other, 1);
+            assert!(matches!(Plan::from_bytes(foreign.as_bytes()), Err(ReadPlanError::Format(_))), "{other}");
         }
     }
 

@@ -68,11 +68,13 @@ pub enum RejectionCode {
     Retiring,
     /// The signed retirement cannot be read, or is not of this rotation.
     Retirement,
+    /// The downtime budget is none, or the forecast exceeds it.
+    DowntimeBudget,
 }
 
 impl RejectionCode {
     /// Every code, for documentation and conversions.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::AlreadyFounded,
         Self::NotFounded,
         Self::RotationUnderWay,
@@ -96,6 +98,7 @@ impl RejectionCode {
         Self::NothingKept,
         Self::Retiring,
         Self::Retirement,
+        Self::DowntimeBudget,
     ];
 
     /// The stable text of the code, for example `rotation-under-way`.
@@ -124,6 +127,7 @@ impl RejectionCode {
             Self::NothingKept => "nothing-kept",
             Self::Retiring => "retiring",
             Self::Retirement => "retirement",
+            Self::DowntimeBudget => "downtime-budget",
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::course::{self, Next, Signal};
 use crate::limits::{FAULTS_MAX, PHASE_TIMES_MAX};
 use crate::{
     Course, Epoch, Fault, Millis, Node, NodeCatchUp, NodeId, NodeProgress, Phase, PhaseTime, Quarantine, Rotation,
-    RotationId, State, Work, lease, phases,
+    RotationId, State, Work, estimate, lease, phases,
 };
 
 /// A rotation and the nodes, to look at.
@@ -166,6 +166,7 @@ impl<'a> Run<'a> {
 
     fn enter(&mut self, next: Next, reason: Option<Fault>) {
         // Every move raises the epoch, so that answers to earlier work, and late workers, are recognised.
+        estimate::measure_next(self.rotation, self.now);
         *self.epoch = self.epoch.next();
         self.rotation.epoch = *self.epoch;
         self.forgive();

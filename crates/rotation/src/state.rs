@@ -1,13 +1,13 @@
 //! The replicated state: farm, nodes, rotations. Plain data with ordered maps; `apply` alone changes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Authorization, ClusterId, DatabasePosition, Digest, Direction, Epoch, Fault, Inspection, KeyId, LeaseNumber,
-    Millis, NodeId, Plan, RotationId, RotationOptions, ShardId, ShardTally, SignedRetirement, Statement, Strategy,
-    Survey, Term,
+    Millis, NodeId, Pace, Plan, RotationId, RotationOptions, ShardId, ShardTally, SignedRetirement, Statement,
+    Strategy, Survey, Term,
 };
 
 /// Everything that the coordinators agree on.
@@ -29,6 +29,19 @@ pub struct State {
     pub rotations: BTreeMap<RotationId, Rotation>,
     /// The rotation under way, at most one.
     pub active: Option<RotationId>,
+    /// Numbers of coordinators that were members of the cluster and are none any more: refused for ever, and never given
+    /// out again. Absent before version 3 of the stored form.
+    #[serde(default)]
+    pub removed_replicas: BTreeSet<u64>,
+}
+
+impl State {
+    /// Takes note of a membership that follows another. Not an event: memberships have entries of their own in the log.
+    pub fn membership_changed(&mut self, before: &BTreeSet<u64>, after: &BTreeSet<u64>) {
+        self.removed_replicas.extend(before.difference(after));
+        // A release that did not keep them let a number be used again.
+        self.removed_replicas.retain(|number| !after.contains(number));
+    }
 }
 
 /// An enrolled node.
@@ -286,6 +299,13 @@ pub struct Rotation {
     /// How far the dropping of the tables that it kept has come; `None` before an operator asked for it, and again
     /// after it failed.
     pub retiring: Option<Retiring>,
+    /// From when and where the speed of the present pass is measured, for the downtime budget. Absent before version 3 of
+    /// the stored form, as what follows.
+    #[serde(default)]
+    pub pace: Pace,
+    /// When it was found that the downtime budget could not be kept.
+    #[serde(default)]
+    pub budget_spent_at: Option<Millis>,
 }
 
 /// How far the dropping of a completed rotation's kept tables has come.

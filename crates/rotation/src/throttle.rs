@@ -2,7 +2,7 @@
 
 use crate::commands::{find, wrong_phase};
 use crate::run::Run;
-use crate::{Millis, Outcome, Rejection, RejectionCode, RotationId, State, lease};
+use crate::{Millis, Outcome, Rejection, RejectionCode, RotationId, State, estimate, lease};
 
 /// Bounds the work on rows, or takes the bound away. Shards under way are leased anew with their new share; the engine
 /// goes on from the ledger's cursor, so nothing is done twice.
@@ -27,6 +27,7 @@ pub(crate) fn request(
         return Ok(Outcome::Unchanged);
     }
     if let Some(mut run) = Run::of(state, id, now) {
+        estimate::measure_anew(run.rotation, now);
         run.rotation.throttle = rows_per_second;
         lease::renew(&mut run);
     }

@@ -9,9 +9,9 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use rotation::{
-    AgentRelease, Attestation, Authorization, DatabaseIdentity, DatabaseKind, DatabasePosition, Direction, Fault,
-    FaultCode, KeyBound, NodeId, Phase, PlanTable, Shard, ShardId, ShardRange, ShardTally, SignedRetirement, Strategy,
-    StrategyChoice, UndecryptableValue,
+    AgentRelease, Attestation, Authorization, BudgetStanding, DatabaseIdentity, DatabaseKind, DatabasePosition,
+    Direction, DowntimeBudget, Fault, FaultCode, KeyBound, Millis, NodeId, OnBudget, Phase, PlanTable, Shard, ShardId,
+    ShardRange, ShardTally, SignedRetirement, Strategy, StrategyChoice, UndecryptableValue,
 };
 use tonic::{Code, Status};
 
@@ -90,6 +90,32 @@ pub fn strategy_choice(number: i32) -> Result<StrategyChoice, ConvertError> {
     }
 }
 
+/// A downtime budget as it was asked for.
+pub fn downtime_budget(max_downtime_ms: Option<u64>, on_budget: i32) -> Result<Option<DowntimeBudget>, ConvertError> {
+    let on_budget = match v1::OnBudget::try_from(on_budget) {
+        Ok(v1::OnBudget::Unspecified) => OnBudget::Undo,
+        _ => enumerated::<v1::OnBudget, OnBudget>("on_budget", on_budget)?,
+    };
+    Ok(max_downtime_ms.map(|max_downtime_ms| DowntimeBudget { max_downtime_ms, on_budget }))
+}
+
+/// A budget and where a rotation stands towards it.
+impl From<&BudgetStanding> for v1::Budget {
+    fn from(standing: &BudgetStanding) -> Self {
+        let BudgetStanding { budget, used_ms, forward_ms, back_ms, turns_back_at, spent_at } = *standing;
+        Self {
+            max_downtime_ms: budget.max_downtime_ms,
+            on_budget: v1::OnBudget::from(budget.on_budget).into(),
+            used_ms,
+            left_ms: budget.max_downtime_ms.saturating_sub(used_ms),
+            forward_ms,
+            back_ms,
+            turns_back_at_ms: turns_back_at.map_or(0, Millis::get),
+            spent_at_ms: spent_at.map_or(0, Millis::get),
+        }
+    }
+}
+
 /// An enum of the same names on both sides; the protocol's may be unspecified.
 macro_rules! same_names {
     ($name:ident: $($variant:ident),+) => {
@@ -118,6 +144,7 @@ same_names!(Phase: Preflight, Approval, Distribute, Quiesce, Reencrypt, Verify, 
 same_names!(Direction: Forward, Back);
 same_names!(DatabaseKind: Postgres, Mariadb, Sqlite);
 same_names!(StrategyChoice: Auto, InPlace, Shadow);
+same_names!(OnBudget: Undo, Continue);
 
 impl From<&Fault> for v1::Fault {
     fn from(fault: &Fault) -> Self {

@@ -14,7 +14,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rotation::{Assignment, AssignmentId, Event, Fault, FaultCode, Outcome, State, Term};
+use rotation::{Assignment, AssignmentId, Event, Fault, FaultCode, Millis, Outcome, State, Term};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -32,6 +32,9 @@ const REST: Duration = Duration::from_secs(2);
 
 /// The pause before an event that found no majority is proposed again.
 const PROPOSE_RETRY: Duration = Duration::from_millis(500);
+
+/// How often a downtime budget is looked at while it counts.
+const BUDGET_LOOK: Duration = Duration::from_millis(500);
 
 /// What the driver asks of consensus.
 pub trait Consensus: Clone + Send + Sync + 'static {
@@ -98,12 +101,16 @@ impl<C: Consensus, A: Agents> Driver<C, A> {
 
     async fn drive(mut self) {
         let mut state = self.consensus.state();
+        // From the last time in the log on, the leader measures by a clock that nobody puts forward or back.
+        let mut clock = LogClock::new(state.borrow().now);
         loop {
-            let (jobs, decisions) = {
+            let (jobs, decisions, looks_again) = {
                 let state = state.borrow_and_update();
                 let pending = rotation::pending(&state);
                 self.drop_unwanted(&state, &pending);
-                (self.missing(&state, pending), rotation::decisions(&state))
+                let mut decisions = rotation::decisions(&state);
+                decisions.extend(rotation::budget_decision(&state, clock.now(state.now)));
+                (self.missing(&state, pending), decisions, rotation::budget_counts(&state))
             };
             for job in jobs {
                 self.start(job);
@@ -116,6 +123,7 @@ impl<C: Consensus, A: Agents> Driver<C, A> {
                 changed = state.changed() => if changed.is_err() { return },
                 Some(ended) = self.tasks.join_next() => self.ended(ended),
                 () = sleep_until(rested.unwrap_or_else(Instant::now)), if rested.is_some() => self.wake(),
+                () = sleep(BUDGET_LOOK), if looks_again => {}
             }
         }
     }
@@ -181,6 +189,28 @@ impl<C: Consensus, A: Agents> Driver<C, A> {
     fn wake(&mut self) {
         let now = Instant::now();
         self.resting.retain(|_, until| *until > now);
+    }
+}
+
+/// The time of the log, carried on by a monotonic clock.
+struct LogClock {
+    logged: Millis,
+    since: Instant,
+}
+
+impl LogClock {
+    fn new(logged: Millis) -> Self {
+        Self { logged, since: Instant::now() }
+    }
+
+    /// Never before what is logged: an entry that is later than this measure begins it anew.
+    fn now(&mut self, logged: Millis) -> Millis {
+        let elapsed = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let measured = Millis::new(self.logged.get().saturating_add(elapsed));
+        if logged > measured {
+            *self = Self::new(logged);
+        }
+        logged.max(measured)
     }
 }
 

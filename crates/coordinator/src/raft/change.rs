@@ -114,6 +114,7 @@ impl Consensus {
             voters: configs.last().cloned().unwrap_or_default(),
             joint: configs.len() > 1,
             answering,
+            removed: self.state.borrow().removed_replicas.clone(),
         }
     }
 

@@ -6,9 +6,14 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The version that this release writes and reads. 1 was that of release 0.1: its entries could be read, but not applied
-/// to the same state, because a plan, whose digest operators sign, has another format since.
-const VERSION: u8 = 2;
+use super::earlier;
+
+/// The version that this release writes. It reads 2 as well, which lacks what came with downtime budgets.
+const VERSION: u8 = 3;
+
+/// That of release 0.1: its entries could be read, but not applied to the same state, because a plan, whose digest
+/// operators sign, has another format since.
+const OUTDATED: u8 = 1;
 
 /// What is inside a frame; the first of its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,13 +58,13 @@ pub(crate) fn encode<T: Serialize>(kind: Kind, value: &T) -> Result<Vec<u8>, Fra
 pub(crate) fn decode<T: DeserializeOwned>(kind: Kind, frame: &[u8]) -> Result<T, FrameError> {
     match frame {
         [found, version, payload @ ..] if *found == kind as u8 => {
-            if *version < VERSION {
-                return Err(FrameError::Outdated { found: *version });
-            }
-            if *version > VERSION {
-                return Err(FrameError::Version { found: *version });
-            }
-            postcard::from_bytes(payload).map_err(|source| FrameError::Read(kind, source))
+            let read = match *version {
+                0..=OUTDATED => return Err(FrameError::Outdated { found: *version }),
+                2 => earlier::read_version_2(payload),
+                VERSION => postcard::from_bytes(payload),
+                _ => return Err(FrameError::Version { found: *version }),
+            };
+            read.map_err(|source| FrameError::Read(kind, source))
         }
         other => Err(FrameError::Kind { expected: kind, found: other.iter().take(2).copied().collect() }),
     }
@@ -72,7 +77,7 @@ mod tests {
     #[test]
     fn a_frame_is_read_back() {
         let frame = encode(Kind::LogId, &(7_u64, "text")).expect("writes");
-        assert_eq!(&frame[..2], b"i\x02");
+        assert_eq!(&frame[..2], b"i\x03");
         assert_eq!(decode::<(u64, String)>(Kind::LogId, &frame).expect("reads"), (7, "text".to_owned()));
     }
 
@@ -81,10 +86,10 @@ mod tests {
         let mut frame = encode(Kind::Vote, &1_u64).expect("writes");
         assert!(matches!(decode::<u64>(Kind::Entry, &frame), Err(FrameError::Kind { .. })));
         assert!(matches!(decode::<u64>(Kind::Entry, b""), Err(FrameError::Kind { .. })));
-        frame[1] = 3;
-        assert!(matches!(decode::<u64>(Kind::Vote, &frame), Err(FrameError::Version { found: 3 })));
+        frame[1] = 4;
+        assert!(matches!(decode::<u64>(Kind::Vote, &frame), Err(FrameError::Version { found: 4 })));
         frame[1] = 1;
         assert!(matches!(decode::<u64>(Kind::Vote, &frame), Err(FrameError::Outdated { found: 1 })));
-        assert!(matches!(decode::<u64>(Kind::Vote, b"v\x02"), Err(FrameError::Read(..))));
+        assert!(matches!(decode::<u64>(Kind::Vote, b"v\x03"), Err(FrameError::Read(..))));
     }
 }

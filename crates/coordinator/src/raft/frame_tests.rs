@@ -1,6 +1,6 @@
 //! The stored formats, byte for byte: what a release wrote, the next one reads, or refuses by name.
 //!
-//! `tests/fixtures/frames-v2.txt` holds one frame a line. A test that fails here means that a stored type has changed:
+//! `tests/fixtures/frames-v3.txt` holds one frame a line. A test that fails here means that a stored type has changed:
 //! before that version's release the file is written anew with `KEYTURN_WRITE_FIXTURES=1 cargo test -p coordinator frames`;
 //! afterwards the change needs a new version of the frame, and the old fixtures stay.
 
@@ -54,17 +54,29 @@ impl Check {
 #[test]
 fn frames_are_those_of_the_fixtures() {
     let rewrite = std::env::var_os("KEYTURN_WRITE_FIXTURES").is_some();
-    let text = if rewrite { String::new() } else { std::fs::read_to_string(fixtures(2)).expect("the fixtures") };
+    let text = if rewrite { String::new() } else { std::fs::read_to_string(fixtures(3)).expect("the fixtures") };
     let found =
         text.lines().filter_map(|line| line.split_once(' ')).map(|(name, hex)| (name.into(), hex.into())).collect();
     let mut check = Check { written: BTreeMap::new(), found };
 
+    check_all(&mut check, events(), &state());
+
+    if rewrite {
+        let text: String = check.written.iter().map(|(name, hex)| format!("{name} {hex}\n")).collect();
+        std::fs::write(fixtures(3), text).expect("writes the fixtures");
+    } else {
+        assert_eq!(check.written, check.found, "a stored format changed; see the head of this file");
+    }
+}
+
+/// One frame of every kind.
+fn check_all(check: &mut Check, events: Vec<(&'static str, Event)>, state: &State) {
     check.frame("vote", Kind::Vote, &Vote::new_committed(3, 2));
     check.frame("log-id", Kind::LogId, &Some(log_id(9)));
     check.frame("entry-blank", Kind::Entry, &LogEntry { log_id: log_id(1), payload: EntryPayload::Blank });
     let payload = EntryPayload::Membership(membership());
     check.frame("entry-membership", Kind::Entry, &LogEntry { log_id: log_id(0), payload });
-    for (name, event) in events() {
+    for (name, event) in events {
         let payload = EntryPayload::Normal(Entry { at: Millis::new(1_700_000_000_000), event });
         check.frame(&format!("entry-{name}"), Kind::Entry, &LogEntry { log_id: log_id(7), payload });
     }
@@ -74,14 +86,36 @@ fn frames_are_those_of_the_fixtures() {
         snapshot_id: log_id(9).to_string(),
     };
     check.frame("snapshot-meta", Kind::SnapshotMeta, &meta);
-    check.frame("state", Kind::State, &state());
+    check.frame("state", Kind::State, state);
+}
 
-    if rewrite {
-        let text: String = check.written.iter().map(|(name, hex)| format!("{name} {hex}\n")).collect();
-        std::fs::write(fixtures(2), text).expect("writes the fixtures");
-    } else {
-        assert_eq!(check.written, check.found, "a stored format changed; see the head of this file");
-    }
+/// Version 2 knew neither downtime budgets nor the numbers of coordinators that were removed. A plan without a budget has
+/// the digest that it had then.
+#[test]
+fn every_frame_of_version_2_is_read_as_what_it_was() {
+    let mut earlier = State { removed_replicas: Default::default(), ..state() };
+    let rotation = earlier.rotations.get_mut(&id()).expect("the sample has it");
+    rotation.options.budget = None;
+    (rotation.pace, rotation.budget_spent_at) = (Pace::default(), None);
+    let plan = rotation.plan.as_mut().expect("the sample has one");
+    (plan.format, plan.budget) = (Plan::format_with(None), None);
+    rotation.plan_digest = Some(plan.digest());
+    let events = events()
+        .into_iter()
+        .filter(|(name, _)| *name != "budget-spent")
+        .map(|(name, event)| match event {
+            Event::RotationRequested { rotation, by, options } => {
+                (name, Event::RotationRequested { rotation, by, options: RotationOptions { budget: None, ..options } })
+            }
+            other => (name, other),
+        })
+        .collect();
+    let text = std::fs::read_to_string(fixtures(2)).expect("the fixtures");
+    let found: BTreeMap<String, String> =
+        text.lines().filter_map(|line| line.split_once(' ')).map(|(name, hex)| (name.into(), hex.into())).collect();
+    let mut check = Check { written: BTreeMap::new(), found };
+    check_all(&mut check, events, &earlier);
+    assert!(check.written.keys().eq(check.found.keys()), "every frame of the fixtures was read");
 }
 
 #[test]
@@ -150,5 +184,6 @@ fn events() -> Vec<(&'static str, Event)> {
         ("deadline-missed", Event::DeadlineMissed { assignment: work(), fault: fault() }),
         ("lease-expired", Event::LeaseExpired { assignment: work() }),
         ("admit-decided", Event::AdmitDecided { rotation, epoch: Epoch::new(8) }),
+        ("budget-spent", Event::BudgetSpent { rotation, epoch: Epoch::new(8), used_ms: 900_000 }),
     ]
 }

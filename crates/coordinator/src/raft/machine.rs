@@ -1,5 +1,6 @@
 //! openraft's state machine: applies entries to the domain's [`State`] in memory and keeps snapshots of it on the disk.
 
+use std::collections::BTreeSet;
 use std::io::Cursor;
 
 use openraft::storage::RaftStateMachine;
@@ -58,6 +59,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 results.push(match entry.payload {
                     EntryPayload::Blank => Applied::Nothing,
                     EntryPayload::Membership(membership) => {
+                        let before: BTreeSet<u64> = self.membership.nodes().map(|(id, _)| *id).collect();
+                        let after: BTreeSet<u64> = membership.nodes().map(|(id, _)| *id).collect();
+                        state.membership_changed(&before, &after);
+                        modified = true;
                         self.membership = StoredMembership::new(Some(entry.log_id), membership);
                         Applied::Nothing
                     }

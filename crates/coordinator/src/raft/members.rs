@@ -32,6 +32,8 @@ pub(crate) struct Picture {
     pub(crate) joint: bool,
     /// Of the members and those to be added: what is known of who answers.
     pub(crate) answering: BTreeMap<u64, Condition>,
+    /// Who was a member once.
+    pub(crate) removed: BTreeSet<u64>,
 }
 
 /// What a replica that answers is like.
@@ -135,7 +137,8 @@ fn check_new(picture: &Picture, change: &Change) -> Result<(), Refusal> {
     {
         return Err(Refusal::Unknown { id: *id });
     }
-    let next = picture.members.keys().max().map_or(1, |max| max + 1);
+    // Certificates of numbers that were used may still be about.
+    let next = picture.members.keys().chain(&picture.removed).max().map_or(1, |max| max + 1);
     for (id, address) in &change.add {
         let refused = match picture.members.get(id) {
             Some(known) if known == address => None,

@@ -20,6 +20,7 @@ fn cluster(voters: &[u64], alive: &[u64]) -> Picture {
         voters: voters.iter().copied().collect(),
         joint: false,
         answering: alive.iter().map(|id| (*id, WELL)).collect(),
+        removed: BTreeSet::new(),
     }
 }
 
@@ -34,6 +35,15 @@ fn check(picture: &Picture, wish: &Change, expected: Result<Step, Refusal>) {
 
 fn voters(ids: &[u64]) -> Result<Step, Refusal> {
     Ok(Step::ChangeVoters(ids.iter().copied().collect()))
+}
+
+#[test]
+fn a_number_that_was_removed_is_never_given_out_again() {
+    let mut now = cluster(&[1, 2], &[1, 2, 3, 4]);
+    check(&now, &change(&[3], &[]), Ok(Step::AddLearners(addresses(&[3]))));
+    now.removed.insert(3);
+    check(&now, &change(&[3], &[]), Err(Refusal::NumberUsed { id: 3, next: 4 }));
+    check(&now, &change(&[4], &[]), Ok(Step::AddLearners(addresses(&[4]))));
 }
 
 #[test]

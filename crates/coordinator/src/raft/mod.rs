@@ -2,6 +2,7 @@
 //! folder alone. The rest of the coordinator proposes events, watches the state, and asks who leads.
 
 mod change;
+mod earlier;
 mod formation;
 mod frame;
 mod leadership;

@@ -24,8 +24,9 @@ use wire::v1::raft_client::RaftClient;
 use super::timing::{PROBE_TIMEOUT, UNREACHABLE_RETRY};
 use super::types::TypeConfig;
 
-/// The version of the frames in [`v1::RaftRequest`] and [`v1::RaftResponse`].
-const PROTOCOL: u32 = 1;
+/// The version of the frames in [`v1::RaftRequest`] and [`v1::RaftResponse`]. Entries travel in them as they are, so it
+/// rises with the stored form: 1 was before downtime budgets.
+const PROTOCOL: u32 = 2;
 
 /// For [`Peers::probe`], when nobody doubts that we are a member.
 pub(super) const NEVER: u64 = u64::MAX;

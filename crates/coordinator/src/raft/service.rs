@@ -48,6 +48,15 @@ impl RaftService {
         self.raft.with_raft_state(|state| state.membership_state.committed().clone()).await.map_err(stopped)
     }
 
+    /// Refuses a replica that was removed, whatever it says: its certificate is good until it expires, and its machine may
+    /// be in other hands. Whoever has not heard of the removal yet takes it for the member that it was, as it must.
+    fn check_not_removed(&self, caller: Option<u64>) -> Result<(), Status> {
+        match caller.filter(|caller| self.state.borrow().removed_replicas.contains(caller)) {
+            Some(caller) => Err(removed(caller)),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses the vote to a replica that was removed and does not know: it would only disturb those who are left. A
     /// replica whose log reaches the membership is judged as any other.
     async fn check_member(&self, request: &VoteRequest<u64>, candidate: u64) -> Result<(), Status> {
@@ -110,8 +119,9 @@ fn stopped(error: impl std::fmt::Display) -> Status {
 #[async_trait]
 impl v1::raft_server::Raft for RaftService {
     async fn append_entries(&self, request: Request<v1::RaftRequest>) -> Result<Response<v1::RaftResponse>, Status> {
-        self.standing().await?;
         let caller = caller(&request);
+        self.check_not_removed(caller)?;
+        self.standing().await?;
         let request = request.into_inner();
         let request: AppendEntriesRequest<TypeConfig> = unpack(request.version, &request.payload)?;
         check_sender(caller, &request.vote)?;
@@ -127,10 +137,11 @@ impl v1::raft_server::Raft for RaftService {
     }
 
     async fn vote(&self, request: Request<v1::RaftRequest>) -> Result<Response<v1::RaftResponse>, Status> {
+        let caller = caller(&request);
+        self.check_not_removed(caller)?;
         if self.standing().await? != Standing::Voter {
             return Err(Status::unavailable("this replica lost its log and does not vote until it has caught up"));
         }
-        let caller = caller(&request);
         let request = request.into_inner();
         let request: VoteRequest<u64> = unpack(request.version, &request.payload)?;
         let candidate = check_sender(caller, &request.vote)?;
@@ -139,8 +150,9 @@ impl v1::raft_server::Raft for RaftService {
     }
 
     async fn install_snapshot(&self, request: Request<v1::RaftRequest>) -> Result<Response<v1::RaftResponse>, Status> {
-        self.standing().await?;
         let caller = caller(&request);
+        self.check_not_removed(caller)?;
+        self.standing().await?;
         let request = request.into_inner();
         let request: InstallSnapshotRequest<TypeConfig> = unpack(request.version, &request.payload)?;
         check_sender(caller, &request.vote)?;

@@ -71,6 +71,12 @@ impl View<'_> {
             kept_tables: rotation.kept_tables().into_iter().map(str::to_owned).collect(),
             retired_by: rotation.retiring.as_ref().map(|retiring| retiring.by.clone()).unwrap_or_default(),
             retired_at_ms: millis(rotation.retiring.as_ref().and_then(|retiring| retiring.done)),
+            budget: rotation::budget_standing(rotation, self.now.max(self.state.now)).as_ref().map(Into::into),
+            downtime_forecast_ms: rotation
+                .plan
+                .as_ref()
+                .map(|plan| plan.downtime_forecast_at(rotation.throttle))
+                .unwrap_or_default(),
             plan: Vec::new(),
             nodes: Vec::new(),
             waiting: Vec::new(),

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use wire::pki::Role;
-use wire::tls::Tls;
+use wire::tls::{ExpectedPeer, Tls};
 use wire::v1;
 
 use crate::cluster::{enroll, get_farm, node_names};
@@ -225,6 +225,56 @@ async fn a_leader_can_be_removed_and_the_others_elect_another() {
     assert_ne!(farm.leader(&operator).await, leader);
     assert_eq!(voters(&farm, &operator).await.len(), 2);
     says_that_it_was_removed(&farm, &operator, leader).await;
+}
+
+#[tokio::test]
+async fn a_removed_number_is_refused_at_once_and_for_ever_and_is_not_given_out_again() {
+    let mut farm = Farm::start(3);
+    let operator = farm.tls(Role::Operator, "alice");
+    enroll(&farm, &operator, "node-1").await.expect("enrolls");
+    // Whoever holds its machine still holds a certificate of the farm.
+    let stolen = farm.tls(Role::Coordinator, "3");
+    let member = farm.tls(Role::Coordinator, "1");
+    // No message of consensus at all: who is removed is not even read.
+    let sends = async |farm: &Farm, tls: &Tls, place: usize| {
+        let expect = ExpectedPeer { role: Role::Coordinator, name: None };
+        let channel = tls.channel(&farm.replicas[place].address(), expect).expect("a valid address");
+        let mut client = wire::rpc::raft_client(channel);
+        let nothing = v1::RaftRequest { version: 0, payload: Vec::new() };
+        [
+            client.append_entries(nothing.clone()).await.map(drop).expect_err("nothing is no message"),
+            client.vote(nothing.clone()).await.map(drop).expect_err("nothing is no message"),
+            client.install_snapshot(nothing).await.map(drop).expect_err("nothing is no message"),
+        ]
+        .map(|status| reason(&status))
+    };
+    assert_eq!(sends(&farm, &stolen, 0).await, ["RAFT_VERSION"; 3], "it is a member");
+
+    change(&farm, &operator, &[], &[3]).await;
+    for place in [0, 1] {
+        let refused = async {
+            while sends(&farm, &stolen, place).await != ["REPLICA_REMOVED"; 3] {
+                sleep(LOOK).await;
+            }
+        };
+        timeout(BOUND, refused).await.expect("each refuses it as soon as it has heard");
+    }
+    assert_eq!(sends(&farm, &member, 1).await, ["RAFT_VERSION"; 3], "members are heard");
+
+    // It was the highest number, and after a restart it is still known.
+    farm.replicas[2].kill().await;
+    farm.replicas[2].lose_data();
+    for place in [0, 1] {
+        farm.replicas[place].stop().await;
+        farm.replicas[place].restart();
+    }
+    let again = ask(&farm, &operator, &request(&farm, &[2], &[])).await.expect_err("refused");
+    assert_eq!(reason(&again), "REPLICA_NUMBER");
+    assert!(again.message().contains("the first that was not is 4"), "{again}");
+    assert_eq!(sends(&farm, &stolen, 0).await, ["REPLICA_REMOVED"; 3]);
+    let new = farm.join(4);
+    change(&farm, &operator, &[new], &[]).await;
+    assert_eq!(voters(&farm, &operator).await, [1, 2, 4]);
 }
 
 /// Long enough for a replica that hears no leader to stand for election several times.

@@ -262,6 +262,7 @@ mod tests {
             writers_max: 1,
             accepted: Vec::new(),
             downtime_forecast_ms: 1,
+            budget: None,
         }
     }
 

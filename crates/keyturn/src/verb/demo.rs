@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::database_url;
 use crate::exit::Exit;
 use crate::output::OutputArgs;
 use crate::problem::Problem;
@@ -24,9 +25,9 @@ const KINDS: [&str; 9] = [
 /// The phases at which something can be broken.
 const PHASES: [&str; 7] = ["distribute", "quiesce", "reencrypt", "verify", "activate", "start", "admit"];
 /// Processes on one machine beyond this only wait for each other.
-const NODES_MAX: i64 = 16;
+pub(super) const NODES_MAX: i64 = 16;
 /// A demo with more rows measures the disk and nothing else.
-const ROWS_MAX: u64 = 100_000_000;
+pub(super) const ROWS_MAX: u64 = 100_000_000;
 
 /// The options of the demo.
 #[derive(Debug, Args)]
@@ -91,15 +92,17 @@ impl Demo {
     }
 }
 
-fn database(text: &str) -> Result<String, String> {
-    if matches!(text, "sqlite" | "postgres" | "mariadb") || text.contains("://") {
+pub(super) fn database(text: &str) -> Result<String, String> {
+    if matches!(text, "sqlite" | "postgres" | "mariadb") {
         Ok(text.to_owned())
+    } else if text.contains("://") || text == "-" || text.starts_with('@') {
+        database_url::given(text)
     } else {
-        Err("use sqlite, postgres, mariadb or the URL of a running database".to_owned())
+        Err("use sqlite, postgres, mariadb, the URL of a running database, @FILE with one in it, or -".to_owned())
     }
 }
 
-fn coordinators(text: &str) -> Result<u32, String> {
+pub(super) fn coordinators(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(count @ (1 | 3 | 5)) => Ok(count),
         _ => Err("use 1, 3 or 5: any other number survives no more failures".to_owned()),

@@ -11,6 +11,7 @@ mod node;
 mod pki;
 mod recover;
 mod rotation;
+mod soak;
 
 use clap::{Parser, Subcommand};
 
@@ -35,6 +36,8 @@ pub(crate) struct Cli {
 enum Command {
     /// Build a whole farm on this machine, rotate its keys under load, and check everything
     Demo(demo::Demo),
+    /// Turn the keys of such a farm again and again under random faults, and count what comes of it
+    Soak(soak::Soak),
     /// Run a coordinator, one replica of the rotation's state; or list, add, replace and remove them
     Coordinator(coordinator::Coordinator),
     /// Run a node's agent
@@ -72,6 +75,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Problem> {
         Command::Coordinator(verb) => verb.service_log(),
         Command::Agent(verb) => Some(verb.log.log_format),
         Command::Demo(_)
+        | Command::Soak(_)
         | Command::Pki(_)
         | Command::Key(_)
         | Command::Node(_)
@@ -85,6 +89,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Problem> {
     start_logging(service.unwrap_or_default(), if service.is_some() { SERVICE_FILTER } else { VERB_FILTER });
     match cli.command {
         Command::Demo(verb) => verb.run().await,
+        Command::Soak(verb) => verb.run().await,
         Command::Coordinator(verb) => verb.run().await,
         Command::Agent(verb) => verb.run().await,
         Command::Pki(verb) => verb.run(),

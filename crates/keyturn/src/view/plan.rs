@@ -30,7 +30,7 @@ fn head(rotation: &v1::Rotation, plan: &Plan) -> String {
     let values: u64 = plan.tables.values().map(|table| table.values).sum();
     let bytes: u64 = plan.tables.values().map(|table| table.bytes).sum();
     let keys: BTreeSet<String> = plan.nodes.values().map(|node| node.current_key.to_string()).collect();
-    fields(&[
+    let mut list = vec![
         ("Rotation", rotation.id.clone()),
         ("Farm", plan.farm.clone()),
         ("Plan digest", rotation.plan_digest.clone()),
@@ -48,8 +48,12 @@ fn head(rotation: &v1::Rotation, plan: &Plan) -> String {
             ),
         ),
         ("Protector", protectors(plan.nodes.values().map(|node| node.protector.as_str()))),
-        ("Time offline", format!("about {}", duration(plan.downtime_forecast_ms))),
-    ])
+        ("Time offline", format!("about {}", duration(rotation.downtime_forecast_ms.max(plan.downtime_forecast_ms)))),
+    ];
+    if let Some(budget) = &plan.budget {
+        list.push(("Budget", format!("{}, then {}", duration(budget.max_downtime_ms), budget.on_budget.as_str())));
+    }
+    fields(&list)
 }
 
 fn nodes(plan: &Plan) -> String {

@@ -4,9 +4,9 @@ use serde::Serialize;
 use wire::v1;
 
 use super::rotation::{
-    FaultView, NodeView, PhaseView, RotationView, TableView, names, plan_of, protector_name, protectors,
+    BudgetView, FaultView, NodeView, PhaseView, RotationView, TableView, names, plan_of, protector_name, protectors,
 };
-use super::status::{kept, standing};
+use super::status::{budget_words, kept, standing};
 use crate::output::{Paint, Table, date_time, duration, fields, file_date, thousands};
 
 /// The version of the report's form.
@@ -31,6 +31,8 @@ pub(crate) struct Report {
     database_identity: Option<String>,
     downtime_ms: u64,
     downtime_forecast_ms: Option<u64>,
+    /// What was allowed, used, and whether it was kept; null without a budget.
+    budget: Option<BudgetView>,
     leader_changes: u32,
     rows: u64,
     rows_reencrypted: u64,
@@ -90,6 +92,7 @@ impl From<&v1::Rotation> for Report {
             adds_up: adds_up(rotation),
             database_identity: identity.map(|node| node.database.identity.clone()),
             downtime_forecast_ms: plan.as_ref().map(|plan| plan.downtime_forecast_ms),
+            budget: view.budget,
             rows: view.progress.tables.iter().map(|table| table.rows).sum(),
             rows_reencrypted: view.progress.rows_reencrypted,
             rows_verified: view.progress.rows_verified,
@@ -188,7 +191,7 @@ impl Report {
             }
         };
         let plan = plan_of(rotation);
-        let mut parts = vec![fields(&[
+        let mut list = vec![
             ("Report", format!("rotation {}", self.id)),
             ("Farm", self.farm.clone().unwrap_or_default()),
             ("Outcome", standing(&view)),
@@ -226,7 +229,9 @@ impl Report {
             ),
             ("Kept", kept(&view).unwrap_or_else(|| "no original tables".to_owned())),
             ("Leader changes", self.leader_changes.to_string()),
-        ])];
+        ];
+        list.extend(self.budget.map(|budget| ("Budget", budget_words(&budget, view.now_ms))));
+        let mut parts = vec![fields(&list)];
         parts.extend([self.tables_text(), self.nodes_text(), self.phases_text()].into_iter().flatten());
         let faults = super::faults_text(rotation, paint);
         if !faults.is_empty() {

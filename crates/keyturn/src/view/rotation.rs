@@ -48,8 +48,30 @@ pub(crate) struct RotationView {
     pub(crate) retired_by: Option<String>,
     /// When they were gone.
     pub(crate) retired_at_ms: Option<u64>,
+    /// The expected time offline at the present throttle; null before there is a plan.
+    pub(crate) downtime_forecast_ms: Option<u64>,
+    /// The downtime budget and where the rotation stands towards it; null without one.
+    pub(crate) budget: Option<BudgetView>,
     /// The plan as it is signed; null before there is one.
     pub(crate) plan: Option<Value>,
+}
+
+/// The downtime budget, and where the rotation stands towards it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct BudgetView {
+    pub(crate) max_downtime_ms: u64,
+    /// `undo` or `continue`: what happens when it would be exceeded.
+    pub(crate) on_budget: &'static str,
+    pub(crate) used_ms: u64,
+    pub(crate) left_ms: u64,
+    /// Estimated time to the end forward; null when not offline and going forward.
+    pub(crate) forward_ms: Option<u64>,
+    /// Estimated time of an undo that began now; null as above.
+    pub(crate) back_ms: Option<u64>,
+    /// When an undo begins by itself, if the way forward is the longer one by then; null for never.
+    pub(crate) turns_back_at_ms: Option<u64>,
+    /// When it was found that the budget could not be kept; null while it can.
+    pub(crate) spent_at_ms: Option<u64>,
 }
 
 /// One node's part.
@@ -212,7 +234,27 @@ impl From<&v1::Rotation> for RotationView {
             kept_tables: from.kept_tables.clone(),
             retired_by: text(&from.retired_by),
             retired_at_ms: number(from.retired_at_ms),
+            downtime_forecast_ms: number(from.downtime_forecast_ms),
+            budget: from.budget.as_ref().map(BudgetView::from),
             plan: serde_json::from_slice(&from.plan).ok(),
+        }
+    }
+}
+
+impl From<&v1::Budget> for BudgetView {
+    fn from(from: &v1::Budget) -> Self {
+        Self {
+            max_downtime_ms: from.max_downtime_ms,
+            on_budget: match from.on_budget() {
+                v1::OnBudget::Unspecified | v1::OnBudget::Undo => "undo",
+                v1::OnBudget::Continue => "continue",
+            },
+            used_ms: from.used_ms,
+            left_ms: from.left_ms,
+            forward_ms: from.forward_ms,
+            back_ms: from.back_ms,
+            turns_back_at_ms: number(from.turns_back_at_ms),
+            spent_at_ms: number(from.spent_at_ms),
         }
     }
 }
@@ -312,7 +354,7 @@ impl From<&v1::UndecryptableValue> for UndecryptableView {
 }
 
 /// The plan inside, if there is one that this release reads.
-pub(super) fn plan_of(rotation: &v1::Rotation) -> Option<Plan> {
+pub(crate) fn plan_of(rotation: &v1::Rotation) -> Option<Plan> {
     Plan::from_bytes(&rotation.plan).ok()
 }
 

@@ -2,7 +2,7 @@
 
 use wire::v1;
 
-use super::rotation::{RotationView, WaitingView, plan_of};
+use super::rotation::{BudgetView, RotationView, WaitingView};
 use crate::output::{Paint, Table, counted, date_time, duration, fields, thousands};
 
 /// Everything about one rotation.
@@ -87,9 +87,11 @@ fn head(rotation: &v1::Rotation, view: &RotationView, paint: Paint) -> String {
     if view.downtime_ms > 0 {
         list.push(("Downtime", duration(view.downtime_ms)));
     }
-    if let Some(plan) = plan_of(rotation) {
-        list.push(("Forecast", format!("about {} offline", duration(plan.downtime_forecast_ms))));
+    if let Some(forecast) = view.downtime_forecast_ms {
+        let throttled = if view.throttle_rows_per_second.is_some() { " at this throttle" } else { "" };
+        list.push(("Forecast", format!("about {} offline{throttled}", duration(forecast))));
     }
+    list.extend(view.budget.map(|budget| ("Budget", budget_words(&budget, view.now_ms))));
     list.extend(kept(view).map(|words| ("Kept", words)));
     if view.leader_changes > 0 {
         list.push(("Leader changes", view.leader_changes.to_string()));
@@ -111,6 +113,38 @@ pub(super) fn kept(view: &RotationView) -> Option<String> {
         None => format!("until `keyturn rotation retire {}`", view.id),
     };
     (!tables.is_empty()).then(|| format!("the originals of {tables}; {retire}"))
+}
+
+/// `20m, 3m used, 17m left; 6m to go, 4m back; undone in 12m unless the way forward is shorter by then`.
+pub(super) fn budget_words(budget: &BudgetView, now_ms: u64) -> String {
+    let mut words = duration(budget.max_downtime_ms);
+    if budget.used_ms > 0 {
+        let left = match budget.used_ms.checked_sub(budget.max_downtime_ms) {
+            Some(over) if over > 0 => format!("exceeded by {}", duration(over)),
+            Some(_) | None => format!("{} left", duration(budget.left_ms)),
+        };
+        words.push_str(&format!(", {} used, {left}", duration(budget.used_ms)));
+    }
+    if let (Some(forward), Some(back)) = (budget.forward_ms, budget.back_ms) {
+        words.push_str(&format!("; {} to go, {} back", duration(forward), duration(back)));
+    }
+    let then = match (budget.turns_back_at_ms, budget.spent_at_ms, budget.on_budget) {
+        (_, Some(_), "continue") => "could not be kept, and going on as was asked for".to_owned(),
+        (_, Some(_), _) => "would not have been kept, so it was undone".to_owned(),
+        (Some(at), None, "continue") => {
+            format!(
+                "cannot be kept any more in {} unless the way forward is shorter by then",
+                duration(at.saturating_sub(now_ms))
+            )
+        }
+        (Some(at), None, _) => {
+            format!("undone in {} unless the way forward is shorter by then", duration(at.saturating_sub(now_ms)))
+        }
+        (None, None, "continue") if budget.used_ms == 0 => "goes on if it is exceeded".to_owned(),
+        (None, None, _) if budget.used_ms == 0 => "undone in time to be back within it".to_owned(),
+        (None, None, _) => return words,
+    };
+    format!("{words}; {then}")
 }
 
 /// `reencrypt`, `undo:restore-rows (from verify), paused`, `completed`.

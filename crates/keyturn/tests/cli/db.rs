@@ -1,5 +1,7 @@
 //! `keyturn db`: looking into a database, on SQLite files and a temporary PostgreSQL server.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use keys::value::{Cipher, CipherVersion, Encoding};
@@ -152,10 +154,29 @@ fn a_scan_finds_what_is_not_registered_and_writes_a_file_that_registers_it() {
 fn wrong_usage_of_a_scan_is_told() {
     let node = Node::new();
     run(["db", "scan"]).failed(2, &["it is not said which database"]);
-    run(["db", "scan", "--database", "postgres"]).failed(2, &["a temporary database has nothing in it"]);
     run(["db", "scan", "--database", "vault.db"]).failed(2, &["the URL of a running database"]);
     run(["db", "scan", "--database", &node.url(), "--overwrite"]).failed(2, &["--targets"]);
     run(["db", "scan", "--database", &node.url(), "--targets", "-", "-o", "json"]).failed(2, &["cannot take both"]);
+}
+
+#[test]
+fn every_verb_takes_a_temporary_database_and_leaves_nothing_of_it() {
+    let node = Node::new();
+    let temporary = tempfile::tempdir().expect("a folder");
+    // The servers do not run as root.
+    std::fs::set_permissions(temporary.path(), Permissions::from_mode(0o711)).expect("its owner may");
+    let config = node.path("agent.toml");
+    for kind in ["sqlite", "postgres", "mariadb"] {
+        let db = |verb: &[&str]| -> Ran {
+            let command = [&["db"], verb, &["--database", kind, "-o", "json"]].concat();
+            keyturn().args(command).env("TMPDIR", temporary.path()).output().expect("the binary runs").into()
+        };
+        let scanned = db(&["scan"]).json();
+        assert_eq!(scanned["found"], serde_json::json!([]), "{scanned}");
+        let looked = db(&["doctor", "--config", text(&config)]).json();
+        assert_eq!((&looked["well"], &looked["database"]), (&true.into(), &kind.into()), "{looked}");
+        assert_eq!(std::fs::read_dir(temporary.path()).expect("it is there").count(), 0, "{kind} left something");
+    }
 }
 
 #[test]

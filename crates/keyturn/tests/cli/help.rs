@@ -47,6 +47,7 @@ fn the_tree_is_the_contract() {
     let names: Vec<String> = all().into_iter().map(|(name, _)| name).collect();
     let expected = [
         "demo",
+        "soak",
         "coordinator",
         "coordinator list",
         "coordinator add",

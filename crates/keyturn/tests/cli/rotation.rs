@@ -177,3 +177,69 @@ fn copied_tables_are_kept_named_and_dropped_on_the_operators_word() {
     vault.rotation(&["retire", "--yes"]).failed(1, &["error[nothing-kept]"]);
     vault.rotation(&["retire", done["id"].as_str().expect("an id"), "--yes"]).done();
 }
+
+/// A rotation in place with a budget of 40 seconds, which a throttle of five rows a second slows down once the farm is
+/// offline: 20 seconds each to turn, and to read back, its hundred rows. Answers what `rotation start` ended with, and what
+/// the status said while it was throttled.
+fn throttled_with_a_budget(vault: &VaultFarm, on_budget: &str) -> (Ran, String) {
+    let budget = ["--max-downtime", "40s", "--on-budget", on_budget];
+    let plan = [&["plan", "--strategy", "in-place", "--hold-at", "reencrypt"], &budget[..]].concat();
+    vault.rotation(&plan).done();
+    vault.rotation(&["throttle", "--rows-per-second", "5"]).done();
+    vault
+        .start("new", "old", &["--yes"])
+        .output()
+        .map(Ran::from)
+        .expect("it runs")
+        .failed(1, &["error[downtime-budget]"]);
+    vault.rotation(&["throttle", "--off"]).done();
+    let mut starting = vault.start("new", "old", &["--yes"]).spawn().expect("it runs");
+    let mut progress = BufReader::new(starting.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
+    assert!(progress.any(|line| line.contains("It may be offline for 40")), "what is signed is said");
+    assert!(progress.any(|line| line.contains("reencrypt, paused")), "it holds where it was told to");
+    vault.rotation(&["throttle", "--rows-per-second", "5"]).done();
+    let status = vault.rotation(&["status"]).done();
+    vault.rotation(&["resume"]).done();
+    progress.for_each(drop);
+    (starting.wait_with_output().expect("it ends").into(), status)
+}
+
+#[test]
+fn a_budget_is_signed_shown_and_turns_the_rotation_back_in_time() {
+    let vault = VaultFarm::new(1);
+    vault.rotation(&["plan", "--max-downtime", "forty"]).failed(2, &["1h30m"]);
+    vault.rotation(&["plan", "--on-budget", "continue"]).failed(2, &["--max-downtime"]);
+    vault.rotation(&["plan", "--max-downtime", "0s"]).failed(1, &["error[downtime-budget]"]);
+    let refused = vault.rotation(&["plan", "--max-downtime", "3s"]);
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    for said in ["downtime-budget", "offline for about", "may be for 3 s", "--max-downtime"] {
+        assert!(refused.stderr.contains(said), "{said}: {}", refused.stderr);
+    }
+    let planned = vault.rotation(&["plan", "--max-downtime", "40s", "-o", "json"]).json();
+    let signed = serde_json::json!({"max_downtime_ms": 40_000, "on_budget": "undo"});
+    assert_eq!((&planned["plan"]["budget"], &planned["plan"]["format"]), (&signed, &3.into()));
+    assert_eq!((&planned["budget"]["used_ms"], &planned["budget"]["left_ms"]), (&0.into(), &40_000.into()));
+    vault.rotation(&["abort"]).done();
+
+    let (ended, status) = throttled_with_a_budget(&vault, "undo");
+    assert!(status.contains("Budget") && status.contains("to go") && status.contains("back"), "{status}");
+    assert_eq!(ended.code, 3, "{}", ended.stderr);
+    let report = vault.rotation(&["report", "-o", "json"]).json();
+    assert_eq!(report["faults"][0]["code"], "downtime-budget", "{report}");
+    let budget = &report["budget"];
+    assert!(budget["spent_at_ms"].is_u64(), "{report}");
+    assert!(budget["used_ms"].as_u64().is_some_and(|used| used <= 40_000), "it is back within the budget: {report}");
+    assert!(vault.rotation(&["report"]).done().contains("so it was undone"));
+}
+
+#[test]
+fn a_budget_that_is_to_be_overrun_is_overrun_and_says_so() {
+    let vault = VaultFarm::new(1);
+    let (ended, _) = throttled_with_a_budget(&vault, "continue");
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let report = vault.rotation(&["report", "-o", "json"]).json();
+    assert_eq!((&report["outcome"], &report["adds_up"]), (&"completed".into(), &true.into()));
+    assert_eq!(report["faults"][0]["code"], "downtime-budget", "{report}");
+    assert!(report["budget"]["used_ms"].as_u64().is_some_and(|used| used > 40_000), "{report}");
+    assert!(vault.rotation(&["report"]).done().contains("going on as was asked for"));
+}

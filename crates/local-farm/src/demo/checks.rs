@@ -12,7 +12,7 @@ use wire::v1;
 
 use crate::farm::Farm;
 use crate::http::{request, send};
-use crate::load::{Load, LoadCounts, LoadOutcome, is_seeded};
+use crate::load::{Load, LoadCounts, LoadOutcome, Resting, is_seeded};
 use crate::narrate::say;
 use crate::seed::content;
 use crate::tables::{RowKey, TABLES};
@@ -36,18 +36,20 @@ const CANARY_LIMIT: Duration = Duration::from_secs(5);
 const NAMED_MAX: usize = 5;
 
 /// What was found.
-#[derive(Debug)]
-pub(super) struct Findings {
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
     checks: Vec<(String, Result<(), String>)>,
     /// Every node as it is now.
     pub(super) nodes: Vec<NodeNow>,
     /// What the client load came to.
-    pub(super) load: LoadCounts,
+    pub(crate) load: LoadCounts,
+    /// Rows that are not there any more.
+    pub(crate) rows_lost: u64,
 }
 
 /// One node, asked directly.
 #[derive(Debug)]
-pub(super) struct NodeNow {
+pub(crate) struct NodeNow {
     pub(super) id: String,
     /// The key that its agent says it holds; empty when it does not answer.
     pub(super) key: String,
@@ -62,12 +64,12 @@ impl Findings {
     }
 
     /// How many checks there were.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.checks.len()
     }
 
     /// What did not hold, and why.
-    pub(super) fn failed(&self) -> impl Iterator<Item = String> {
+    pub(crate) fn failed(&self) -> impl Iterator<Item = String> {
         self.checks.iter().filter_map(|(what, held)| Some(format!("{what}: {}", held.as_ref().err()?)))
     }
 
@@ -83,31 +85,41 @@ impl Findings {
 
 /// Looks at everything. The load goes on for a while under the present key, and ends here.
 pub(super) async fn check(farm: &Farm, rotation: &v1::Rotation, load: Load) -> anyhow::Result<Findings> {
+    Ok(check_and_rest(farm, rotation, load).await?.0)
+}
+
+/// The same; the clients rest meanwhile, and can go on.
+pub(crate) async fn check_and_rest(
+    farm: &Farm,
+    rotation: &v1::Rotation,
+    load: Load,
+) -> anyhow::Result<(Findings, Resting)> {
     say("checking everything");
     let old = farm.open_bundle(farm.layout.current_bundle())?.active().secret.clone();
     let new = farm.open_bundle(farm.layout.new_bundle())?.active().secret.clone();
     let completed = rotation.outcome() == v1::Outcome::Completed;
     let (expected, other) = if completed { (new, old) } else { (old, new) };
 
-    let mut findings = Findings { checks: Vec::new(), nodes: Vec::new(), load: LoadCounts::default() };
+    let mut findings = Findings::default();
     let stuck = rotation.outcome() == v1::Outcome::Stuck;
     findings.add("the rotation is over", if stuck { Err("it is stuck".to_owned()) } else { Ok(()) });
     if stuck {
-        findings.load = load.finish().await.counts;
+        let (outcome, resting) = load.rest().await;
+        findings.load = outcome.counts;
         findings.nodes = nodes_now(farm, &expected).await;
-        return Ok(findings);
+        return Ok((findings, resting));
     }
     check_nodes(farm, &expected, &mut findings).await;
     let goes_on = load.goes_on(REQUESTS_AFTER, REQUESTS_LIMIT).await;
     let goes_on = if goes_on { Ok(()) } else { Err("the farm does not serve its clients".to_owned()) };
     findings.add("clients are served under the farm's key", goes_on);
-    let outcome = load.finish().await;
+    let (outcome, resting) = load.rest().await;
     check_load(&outcome, &mut findings);
     check_rows(farm, &Cipher::new(&expected), &Cipher::new(&other), &outcome, &mut findings).await?;
     if completed {
         check_report(farm, rotation, &mut findings);
     }
-    Ok(findings)
+    Ok((findings, resting))
 }
 
 async fn nodes_now(farm: &Farm, expected: &SecretKey) -> Vec<NodeNow> {
@@ -234,6 +246,7 @@ async fn check_rows(
             })
             .await;
         read.with_context(|| format!("checking table {}", table.name))?;
+        findings.rows_lost += count.saturating_sub(seen);
         findings.equal(&format!("{} has all its rows", table.name), seen, count);
         let held = if wrong == 0 { Ok(()) } else { Err(format!("{wrong} do not, among them {}", problems.join("; "))) };
         findings
@@ -325,7 +338,7 @@ mod tests {
 
     #[test]
     fn one_check_that_fails_is_told_and_counts() {
-        let mut findings = Findings { checks: Vec::new(), nodes: Vec::new(), load: LoadCounts::default() };
+        let mut findings = Findings::default();
         findings.equal("rows", 3, 3);
         assert!(findings.all_held());
         findings.equal("digests", 1, 2);

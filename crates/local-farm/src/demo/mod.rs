@@ -1,8 +1,8 @@
 //! `keyturn demo`: builds a farm, sets clients to work, turns its keys, checks everything, and tells what came of it.
 
-mod checks;
+pub(crate) mod checks;
 mod index;
-mod rotate;
+pub(crate) mod rotate;
 mod summary;
 
 use std::io::Write as _;
@@ -19,18 +19,19 @@ use crate::seed::content::Counts;
 use crate::server::{UnusableDatabase, VaultDatabase};
 use crate::signals::termination;
 use crate::{DemoOptions, WrongUsage};
+use rotate::Strike;
 
 /// Ended by a signal, as shells count it: 128 and SIGINT's number.
 const EXIT_INTERRUPTED: u8 = 130;
 
 /// Requests that must be answered before the rotation begins.
-const WARM_UP_REQUESTS: u64 = 100;
+pub(crate) const WARM_UP_REQUESTS: u64 = 100;
 
 /// How long that may take.
-const WARM_UP_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const WARM_UP_LIMIT: Duration = Duration::from_secs(60);
 
 /// Fewer rows leave a table without one that a fault may corrupt.
-const ROWS_MIN: u64 = 40;
+pub(crate) const ROWS_MIN: u64 = 40;
 
 /// Runs the demo; answers the exit code. However it ends, nothing of it is left running.
 pub(crate) async fn run(options: DemoOptions) -> anyhow::Result<u8> {
@@ -64,12 +65,12 @@ async fn prepare_and_run(options: DemoOptions) -> anyhow::Result<u8> {
     ended
 }
 
-fn interrupted() -> u8 {
+pub(crate) fn interrupted() -> u8 {
     say("interrupted; everything is ended");
     EXIT_INTERRUPTED
 }
 
-fn is_usage(error: &anyhow::Error) -> bool {
+pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
     error.is::<UnusableFault>() || error.is::<UnusableDatabase>() || error.is::<UnusableFolder>()
 }
 
@@ -97,7 +98,7 @@ async fn build_and_rotate(
     let load = Load::start(farm.balancer, size.counts);
     anyhow::ensure!(load.goes_on(WARM_UP_REQUESTS, WARM_UP_LIMIT).await, "the farm does not serve its clients");
 
-    let rotation = rotate::rotate(&mut farm, fault).await?;
+    let rotation = rotate::rotate(&mut farm, fault.map(Strike::Held)).await?;
     let findings = checks::check(&farm, &rotation, load).await?;
     let summary = summary::Summary::new(&farm, &rotation, &findings, options.keep.is_some());
     if options.keep.is_some() {

@@ -1,5 +1,6 @@
 //! One rotation as an operator carries it out: export, generate, plan, start; and, if asked, a fault in the middle.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -18,12 +19,21 @@ const ROTATION_LIMIT: Duration = Duration::from_secs(1_800);
 /// How often a verb is tried again while the coordinators find a new leader.
 const TRIES_MAX: u32 = 5;
 
+/// When something is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Strike {
+    /// The rotation is held at the fault's phase until it is.
+    Held(Fault),
+    /// So long after its start, wherever it has come by then.
+    After(Fault, Duration),
+}
+
 /// Turns the farm's keys; answers the rotation as it ended.
-pub(super) async fn rotate(farm: &mut Farm, fault: Option<Fault>) -> anyhow::Result<v1::Rotation> {
+pub(crate) async fn rotate(farm: &mut Farm, strike: Option<Strike>) -> anyhow::Result<v1::Rotation> {
     prepare_bundles(farm).await?;
     say("planning the rotation");
     let mut plan = vec!["rotation", "plan", "-o", "json"];
-    if let Some(fault) = fault {
+    if let Some(Strike::Held(fault)) = strike {
         plan.extend(["--hold-at", fault.phase.as_str()]);
     }
     farm.verbs.operate(plan).await?;
@@ -49,13 +59,24 @@ pub(super) async fn rotate(farm: &mut Farm, fault: Option<Fault>) -> anyhow::Res
         "json",
     ];
     let mut starting = farm.verbs.begin(start, &farm.layout.logs().join("rotation-start.log"))?;
-    if let Some(fault) = fault {
-        break_and_heal(farm, fault, &id, &mut starting).await?;
+    match strike {
+        Some(Strike::Held(fault)) => break_and_heal(farm, fault, &id, &mut starting).await?,
+        Some(Strike::After(fault, delay)) => {
+            tokio::time::sleep(delay).await;
+            let injury = fault.act(farm).await?;
+            tokio::time::sleep(HEALS_AFTER).await;
+            injury.heal(farm).await?;
+        }
+        None => {}
     }
     let status = tokio::time::timeout(ROTATION_LIMIT, starting.wait())
         .await
         .with_context(|| format!("the rotation did not end within {} s", ROTATION_LIMIT.as_secs()))?
         .context("waiting for keyturn rotation start")?;
+    let rotation = farm.operator()?.rotation(&id).await?;
+    if matches!(rotation.phase(), v1::Phase::Preflight | v1::Phase::Approval) && !is_over(&rotation) {
+        bail!("keyturn rotation start ended with {status}, and nothing was started");
+    }
     let rotation = until_ended(farm, &id).await?;
     match rotation.outcome() {
         v1::Outcome::Completed | v1::Outcome::RolledBack | v1::Outcome::Stuck => Ok(rotation),
@@ -72,14 +93,25 @@ pub(super) async fn rotate(farm: &mut Farm, fault: Option<Fault>) -> anyhow::Res
 /// The escrow of the present keys, and the new key.
 async fn prepare_bundles(farm: &Farm) -> anyhow::Result<()> {
     say("exporting the present keys, making a new one");
+    // Of the rotation before, if there was one.
+    remove_if_there(&farm.layout.current_bundle())?;
+    remove_if_there(&farm.layout.new_bundle())?;
     let password = path_text(farm.layout.password_file())?;
     let (config, current) = (path_text(farm.node(0)?.config())?, path_text(farm.layout.current_bundle())?);
     farm.verbs.run(["key", "export", "--config", &config, "--out", &current, "--password-file", &password]).await?;
     let new = path_text(farm.layout.new_bundle())?;
     let farm_name = crate::farm::layout::FARM;
     farm.verbs.run(["key", "generate", "--farm", farm_name, "--out", &new, "--password-file", &password]).await?;
-    let first = farm.layout.first_bundle();
-    std::fs::remove_file(&first).with_context(|| format!("deleting {}", first.display()))
+    remove_if_there(&farm.layout.first_bundle())
+}
+
+fn remove_if_there(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("deleting {}", path.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Waits until the rotation is held at the fault's phase, breaks, lets it go on, and heals.
@@ -103,16 +135,17 @@ async fn break_and_heal(
         }
         tokio::time::sleep(POLL).await;
     }
-    let injury = if fault.strikes_after_resume() {
+    let (injury, resumed) = if fault.strikes_after_resume() {
         resume(farm, id).await?;
-        fault.act(farm).await?
+        (fault.act(farm).await?, Ok(()))
     } else {
         let injury = fault.act(farm).await?;
-        resume(farm, id).await?;
-        injury
+        (injury, resume(farm, id).await)
     };
     tokio::time::sleep(HEALS_AFTER).await;
-    injury.heal(farm).await
+    // Whatever else went wrong, nothing is left broken.
+    injury.heal(farm).await?;
+    resumed
 }
 
 /// Lets the rotation go on, also when that needs a new leader first.

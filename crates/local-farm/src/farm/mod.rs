@@ -233,6 +233,14 @@ impl Farm {
         }
     }
 
+    /// Whoever was killed, stopped or cut off is back.
+    pub(crate) fn heal_all(&mut self) -> anyhow::Result<()> {
+        if let Some(network) = &self.network {
+            network.join();
+        }
+        self.processes.revive()
+    }
+
     /// An operator's connections, once the farm was started.
     pub(crate) fn operator(&self) -> anyhow::Result<&Operator> {
         self.operator.as_ref().context("the farm was not started")

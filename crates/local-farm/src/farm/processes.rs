@@ -89,6 +89,23 @@ impl Processes {
         self.spawn(name, running.arguments)
     }
 
+    /// Starts again what was killed and is not running, and continues what was stopped.
+    pub(super) fn revive(&mut self) -> anyhow::Result<()> {
+        let mut ended = Vec::new();
+        for (name, running) in &mut self.running {
+            if running.child.try_wait().with_context(|| format!("looking at {name}"))?.is_some() {
+                ended.push(name.clone());
+            }
+        }
+        for name in ended {
+            self.start_again(&name)?;
+        }
+        for process in self.all() {
+            process.signal(Signal::SIGCONT)?;
+        }
+        Ok(())
+    }
+
     /// Fails when one of the processes has ended by itself, with the end of its log.
     pub(super) fn check(&mut self) -> anyhow::Result<()> {
         for (name, running) in &mut self.running {

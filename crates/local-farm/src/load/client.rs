@@ -73,8 +73,8 @@ impl Client {
         }
     }
 
-    pub(super) fn into_memory(self) -> Memory {
-        self.memory
+    pub(super) const fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Reads and writes until told to stop.

@@ -95,10 +95,14 @@ impl Load {
     /// Sets the clients to work on a farm seeded with so many rows.
     pub(crate) fn start(balancer: SocketAddr, counts: Counts) -> Self {
         let tally = Arc::new(Tally::default());
+        let clients = (0..CLIENTS).map(|number| Client::new(number, balancer, counts, Arc::clone(&tally))).collect();
+        Self::of(tally, clients)
+    }
+
+    fn of(tally: Arc<Tally>, resting: Vec<Client>) -> Self {
         let stop = CancellationToken::new();
         let mut clients = JoinSet::new();
-        for number in 0..CLIENTS {
-            let mut client = Client::new(number, balancer, counts, Arc::clone(&tally));
+        for mut client in resting {
             let stop = stop.clone();
             clients.spawn(async move {
                 client.work(&stop).await;
@@ -125,20 +129,41 @@ impl Load {
     }
 
     /// Ends the work and has every client read back what it was promised.
-    pub(crate) async fn finish(mut self) -> LoadOutcome {
+    pub(crate) async fn finish(self) -> LoadOutcome {
+        self.rest().await.0
+    }
+
+    /// The same, with the clients, who remember what they were promised and can go on.
+    pub(crate) async fn rest(mut self) -> (LoadOutcome, Resting) {
         self.stop.cancel();
         let mut memory = Memory::default();
+        let mut clients = Vec::new();
         while let Some(ended) = self.clients.join_next().await {
             match ended {
                 Ok(mut client) => {
                     client.read_back().await;
-                    memory.add(client.into_memory());
+                    memory.add(client.memory().clone());
+                    clients.push(client);
                 }
                 Err(error) => self.tally.wrong(format!("a client of the load ended early: {error}")),
             }
         }
         let problems = self.tally.problems.lock().expect("nobody panics while holding it").clone();
-        LoadOutcome { counts: self.tally.counts(), problems, memory }
+        let outcome = LoadOutcome { counts: self.tally.counts(), problems, memory };
+        (outcome, Resting { tally: self.tally, clients })
+    }
+}
+
+/// Clients that rest while everything is looked at.
+pub(crate) struct Resting {
+    tally: Arc<Tally>,
+    clients: Vec<Client>,
+}
+
+impl Resting {
+    /// Sets them to work again. What was counted counts on.
+    pub(crate) fn go_on(self) -> Load {
+        Load::of(self.tally, self.clients)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::budget;
 use crate::limits::{NAMED_MAX, SHARDS_MAX};
 use crate::run::Run;
 use crate::{
@@ -35,8 +36,9 @@ pub(super) fn take(run: &mut Run<'_>, node: &NodeId, found: &Survey) -> Result<(
             Some((id.clone(), node))
         })
         .collect();
+    let budget = run.rotation.options.budget;
     let plan = Plan {
-        format: Plan::FORMAT,
+        format: Plan::format_with(budget.as_ref()),
         farm: run.farm.to_owned(),
         rotation: run.rotation.id,
         nodes,
@@ -45,7 +47,11 @@ pub(super) fn take(run: &mut Run<'_>, node: &NodeId, found: &Survey) -> Result<(
         writers_max: found.writers_max,
         accepted,
         downtime_forecast_ms: found.downtime_forecast_ms,
+        budget,
     };
+    if let Some(message) = budget::over_budget(&plan, run.rotation.throttle) {
+        return Err(budget::unaffordable(message));
+    }
     if let Some(survey) = &mut run.rotation.survey {
         survey.shards = Vec::new();
     }

@@ -6,6 +6,7 @@ mod support;
 mod abort;
 mod activate;
 mod approval;
+mod budget;
 mod catch_up;
 mod commands;
 mod distribute;

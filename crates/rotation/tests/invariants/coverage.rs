@@ -36,6 +36,10 @@ fn random_runs_come_everywhere() {
                 if world.database.is_swapped(rotation.id) && matches!(rotation.course, Course::Undo { .. }) {
                     seen.insert("swapped in the undo".to_owned());
                 }
+                if rotation.budget_spent_at.is_some() {
+                    let went_on = matches!(rotation.course, Course::Forward { .. });
+                    seen.insert(if went_on { "over budget" } else { "undone for its budget" }.to_owned());
+                }
                 if rotation.lease_rounds > 0 {
                     seen.insert("all silent".to_owned());
                 }
@@ -52,6 +56,7 @@ fn random_runs_come_everywhere() {
     wanted.extend(["ended:completed", "ended:rolled-back", "ended:refused", "ended:withdrawn"].map(str::to_owned));
     wanted.extend(["paused", "followed", "all silent", "refused"].map(str::to_owned));
     wanted.extend(["throttled", "retired", "swapped in the undo"].map(str::to_owned));
+    wanted.extend(["over budget", "undone for its budget"].map(str::to_owned));
     let missed: Vec<&String> = wanted.difference(&seen).collect();
     assert!(missed.is_empty(), "never seen: {missed:?}");
 }

@@ -10,6 +10,7 @@ mod support;
 mod database;
 mod world;
 
+mod a_budget_only_leads_back;
 mod coverage;
 mod epochs_only_rise;
 mod every_run_ends;

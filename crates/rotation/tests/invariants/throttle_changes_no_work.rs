@@ -6,12 +6,14 @@ use rotation::{Event, State};
 
 use crate::world::{World, config, scripts};
 
-/// The state without what a throttle is about: the bound, and the leases' numbers, times and shares.
+/// The state without what a throttle is about: the bound, the leases' numbers, times and shares, and the measure of
+/// the speed.
 fn without_speed(state: &State) -> State {
     let mut state = state.clone();
     state.now = rotation::Millis::new(0);
     for rotation in state.rotations.values_mut() {
         rotation.throttle = None;
+        rotation.pace = rotation::Pace::default();
         for shard in rotation.shards.values_mut() {
             shard.leases = rotation::LeaseNumber::new(0);
             if let Some(lease) = &mut shard.lease {

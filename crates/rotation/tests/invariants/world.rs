@@ -6,8 +6,9 @@ use std::fmt;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rotation::{
-    Answer, Assignment, Course, Direction, Entry, Epoch, Event, Fault, FaultCode, KeyId, Millis, NodeId, Outcome,
-    Phase, Rejection, Rotation, RotationId, RotationOptions, State, StrategyChoice, Work, apply, decisions, pending,
+    Answer, Assignment, Course, Direction, DowntimeBudget, Entry, Epoch, Event, Fault, FaultCode, KeyId, Millis,
+    NodeId, OnBudget, Outcome, Phase, Rejection, Rotation, RotationId, RotationOptions, State, StrategyChoice, Work,
+    apply, budget_decision, decisions, pending,
 };
 
 use crate::database::{Database, Superseded};
@@ -26,6 +27,8 @@ pub(crate) struct Script {
     pub(crate) hold_at: Option<Phase>,
     /// Whether tables are copied and swapped, rather than changed in place.
     pub(crate) shadows: bool,
+    /// How long the farm may be offline, and what then.
+    pub(crate) budget: Option<DowntimeBudget>,
     /// So many actions go by before the first whim, so that late phases see whims too.
     pub(crate) quiet: usize,
     /// The operator aborts before this action.
@@ -38,10 +41,10 @@ pub(crate) struct Script {
 /// On one line, ready to be pasted into a test.
 impl fmt::Debug for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { nodes, hold_at, shadows, quiet, abort_at, whims, actions } = self;
+        let Self { nodes, hold_at, shadows, budget, quiet, abort_at, whims, actions } = self;
         write!(
             f,
-            "Script {{ nodes: {nodes}, hold_at: {hold_at:?}, shadows: {shadows}, quiet: {quiet}, abort_at: {abort_at:?}, whims: {whims}, actions: vec!{actions:?} }}"
+            "Script {{ nodes: {nodes}, hold_at: {hold_at:?}, shadows: {shadows}, budget: {budget:?}, quiet: {quiet}, abort_at: {abort_at:?}, whims: {whims}, actions: vec!{actions:?} }}"
         )
     }
 }
@@ -54,10 +57,20 @@ pub(crate) fn scripts() -> impl Strategy<Value = Script> {
     let whims = prop_oneof![Just(0_u8), Just(3), Just(10), Just(40), Just(120)];
     // So many actions go by before the first whim and before an abort, so that late phases and their undo see whims too.
     let calm = (prop_oneof![Just(0), 0..200_usize], any::<bool>());
-    (1..=4_usize, (hold_at, prop::bool::weighted(0.7)), calm, whims, vec(any::<(u8, u16)>(), 0..400)).prop_map(
-        |(nodes, (hold_at, shadows), (quiet, aborts), whims, actions)| {
+    // A run's entries are seven milliseconds apart: these are too short for most runs, for some, and for none.
+    let budget = prop_oneof![
+        2 => Just(None),
+        1 => (prop::sample::select(vec![1_000, 1_500, 2_500, 60_000]), any::<bool>()).prop_map(Some),
+    ];
+    let wish = (hold_at, prop::bool::weighted(0.7), budget);
+    (1..=4_usize, wish, calm, whims, vec(any::<(u8, u16)>(), 0..400)).prop_map(
+        |(nodes, (hold_at, shadows, budget), (quiet, aborts), whims, actions)| {
             let abort_at = (aborts && quiet > 0).then_some(quiet);
-            Script { nodes, hold_at, shadows, quiet, abort_at, whims, actions }
+            let budget = budget.map(|(max_downtime_ms, goes_on)| DowntimeBudget {
+                max_downtime_ms,
+                on_budget: if goes_on { OnBudget::Continue } else { OnBudget::Undo },
+            });
+            Script { nodes, hold_at, shadows, budget, quiet, abort_at, whims, actions }
         },
     )
 }
@@ -118,6 +131,7 @@ pub(crate) struct World {
     rotations: u64,
     hold_at: Option<Phase>,
     shadows: bool,
+    budget: Option<DowntimeBudget>,
 }
 
 impl World {
@@ -137,6 +151,7 @@ impl World {
             rotations: 0,
             hold_at: script.hold_at,
             shadows: script.shadows,
+            budget: script.budget,
         };
         world.say(Event::FarmFounded { cluster: cluster(), farm: "demo".to_owned() });
         for number in 1..=script.nodes {
@@ -157,7 +172,7 @@ impl World {
                 look(&world, &applied);
             }
             if *kind < script.whims && number >= script.quiet {
-                world.whim(usize::from(*pick % 26), usize::from(*pick / 26));
+                world.whim(usize::from(*pick % 27), usize::from(*pick / 27));
             } else {
                 world.go_on(usize::from(*pick));
             }
@@ -169,6 +184,8 @@ impl World {
 
     /// No more faults: everybody does what is pending, the operator goes on, until nothing is left to do.
     pub(crate) fn calm_down(&mut self) {
+        // Under a throttle of a few rows a second no plan keeps its budget, and the start is refused.
+        self.say(Event::ThrottleRequested { rotation: self.id(), by: "alice".to_owned(), rows_per_second: None });
         for turn in 0..CALM_TURNS_MAX {
             self.applied.clear();
             let at_rest = self.running.is_empty()
@@ -234,7 +251,7 @@ impl World {
     fn request(&mut self) {
         self.rotations += 1;
         let strategy = if self.shadows { StrategyChoice::Shadow } else { StrategyChoice::Auto };
-        let options = RotationOptions { accepted: Vec::new(), hold_at: self.hold_at, strategy };
+        let options = RotationOptions { accepted: Vec::new(), hold_at: self.hold_at, strategy, budget: self.budget };
         let rotation = rotation_id(self.rotations);
         self.say(Event::RotationRequested { rotation, by: "alice".to_owned(), options });
     }
@@ -274,7 +291,8 @@ impl World {
                     .any(|report| matches!(report, Event::WorkDone { assignment, .. } if *assignment == offer.id()))
             })
             .collect();
-        let decided = decisions(&self.state);
+        let mut decided = decisions(&self.state);
+        decided.extend(budget_decision(&self.state, Millis::new(self.clock)));
         let approval = usize::from(self.course() == Some(&Course::Forward { phase: Phase::Approval }));
         let total = offered.len() + self.running.len() + self.reports.len() + decided.len() + approval;
         if total == 0 {
@@ -358,6 +376,12 @@ impl World {
                 self.say(Event::ThrottleRequested { rotation: id, by, rows_per_second });
             }
             (25, _) => self.retire(),
+            (26, _) => {
+                // A leader whose clock is wrong, or who says it late.
+                let epoch = Epoch::new(self.state.epoch.get().saturating_sub(u64::from(pick.is_multiple_of(4))));
+                let used_ms = [0, 500, 2_000, u64::MAX][pick % 4];
+                self.say(Event::BudgetSpent { rotation: id, epoch, used_ms });
+            }
             (23, _) => self.say(Event::NodeRemoved { node: node(pick / 2 % self.machines.len() + 1) }),
             _ => {}
         }

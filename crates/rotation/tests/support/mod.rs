@@ -290,6 +290,16 @@ impl Farm {
         farm
     }
 
+    /// Time goes by, and nothing is heard.
+    pub(crate) fn wait(&mut self, ms: u64) {
+        self.clock += ms;
+    }
+
+    /// The leader's clock.
+    pub(crate) fn now(&self) -> Millis {
+        Millis::new(self.clock)
+    }
+
     pub(crate) fn entry(&mut self, event: Event) -> Entry {
         self.clock += 10;
         Entry { at: Millis::new(self.clock), event }

@@ -365,5 +365,6 @@ fn plan(rotation: RotationId, inspection: Inspection, survey: Survey) -> Plan {
         writers_max: survey.writers_max,
         accepted: Vec::new(),
         downtime_forecast_ms: survey.downtime_forecast_ms,
+        budget: None,
     }
 }

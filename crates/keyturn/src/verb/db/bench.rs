@@ -4,7 +4,7 @@ use clap::Args;
 use reencrypt::DatabaseConfig;
 use reencrypt::bench::{BenchError, BenchOptions, BenchReport, ROW_BYTES_MAX, ROW_BYTES_MIN, bench};
 
-use super::{ConfigArgs, Database, database, engine_problem, interrupted, reached};
+use super::{ConfigArgs, Database, Stop, database, engine_problem, on};
 use crate::exit::Exit;
 use crate::output::{OutputArgs, Table, duration, fields, note, thousands};
 use crate::problem::Problem;
@@ -47,24 +47,10 @@ impl Bench {
     pub(crate) async fn run(self) -> Result<Exit, Problem> {
         forbid_core_dumps()?;
         let config = self.config.load()?;
-        match &self.database {
-            Some(Database::Spare(kind)) => {
-                let stop = interrupted();
-                tokio::pin!(stop);
-                let spare = tokio::select! {
-                    prepared = local_farm::SpareDatabase::prepare(kind) => prepared.map_err(|error| spare_problem(&error))?,
-                    () = stop.as_mut() => return Ok(Exit::Interrupted),
-                };
-                let exit = self.measure(&DatabaseConfig::new(spare.url()), stop).await;
-                spare.end().await.map_err(|error| spare_problem(&error))?;
-                exit
-            }
-            Some(Database::Url(url)) => self.measure(&reached(Some(url), None)?, interrupted()).await,
-            None => self.measure(&reached(None, config.as_ref())?, interrupted()).await,
-        }
+        on(self.database.as_ref(), config.as_ref(), async |database, stop| self.measure(&database, stop).await).await
     }
 
-    async fn measure(&self, database: &DatabaseConfig, stop: impl Future<Output = ()> + Send) -> Result<Exit, Problem> {
+    async fn measure(&self, database: &DatabaseConfig, stop: Stop) -> Result<Exit, Problem> {
         let options =
             BenchOptions { rows: self.rows, row_bytes: self.row_bytes, agents: self.agents, repeat: self.repeat };
         match bench(database, &options, &|words| note(words), stop).await {
@@ -83,14 +69,6 @@ impl Bench {
             )),
         }
     }
-}
-
-fn spare_problem(error: &anyhow::Error) -> Problem {
-    if error.is::<local_farm::WrongUsage>() {
-        return Problem::usage(error.to_string(), "`keyturn db bench --help` says what each option takes");
-    }
-    Problem::refused("database", "there is no temporary database", "give the URL of a running one with --database")
-        .because(error.as_ref())
 }
 
 fn text(report: &BenchReport) -> String {

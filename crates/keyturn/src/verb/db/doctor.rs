@@ -1,10 +1,11 @@
 //! `keyturn db doctor`: under which key every registered value is, and on request all of them under the active one.
 
 use clap::Args;
-use reencrypt::Engine;
+use keys::KeySet;
 use reencrypt::doctor::DoctorReport;
+use reencrypt::{DatabaseConfig, Engine, Targets};
 
-use super::{ConfigArgs, Database, database, engine_problem, reached, registered};
+use super::{ConfigArgs, Database, database, engine_problem, on, registered};
 use crate::exit::Exit;
 use crate::output::{OutputArgs, Table, counted, note, thousands};
 use crate::problem::Problem;
@@ -18,8 +19,9 @@ const SHOWN_MAX: usize = 20;
 pub(crate) struct Doctor {
     #[command(flatten)]
     config: ConfigArgs,
-    /// The URL of a running database, instead of the one in the configuration
-    #[arg(long, value_name = "URL", value_parser = database)]
+    /// The URL of a running database, @FILE with it, or - for standard input, instead of the one in the configuration. sqlite, postgres or mariadb for a temporary
+    /// one of this machine's own binaries, which is empty
+    #[arg(long, value_name = "DATABASE", value_parser = database)]
     database: Option<Database>,
     /// Turn values under an older key of this node's store to the active one
     ///
@@ -57,22 +59,17 @@ impl Doctor {
                 "add --config with the agent's configuration",
             ));
         };
-        let url = match &self.database {
-            Some(Database::Spare(_)) => {
-                return Err(Problem::usage(
-                    "a temporary database has no values to look at",
-                    "give the URL of a running one, or leave --database out",
+        let targets = match (&self.database, registered(Some(&config))?) {
+            // It has none of the tables.
+            (Some(Database::Spare(_)), _) => Targets::none(),
+            (_, Some(targets)) => targets,
+            (_, None) => {
+                return Err(Problem::refused(
+                    "targets",
+                    format!("{} registers nothing", config.database.targets.display()),
+                    "`keyturn db scan --targets FILE` writes one",
                 ));
             }
-            Some(Database::Url(url)) => Some(url.as_str()),
-            None => None,
-        };
-        let Some(targets) = registered(Some(&config))? else {
-            return Err(Problem::refused(
-                "targets",
-                format!("{} registers nothing", config.database.targets.display()),
-                "`keyturn db scan --targets FILE` writes one",
-            ));
         };
         if self.repair {
             refuse_if_held(&config)?;
@@ -80,9 +77,19 @@ impl Doctor {
         let ring = agent::open_store(&config)
             .current()
             .map_err(|error| super::super::key::store_problem("this node's keys could not be read", &error))?;
+        on(self.database.as_ref(), Some(&config), async |database, stop| {
+            tokio::select! {
+                exit = self.look(&database, targets, &ring) => exit,
+                () = stop => Ok(Exit::Interrupted),
+            }
+        })
+        .await
+    }
+
+    async fn look(&self, database: &DatabaseConfig, targets: Targets, ring: &KeySet) -> Result<Exit, Problem> {
         let failed = |error: &_| engine_problem("the values could not be looked at", error);
-        let engine = Engine::connect(&reached(url, Some(&config))?, targets).await.map_err(|error| failed(&error))?;
-        let report = engine.doctor(&ring, self.repair, &|_| {}).await.map_err(|error| failed(&error))?;
+        let engine = Engine::connect(database, targets).await.map_err(|error| failed(&error))?;
+        let report = engine.doctor(ring, self.repair, &|_| {}).await.map_err(|error| failed(&error))?;
         self.output.print(&report, || text(&report))?;
         if report.well {
             return Ok(Exit::Done);

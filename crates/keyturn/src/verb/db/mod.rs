@@ -7,10 +7,12 @@ mod scan;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::pin::Pin;
 
 use clap::{Args, Subcommand};
 use reencrypt::{DatabaseConfig, EngineError, Targets, TargetsError};
 
+use crate::database_url;
 use crate::exit::Exit;
 use crate::output::note;
 use crate::problem::Problem;
@@ -58,13 +60,46 @@ impl fmt::Debug for Database {
     }
 }
 
+/// Ready when the verb was told to end.
+type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Does the work on the database that was named: a running one, the agent's, or a temporary one that is removed afterwards,
+/// also when the verb is told to end.
+async fn on(
+    database: Option<&Database>,
+    config: Option<&agent::Config>,
+    work: impl AsyncFnOnce(DatabaseConfig, Stop) -> Result<Exit, Problem>,
+) -> Result<Exit, Problem> {
+    let kind = match database {
+        Some(Database::Spare(kind)) => kind,
+        Some(Database::Url(url)) => return work(reached(Some(url), config)?, Box::pin(interrupted())).await,
+        None => return work(reached(None, config)?, Box::pin(interrupted())).await,
+    };
+    let mut stop: Stop = Box::pin(interrupted());
+    let spare = tokio::select! {
+        prepared = local_farm::SpareDatabase::prepare(kind) => prepared.map_err(|error| spare_problem(&error))?,
+        () = stop.as_mut() => return Ok(Exit::Interrupted),
+    };
+    let exit = work(DatabaseConfig::new(spare.url()), stop).await;
+    spare.end().await.map_err(|error| spare_problem(&error))?;
+    exit
+}
+
+fn spare_problem(error: &anyhow::Error) -> Problem {
+    if error.is::<local_farm::WrongUsage>() {
+        return Problem::usage(error.to_string(), "`keyturn db --help` says what each verb takes");
+    }
+    Problem::refused("database", "there is no temporary database", "give the URL of a running one with --database")
+        .because(error.as_ref())
+}
+
 fn database(text: &str) -> Result<Database, String> {
     if matches!(text, "sqlite" | "postgres" | "mariadb") {
         Ok(Database::Spare(text.to_owned()))
-    } else if text.contains("://") {
-        Ok(Database::Url(text.to_owned()))
+    } else if text.contains("://") || text == "-" || text.starts_with('@') {
+        database_url::given(text).map(Database::Url)
     } else {
-        Err("use sqlite, postgres, mariadb or the URL of a running database".to_owned())
+        Err("use sqlite, postgres, mariadb, the URL of a running database, @FILE with one in it, or -".to_owned())
     }
 }
 
@@ -124,11 +159,16 @@ fn engine_problem(message: &str, error: &EngineError) -> Problem {
     Problem { causes: vec![fault.message], ..problem }
 }
 
-/// Returns on Ctrl-C.
+/// Returns on Ctrl-C, and when the process is asked to end.
 async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        },
         // Nothing will come; who cannot be interrupted goes on to the end.
-        std::future::pending::<()>().await;
+        _ => std::future::pending::<()>().await,
     }
     note("interrupted; cleaning up");
 }

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use reencrypt::scan::{ColumnState, ScanReport, targets_file};
-use reencrypt::{Engine, Targets};
+use reencrypt::{DatabaseConfig, Engine, Targets};
 
-use super::{ConfigArgs, Database, database, engine_problem, reached, registered};
+use super::{ConfigArgs, Database, database, engine_problem, on, registered};
 use crate::exit::Exit;
 use crate::files::{refuse_existing, replace_shared, write_shared};
 use crate::output::{OutputArgs, Table, counted, note, print, thousands};
@@ -17,8 +17,10 @@ use crate::problem::Problem;
 pub(crate) struct Scan {
     #[command(flatten)]
     config: ConfigArgs,
-    /// The URL of a running database; with --config, instead of the agent's own login
-    #[arg(long, value_name = "URL", value_parser = database)]
+    /// The URL of a running database, @FILE with it, or - for standard input; with --config, instead of the agent's own
+    /// login. sqlite, postgres or mariadb for a
+    /// temporary one of this machine's own binaries, which is empty
+    #[arg(long, value_name = "DATABASE", value_parser = database)]
     database: Option<Database>,
     /// Write a ready targets.toml: what was found, beside what is registered and excluded already; - is standard output
     #[arg(long, value_name = "FILE")]
@@ -46,28 +48,28 @@ impl Scan {
                 ..problem
             })?;
         }
-        let url = match &self.database {
-            Some(Database::Spare(_)) => {
-                return Err(Problem::usage(
-                    "a temporary database has nothing in it to look for",
-                    "give the URL of a running one, or --config",
-                ));
-            }
-            Some(Database::Url(url)) => Some(url.as_str()),
-            None => None,
-        };
         let config = self.config.load()?;
         let before = registered(config.as_ref())?.unwrap_or(Targets::none());
+        on(self.database.as_ref(), config.as_ref(), async |database, stop| {
+            tokio::select! {
+                exit = self.look(&database, &before, to_stdout) => exit,
+                () = stop => Ok(Exit::Interrupted),
+            }
+        })
+        .await
+    }
+
+    async fn look(&self, database: &DatabaseConfig, before: &Targets, to_stdout: bool) -> Result<Exit, Problem> {
         let failed = |error: &_| engine_problem("the database could not be looked through", error);
-        let engine = Engine::connect(&reached(url, config.as_ref())?, before.clone()).await.map_err(|e| failed(&e))?;
+        let engine = Engine::connect(database, before.clone()).await.map_err(|error| failed(&error))?;
         let report = engine.scan(&|_| {}).await.map_err(|error| failed(&error))?;
         if to_stdout {
             note(&text(&report));
-            print(&targets_file(&report, &before))?;
+            print(&targets_file(&report, before))?;
             return Ok(Exit::Done);
         }
         if let Some(path) = &self.targets {
-            let content = targets_file(&report, &before);
+            let content = targets_file(&report, before);
             if self.overwrite {
                 replace_shared(path, content.as_bytes())?;
             } else {

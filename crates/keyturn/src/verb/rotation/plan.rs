@@ -1,6 +1,7 @@
 //! `keyturn rotation plan`: preflight, which looks at everything and changes nothing, and the plan that it makes.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use rotation::UndecryptableValue;
@@ -8,12 +9,13 @@ use serde::Deserialize;
 use wire::v1;
 
 use super::get;
+use crate::duration::parse_duration;
 use crate::exit::Exit;
 use crate::files::read;
 use crate::operator::{CallFailed, Client, Coordinators, OperatorArgs, follow};
 use crate::output::{OutputArgs, note};
 use crate::problem::Problem;
-use crate::view::{RotationView, plan_text};
+use crate::view::{RotationView, plan_of, plan_text};
 
 /// What is chosen beforehand.
 #[derive(Debug, Args)]
@@ -27,6 +29,12 @@ pub(crate) struct Plan {
     /// How tables are re-encrypted: in place, as a copy that is swapped in, or each by what is faster and possible
     #[arg(long, value_name = "STRATEGY", value_enum, default_value_t)]
     strategy: Strategy,
+    /// How long the farm may be offline: 90s, 20m, 1h30m. Refused when the forecast exceeds it
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    max_downtime: Option<Duration>,
+    /// What to do under way when it would be exceeded: undo in time to be back within it, or go on
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t, requires = "max_downtime")]
+    on_budget: OnBudget,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -52,6 +60,23 @@ enum Strategy {
     Auto,
     InPlace,
     Shadow,
+}
+
+/// What happens when the budget would be exceeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum OnBudget {
+    #[default]
+    Undo,
+    Continue,
+}
+
+impl OnBudget {
+    const fn choice(self) -> v1::OnBudget {
+        match self {
+            Self::Undo => v1::OnBudget::Undo,
+            Self::Continue => v1::OnBudget::Continue,
+        }
+    }
 }
 
 impl Strategy {
@@ -87,6 +112,8 @@ impl Plan {
             accepted: accepted.iter().map(v1::UndecryptableValue::from).collect(),
             hold_at: self.hold_at.map_or(v1::Phase::Unspecified, HoldAt::phase).into(),
             strategy: self.strategy.choice().into(),
+            max_downtime_ms: self.max_downtime.map(|given| u64::try_from(given.as_millis()).unwrap_or(u64::MAX)),
+            on_budget: self.on_budget.choice().into(),
         };
         let id = request_plan(&coordinators, request).await?;
         let rotation = follow(&coordinators, &id, |rotation| {
@@ -95,6 +122,7 @@ impl Plan {
         .await?;
         self.output.print(&RotationView::from(&rotation), || plan_text(&rotation))?;
         if rotation.outcome() == v1::Outcome::Running {
+            self.check_budget(&rotation)?;
             note(&format!("Nothing was changed. `keyturn rotation start {id}` signs this plan and turns the keys."));
             return Ok(Exit::Done);
         }
@@ -104,6 +132,21 @@ impl Plan {
             format!("rotation {id} ended in preflight; nothing was changed"),
             "do what is said above, then plan again",
         ))
+    }
+}
+
+impl Plan {
+    /// A coordinator of an earlier release passes over a budget that it does not know, and the plan lacks it.
+    fn check_budget(&self, rotation: &v1::Rotation) -> Result<(), Problem> {
+        let planned = plan_of(rotation).and_then(|plan| plan.budget).map(|budget| budget.max_downtime_ms);
+        match self.max_downtime.map(|asked| asked.as_millis()) {
+            Some(asked) if planned.map(u128::from) != Some(asked) => Err(Problem::refused(
+                "no-budget",
+                format!("the plan of rotation {} does not have the downtime budget that was asked for", rotation.id),
+                "run the same release of keyturn on every coordinator, or `keyturn rotation abort` and plan without it",
+            )),
+            Some(_) | None => Ok(()),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use keys::{KEY_BYTES, KeySet};
-use rotation::{Authorization, RotationId};
+use rotation::{Authorization, OnBudget, RotationId};
 use wire::v1;
 
 use super::confirm::confirm;
@@ -156,6 +156,13 @@ impl Start {
             counted(rows, "row"),
             proposal.digest,
         ));
+        if let Some(budget) = &plan.budget {
+            let then = match budget.on_budget {
+                OnBudget::Undo => "it is undone in time to be back within that",
+                OnBudget::Continue => "it goes on all the same if that is exceeded",
+            };
+            note(&format!("It may be offline for {}: {then}.", duration(budget.max_downtime_ms)));
+        }
         // From the bytes that are signed, not from what the coordinator says of them: a node or a table that it left out
         // would be missing here.
         note(&format!("Nodes: {}", named(plan.nodes.keys())));
