@@ -69,7 +69,7 @@ fn play_apart(seed: u64) -> Output {
 
 fn last_word(output: &Output) -> Option<String> {
     let text = String::from_utf8_lossy(&output.stdout);
-    text.lines().find_map(|line| line.rfind("seed ").map(|at| line[at..].to_owned()))
+    text.lines().filter(|line| line.contains(" ended ")).find_map(|line| Some(line[line.rfind("seed ")?..].to_owned()))
 }
 
 /// Every seed ends as it must, and nothing that must always hold is violated on the way.
