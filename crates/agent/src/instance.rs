@@ -2,6 +2,7 @@
 //! command ended or how long it took.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keys::SecretKey;
@@ -9,7 +10,7 @@ use rotation::{Fault, FaultCode};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{CommandConfig, InstanceConfig};
-use crate::exec::{self, ExecError, Finished};
+use crate::exec::{Commands, ExecError, Finished, Processes};
 use crate::fault::{chain, retryable};
 use crate::registry::{Ticket, given_up};
 
@@ -53,17 +54,26 @@ impl Condition {
 }
 
 /// The instance of this node.
-#[derive(Debug)]
 pub(crate) struct Driver {
     commands: InstanceConfig,
-    /// Where running commands are named.
-    running: PathBuf,
+    runner: Arc<dyn Commands>,
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").field("commands", &self.commands).finish_non_exhaustive()
+    }
 }
 
 impl Driver {
     /// Drives with these commands, naming them in the folder `running` while they run.
     pub(crate) fn new(commands: InstanceConfig, running: PathBuf) -> Self {
-        Self { commands, running }
+        Self::with(commands, Arc::new(Processes { running }))
+    }
+
+    /// Drives with these commands, which `runner` runs.
+    pub(crate) fn with(commands: InstanceConfig, runner: Arc<dyn Commands>) -> Self {
+        Self { commands, runner }
     }
 
     /// What it is doing now.
@@ -97,7 +107,7 @@ impl Driver {
 
     async fn drain(&self, ticket: &Ticket) -> Result<(), Fault> {
         ticket.waiting_for("draining the instance");
-        match exec::run(&self.commands.drain, b"", &self.running, &ticket.cancel).await {
+        match self.runner.run(&self.commands.drain, b"", &ticket.cancel).await {
             // Clients had their time. That none is left is proved in the database, not here.
             Err(error @ ExecError::TimedOut { .. }) => {
                 tracing::warn!(%error, "going offline without a full drain");
@@ -190,7 +200,7 @@ impl Driver {
         input: &[u8],
         cancel: &CancellationToken,
     ) -> Result<Finished, Fault> {
-        check(name, exec::run(command, input, &self.running, cancel).await)
+        check(name, self.runner.run(command, input, cancel).await)
     }
 }
 

@@ -28,6 +28,8 @@ mod recovered;
 mod registry;
 mod run;
 mod service;
+#[doc(hidden)]
+pub mod simulation;
 mod work;
 
 pub use backup::{BackupJob, BackupTools, SharedBackupTools};

@@ -19,7 +19,7 @@ use wire::access::{Peer, Role};
 use wire::tls::{Tls, TlsError};
 
 use crate::backup::SharedBackupTools;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, StoreConfig};
 use crate::durable::DurableError;
 use crate::fence::FenceFile;
 use crate::guard;
@@ -110,11 +110,13 @@ pub enum RunError {
 
 /// The node's key store, for the commands that import and export keys while no agent need run.
 pub fn open_store(config: &Config) -> KeyStore {
-    KeyStore::new(keys::StoreConfig {
-        directory: config.store.directory.clone(),
-        hostkey: config.store.hostkey.clone(),
-        machine_id: config.store.machine_id.clone(),
-    })
+    key_store(&config.store)
+}
+
+/// The key store at these places.
+pub(crate) fn key_store(config: &StoreConfig) -> KeyStore {
+    let StoreConfig { directory, hostkey, machine_id } = config.clone();
+    KeyStore::new(keys::StoreConfig { directory, hostkey, machine_id })
 }
 
 /// The rotation for which this node holds its instance offline; `None` when it does not. What it holds need not be the

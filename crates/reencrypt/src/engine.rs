@@ -128,6 +128,16 @@ impl Engine {
         }
     }
 
+    /// An engine on a simulated database, over this line.
+    #[cfg(feature = "simulation")]
+    pub fn simulated(
+        database: Arc<dialect::simulated::Database>,
+        line: Arc<dyn dialect::simulated::Line>,
+        targets: Targets,
+    ) -> Self {
+        Self::on(Arc::new(dialect::simulated::Simulated::new(database, line)), targets)
+    }
+
     /// Which system it is.
     pub fn kind(&self) -> DatabaseKind {
         self.dialect.kind()

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use futures::StreamExt as _;
 use rotation::{Answer, AssignmentId, Event, Fault, FaultCode, Millis};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout_at};
@@ -15,7 +16,7 @@ use super::patience::{Failure, Next, Patience, SILENCE_MAX};
 use crate::raft::now;
 
 /// Works on a job until there is something to log.
-pub(super) async fn perform(job: &Job, agents: &Agents, hints: &watch::Sender<Hints>) -> Event {
+pub(super) async fn perform(job: &Job, agents: &impl Agents, hints: &watch::Sender<Hints>) -> Event {
     let id = job.order.assignment.id();
     let mut patience = Patience::new(&job.order.assignment, &job.course, Instant::now());
     hints.send_modify(|hints| hints.begin(id.clone(), now(), until(&patience), Instant::now()));
@@ -46,7 +47,7 @@ pub(super) async fn perform(job: &Job, agents: &Agents, hints: &watch::Sender<Hi
 async fn attempt(
     job: &Job,
     id: &AssignmentId,
-    agents: &Agents,
+    agents: &impl Agents,
     patience: &mut Patience,
     hints: &watch::Sender<Hints>,
 ) -> Result<Event, Failure> {
@@ -62,18 +63,18 @@ async fn attempt(
     };
     let wait = |patience: &Patience| patience.ends().min(Instant::now() + SILENCE_MAX).into();
 
-    let mut client = agents.client(node, &job.address).map_err(|error| Failure::Unreached(error.to_string()))?;
-    let mut reports = match timeout_at(wait(patience), client.execute(job.order.to_request())).await {
+    let calling = agents.execute(node, &job.address, job.order.to_request());
+    let mut reports = match timeout_at(wait(patience), calling).await {
         Err(_) => return silent(patience),
         Ok(Err(status)) => return Err(refusal(id, &status)),
-        Ok(Ok(response)) => response.into_inner(),
+        Ok(Ok(reports)) => reports,
     };
     loop {
-        let report = match timeout_at(wait(patience), reports.message()).await {
+        let report = match timeout_at(wait(patience), reports.next()).await {
             Err(_) => return silent(patience),
-            Ok(Err(status)) => return Err(refusal(id, &status)),
-            Ok(Ok(None)) => return Err(Failure::Unreached(format!("{node} ended the call without an answer"))),
-            Ok(Ok(Some(report))) => report,
+            Ok(Some(Err(status))) => return Err(refusal(id, &status)),
+            Ok(None) => return Err(Failure::Unreached(format!("{node} ended the call without an answer"))),
+            Ok(Some(Ok(report))) => report,
         };
         match Report::try_from(report) {
             Ok(Report::Progress(report)) => {

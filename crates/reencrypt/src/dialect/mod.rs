@@ -4,6 +4,8 @@ pub(crate) mod found;
 mod mariadb;
 mod postgres;
 pub(crate) mod scratch;
+#[cfg(feature = "simulation")]
+pub(crate) mod simulated;
 mod sqlite;
 
 use async_trait::async_trait;
