@@ -2,3 +2,4 @@
 
 mod files;
 mod imports;
+mod points;
