@@ -3,3 +3,4 @@
 mod files;
 mod imports;
 mod points;
+mod reliability;
