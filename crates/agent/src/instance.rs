@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fail_points::{Point, point};
 use keys::SecretKey;
 use rotation::{Fault, FaultCode};
 use tokio_util::sync::CancellationToken;
@@ -101,12 +102,13 @@ impl Driver {
         }
         ticket.still_wanted()?;
         ticket.waiting_for("taking the instance offline");
-        self.succeed("offline", &self.commands.offline, b"", &ticket.cancel).await?;
+        self.change(point!(INSTANCE_OFFLINE), "offline", &self.commands.offline, ticket).await?;
         self.reach("offline", self.commands.offline.deadline(), ticket, |condition| !condition.is_running()).await
     }
 
     async fn drain(&self, ticket: &Ticket) -> Result<(), Fault> {
         ticket.waiting_for("draining the instance");
+        point!(INSTANCE_DRAIN).before().map_err(|error| cut_off("drain", &error))?;
         match self.runner.run(&self.commands.drain, b"", &ticket.cancel).await {
             // Clients had their time. That none is left is proved in the database, not here.
             Err(error @ ExecError::TimedOut { .. }) => {
@@ -114,7 +116,8 @@ impl Driver {
                 Ok(())
             }
             ended => check("drain", ended).map(drop),
-        }
+        }?;
+        point!(INSTANCE_DRAIN).after().map_err(|error| cut_off("drain", &error))
     }
 
     /// Starts it, if it does not run, and waits until it does. It is not let to clients by this.
@@ -124,7 +127,7 @@ impl Driver {
         }
         ticket.still_wanted()?;
         ticket.waiting_for("starting the instance");
-        self.succeed("start", &self.commands.start, b"", &ticket.cancel).await?;
+        self.change(point!(INSTANCE_START), "start", &self.commands.start, ticket).await?;
         self.reach("started", self.commands.start.deadline(), ticket, Condition::is_running).await
     }
 
@@ -155,7 +158,7 @@ impl Driver {
     /// Lets clients reach it.
     pub(crate) async fn admit(&self, ticket: &Ticket) -> Result<(), Fault> {
         ticket.waiting_for("admitting the instance");
-        self.succeed("admit", &self.commands.admit, b"", &ticket.cancel).await?;
+        self.change(point!(INSTANCE_ADMIT), "admit", &self.commands.admit, ticket).await?;
         self.reach("online", self.commands.admit.deadline(), ticket, |condition| condition == Condition::Online).await
     }
 
@@ -193,6 +196,13 @@ impl Driver {
         }
     }
 
+    /// Runs a command that changes what the instance does.
+    async fn change(&self, point: Point, name: &str, command: &CommandConfig, ticket: &Ticket) -> Result<(), Fault> {
+        point.before().map_err(|error| cut_off(name, &error))?;
+        self.succeed(name, command, b"", &ticket.cancel).await?;
+        point.after().map_err(|error| cut_off(name, &error))
+    }
+
     async fn succeed(
         &self,
         name: &str,
@@ -202,6 +212,15 @@ impl Driver {
     ) -> Result<Finished, Fault> {
         check(name, self.runner.run(command, input, cancel).await)
     }
+}
+
+/// A command that could not be begun, or whose end was not seen.
+fn cut_off(name: &str, error: &std::io::Error) -> Fault {
+    retryable(
+        FaultCode::Instance,
+        chain(&format!("running the `{name}` command"), error),
+        "see the agent's log and the instance's own",
+    )
 }
 
 fn check(name: &str, ended: Result<Finished, ExecError>) -> Result<Finished, Fault> {

@@ -14,6 +14,8 @@ mod durable;
 mod exec;
 mod fault;
 mod fence;
+#[cfg(test)]
+mod format_1;
 mod guard;
 mod harden;
 mod held;

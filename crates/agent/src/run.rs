@@ -20,7 +20,7 @@ use wire::tls::{Tls, TlsError};
 
 use crate::backup::SharedBackupTools;
 use crate::config::{Config, ConfigError, StoreConfig};
-use crate::durable::DurableError;
+use crate::durable::{self, DurableError};
 use crate::fence::FenceFile;
 use crate::guard;
 use crate::harden::{HardenError, harden};
@@ -233,8 +233,11 @@ pub(crate) fn lock_state_dir(path: &Path) -> Result<Flock<File>, RunError> {
     let unusable = |source| RunError::StateDir { path: path.to_owned(), source };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
     let file = File::options().create(true).truncate(false).write(true).open(path.join("lock")).map_err(unusable)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         Errno::EWOULDBLOCK => RunError::StateDirInUse { path: path.to_owned() },
         other => unusable(other.into()),
-    })
+    })?;
+    // What an agent that was killed was writing just then; a plan may have many megabytes.
+    durable::sweep(path).map_err(unusable)?;
+    Ok(lock)
 }

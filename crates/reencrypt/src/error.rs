@@ -36,6 +36,17 @@ pub enum EngineError {
         #[source]
         source: sqlx::Error,
     },
+    /// Another process is in the middle of a transaction that writes, and does not end it.
+    #[error("{doing} failed: {} writes to the database and does not end", if .by.is_empty() { "another process".to_owned() } else { .by.join(" and ") })]
+    Busy {
+        /// What was being done.
+        doing: String,
+        /// Who it is, as far as can be seen.
+        by: Vec<String>,
+        /// What the database said.
+        #[source]
+        source: sqlx::Error,
+    },
     /// The database refused, in Preflight, what every chunk would do.
     #[error("a trial of writing {table} was refused, and nothing was changed; every write of a rotation would fail so")]
     Trial {
@@ -231,7 +242,9 @@ impl EngineError {
             Self::Url(_) | Self::Configuration(_) | Self::Database { .. } | Self::TimedOut { .. } => {
                 FaultCode::Database
             }
-            Self::ScratchTaken(_) | Self::Unsupported(_) | Self::RepairUnderWay => FaultCode::Database,
+            Self::ScratchTaken(_) | Self::Unsupported(_) | Self::RepairUnderWay | Self::Busy { .. } => {
+                FaultCode::Database
+            }
             Self::Rights(_)
             | Self::Role { .. }
             | Self::LedgerOpen(_)
@@ -273,7 +286,7 @@ impl EngineError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Database { source, .. } => is_passing(source),
-            Self::TimedOut { .. } => true,
+            Self::TimedOut { .. } | Self::Busy { .. } => true,
             Self::Url(_)
             | Self::Configuration(_)
             | Self::Targets(_)
@@ -323,6 +336,9 @@ impl EngineError {
             Self::Database { source, .. } | Self::Trial { source, .. } => database_next_step(source),
             Self::RowTooLarge { .. } => {
                 "raise max_allowed_packet on the server, for good and with SET GLOBAL, above twice what the row holds"
+            }
+            Self::Busy { .. } => {
+                "let the process that is named go on (SIGCONT), or end it: the work then goes on by itself"
             }
             Self::TimedOut { .. } => "see whether the database answers, and what locks it waits for",
             Self::SessionsRemain(_) => {

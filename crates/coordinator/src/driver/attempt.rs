@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use futures::StreamExt as _;
-use rotation::{Answer, AssignmentId, Event, Fault, FaultCode, Millis};
+use rotation::{AgentRelease, Answer, AssignmentId, Event, Fault, FaultCode, Millis, NodeId};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout_at};
 use tonic::{Code, Status};
@@ -83,6 +83,9 @@ async fn attempt(
                 hints.send_modify(|hints| hints.progress(id, report, until(patience), now));
             }
             Ok(Report::Answered(answer)) => {
+                if let Some(fault) = of_another_protocol(node, &answer) {
+                    return Err(Failure::Fault(fault));
+                }
                 if let Answer::ShardReencrypted { tally, .. } | Answer::ShardVerified { tally, .. } = &*answer {
                     hints.send_modify(|hints| hints.done(id, tally.rows, Instant::now()));
                 }
@@ -94,6 +97,22 @@ async fn attempt(
             }
         }
     }
+}
+
+/// An agent that speaks another protocol than these coordinators is given no more than the question what it is.
+fn of_another_protocol(node: &NodeId, answer: &Answer) -> Option<Fault> {
+    let Answer::Inspected(inspection) = answer else { return None };
+    let AgentRelease { version, protocol } = &inspection.release;
+    let ours = AgentRelease::PROTOCOL;
+    (*protocol != ours).then(|| Fault {
+        code: FaultCode::NodesDisagree,
+        node: Some(node.clone()),
+        message: format!(
+            "the agent of {node}, of release {version}, speaks protocol {protocol}, and the coordinators speak {ours}"
+        ),
+        next_step: "run the same release on coordinators and agents, then plan again".to_owned(),
+        retryable: false,
+    })
 }
 
 /// When patience ends, by the clock that operators read.
@@ -138,5 +157,27 @@ struct EndHint<'a> {
 impl Drop for EndHint<'_> {
     fn drop(&mut self) {
         self.hints.send_modify(|hints| hints.end(self.id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample;
+
+    #[test]
+    fn an_agent_of_another_protocol_is_refused_by_name() {
+        let mut inspection = sample::inspection();
+        inspection.release = AgentRelease { version: "9.9.9".to_owned(), protocol: AgentRelease::PROTOCOL };
+        assert_eq!(of_another_protocol(&sample::node(), &Answer::Inspected(Box::new(inspection.clone()))), None);
+        for other in [AgentRelease::PROTOCOL - 1, AgentRelease::PROTOCOL + 1] {
+            inspection.release.protocol = other;
+            let answer = Answer::Inspected(Box::new(inspection.clone()));
+            let fault = of_another_protocol(&sample::node(), &answer).expect("refused");
+            assert!(!fault.retryable && fault.node == Some(sample::node()), "{fault}");
+            for named in ["9.9.9".to_owned(), other.to_string(), AgentRelease::PROTOCOL.to_string()] {
+                assert!(fault.message.contains(&named), "{fault}");
+            }
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What the engine asks of a database system. One folder per system holds all SQL of it; nothing else does.
 
+mod durable;
 pub(crate) mod found;
 mod mariadb;
 mod postgres;
