@@ -186,7 +186,7 @@ impl CommandConfig {
     }
 
     /// The program.
-    pub(crate) fn program(&self) -> &str {
+    pub fn program(&self) -> &str {
         self.command.first().map_or("", String::as_str)
     }
 

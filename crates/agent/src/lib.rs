@@ -14,6 +14,8 @@ mod durable;
 mod exec;
 mod fault;
 mod fence;
+#[cfg(test)]
+mod format_1;
 mod guard;
 mod harden;
 mod held;
@@ -28,6 +30,8 @@ mod recovered;
 mod registry;
 mod run;
 mod service;
+#[doc(hidden)]
+pub mod simulation;
 mod work;
 
 pub use backup::{BackupJob, BackupTools, SharedBackupTools};

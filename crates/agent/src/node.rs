@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use keys::{KeySet, KeyStore, StoreError};
 use reencrypt::Engine;
-use rotation::{Digest, Fault, FaultCode, KeyId, Millis, NodeId, RotationId};
+use rotation::{AgentRelease, Digest, Fault, FaultCode, KeyId, Millis, NodeId, RotationId};
 use wire::tls::Tls;
 
 use crate::backup::SharedBackupTools;
@@ -21,9 +21,8 @@ use crate::recovered::RecoveredFile;
 
 /// The release that this agent reports.
 pub(crate) const RELEASE: &str = env!("CARGO_PKG_VERSION");
-/// The protocol between coordinator and agent that this release speaks. Raised when an older agent would
-/// misunderstand an assignment.
-pub(crate) const PROTOCOL: u32 = 2;
+/// The protocol between coordinator and agent that this release speaks.
+pub(crate) const PROTOCOL: u32 = AgentRelease::PROTOCOL;
 
 /// One node.
 #[derive(Debug)]

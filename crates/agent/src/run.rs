@@ -19,8 +19,8 @@ use wire::access::{Peer, Role};
 use wire::tls::{Tls, TlsError};
 
 use crate::backup::SharedBackupTools;
-use crate::config::{Config, ConfigError};
-use crate::durable::DurableError;
+use crate::config::{Config, ConfigError, StoreConfig};
+use crate::durable::{self, DurableError};
 use crate::fence::FenceFile;
 use crate::guard;
 use crate::harden::{HardenError, harden};
@@ -110,11 +110,13 @@ pub enum RunError {
 
 /// The node's key store, for the commands that import and export keys while no agent need run.
 pub fn open_store(config: &Config) -> KeyStore {
-    KeyStore::new(keys::StoreConfig {
-        directory: config.store.directory.clone(),
-        hostkey: config.store.hostkey.clone(),
-        machine_id: config.store.machine_id.clone(),
-    })
+    key_store(&config.store)
+}
+
+/// The key store at these places.
+pub(crate) fn key_store(config: &StoreConfig) -> KeyStore {
+    let StoreConfig { directory, hostkey, machine_id } = config.clone();
+    KeyStore::new(keys::StoreConfig { directory, hostkey, machine_id })
 }
 
 /// The rotation for which this node holds its instance offline; `None` when it does not. What it holds need not be the
@@ -231,8 +233,11 @@ pub(crate) fn lock_state_dir(path: &Path) -> Result<Flock<File>, RunError> {
     let unusable = |source| RunError::StateDir { path: path.to_owned(), source };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
     let file = File::options().create(true).truncate(false).write(true).open(path.join("lock")).map_err(unusable)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         Errno::EWOULDBLOCK => RunError::StateDirInUse { path: path.to_owned() },
         other => unusable(other.into()),
-    })
+    })?;
+    // What an agent that was killed was writing just then; a plan may have many megabytes.
+    durable::sweep(path).map_err(unusable)?;
+    Ok(lock)
 }

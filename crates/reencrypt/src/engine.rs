@@ -128,6 +128,16 @@ impl Engine {
         }
     }
 
+    /// An engine on a simulated database, over this line.
+    #[cfg(feature = "simulation")]
+    pub fn simulated(
+        database: Arc<dialect::simulated::Database>,
+        line: Arc<dyn dialect::simulated::Line>,
+        targets: Targets,
+    ) -> Self {
+        Self::on(Arc::new(dialect::simulated::Simulated::new(database, line)), targets)
+    }
+
     /// Which system it is.
     pub fn kind(&self) -> DatabaseKind {
         self.dialect.kind()
@@ -263,24 +273,10 @@ impl Engine {
 
     /// Checks that the database is the one of this position, and has lost nothing since.
     pub async fn check_position(&self, position: &DatabasePosition) -> Result<(), EngineError> {
-        let now = self.position().await?;
-        let differs = |what: String| Err(EngineError::Position(what));
-        if now.identity != position.identity {
-            return differs(format!(
-                "it was {} then, and is {} now",
-                position.identity.identity, now.identity.identity
-            ));
+        match self.position().await?.loss_since(position) {
+            Some(loss) => Err(EngineError::Position(loss)),
+            None => Ok(()),
         }
-        if now.timeline != position.timeline {
-            return differs(format!("its timeline was {} then, and is {} now", position.timeline, now.timeline));
-        }
-        if now.position < position.position {
-            return differs(format!(
-                "its history reached byte {} then, and only {} now",
-                position.position, now.position
-            ));
-        }
-        Ok(())
     }
 
     /// Before anything else of an undo: ends the sessions of other workers, turns the ledger back under this epoch,

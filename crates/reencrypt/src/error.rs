@@ -36,6 +36,17 @@ pub enum EngineError {
         #[source]
         source: sqlx::Error,
     },
+    /// Another process is in the middle of a transaction that writes, and does not end it.
+    #[error("{doing} failed: {} writes to the database and does not end", if .by.is_empty() { "another process".to_owned() } else { .by.join(" and ") })]
+    Busy {
+        /// What was being done.
+        doing: String,
+        /// Who it is, as far as can be seen.
+        by: Vec<String>,
+        /// What the database said.
+        #[source]
+        source: sqlx::Error,
+    },
     /// The database refused, in Preflight, what every chunk would do.
     #[error("a trial of writing {table} was refused, and nothing was changed; every write of a rotation would fail so")]
     Trial {
@@ -231,7 +242,9 @@ impl EngineError {
             Self::Url(_) | Self::Configuration(_) | Self::Database { .. } | Self::TimedOut { .. } => {
                 FaultCode::Database
             }
-            Self::ScratchTaken(_) | Self::Unsupported(_) | Self::RepairUnderWay => FaultCode::Database,
+            Self::ScratchTaken(_) | Self::Unsupported(_) | Self::RepairUnderWay | Self::Busy { .. } => {
+                FaultCode::Database
+            }
             Self::Rights(_)
             | Self::Role { .. }
             | Self::LedgerOpen(_)
@@ -273,7 +286,7 @@ impl EngineError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Database { source, .. } => is_passing(source),
-            Self::TimedOut { .. } => true,
+            Self::TimedOut { .. } | Self::Busy { .. } => true,
             Self::Url(_)
             | Self::Configuration(_)
             | Self::Targets(_)
@@ -324,6 +337,9 @@ impl EngineError {
             Self::RowTooLarge { .. } => {
                 "raise max_allowed_packet on the server, for good and with SET GLOBAL, above twice what the row holds"
             }
+            Self::Busy { .. } => {
+                "let the process that is named go on (SIGCONT), or end it: the work then goes on by itself"
+            }
             Self::TimedOut { .. } => "see whether the database answers, and what locks it waits for",
             Self::SessionsRemain(_) => {
                 "stop the program that holds the session, or end the session, and start the rotation again"
@@ -343,7 +359,8 @@ impl EngineError {
             }
             Self::Superseded(_) => "nothing: the work has moved on without this worker",
             Self::LedgerMissing(_) | Self::Position(_) => {
-                "check that no other server or backup has taken the database's place, then retry or abort"
+                "check that no other server or backup has taken the database's place, then retry or abort; at admit, where \
+                 nothing is aborted any more: `keyturn recover` on every node"
             }
             Self::LedgerOpen(_) => "end that rotation first: `keyturn rotation status`, or `keyturn recover`",
             Self::Damaged(_) => "restore a backup that is whole: `keyturn recover --backup`",
@@ -401,12 +418,13 @@ fn is_passing(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Classes 08 connection, 53 resources, 57P operator intervention; and serialization, deadlock, lock and idle time-outs.
+/// Classes 08 connection, 53 resources, 57P operator intervention; serialization, deadlock, lock and idle time-outs; and what
+/// a standby says that takes no writes: it may be about to become the primary.
 fn is_passing_sqlstate(code: &str) -> bool {
     code.starts_with("08")
         || code.starts_with("53")
         || code.starts_with("57P")
-        || matches!(code, "40001" | "40P01" | "55P03" | "25P03" | "57014")
+        || matches!(code, "40001" | "40P01" | "55P03" | "25P03" | "57014" | "25006")
 }
 
 /// SQLite's primary codes: 5 busy, 6 locked, 10 input/output, 13 full. The upper bits say more and do not matter here.

@@ -140,12 +140,18 @@ impl Header {
         Ok(())
     }
 
-    /// Refuses what only the way forward allows, open or closed.
+    /// Refuses what only the way forward allows once the application was let in, open or closed.
     pub(crate) fn still_forward(&self, rotation: &RotationId) -> Result<(), EngineError> {
-        if self.direction == direction_text(Direction::Forward) {
-            return Ok(());
+        if self.direction != direction_text(Direction::Forward) {
+            return Err(EngineError::Superseded(format!("the ledger of rotation {rotation} goes {}", self.direction)));
         }
-        Err(EngineError::Superseded(format!("the ledger of rotation {rotation} goes {}", self.direction)))
+        // Told of what was committed; so the database has lost it since, and perhaps rows before it.
+        if !self.let_in {
+            return Err(EngineError::Position(format!(
+                "its ledger no longer says that the application was let in by rotation {rotation}"
+            )));
+        }
+        Ok(())
     }
 
     /// Refuses a mark that the header has gone past, whatever its direction.

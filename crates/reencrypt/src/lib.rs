@@ -18,6 +18,7 @@ mod forecast;
 mod history;
 mod key;
 mod ledger;
+mod offload;
 mod pace;
 mod pass;
 mod restore;
@@ -38,3 +39,9 @@ pub use history::{LedgerRotation, NoteKind};
 pub use ledger::LedgerMark;
 pub use restore::{RestorePlace, RestoreStage};
 pub use targets::{Aad, ColumnTarget, Exclude, TableTarget, Targets, TargetsError};
+
+/// What a simulation puts in place of a real database.
+#[cfg(feature = "simulation")]
+pub mod simulation {
+    pub use crate::dialect::simulated::{Commit, Database, Line, Lost};
+}

@@ -8,12 +8,12 @@ use crate::farm::{not_founded, refuse_while_under_way};
 use crate::lease;
 use crate::limits::ACCEPTED_MAX;
 use crate::phases::approval;
-use crate::phases::rows::{self, Pass};
+use crate::phases::rows;
 use crate::retire::refuse_while_retiring;
 use crate::run::Run;
 use crate::{
     Authorization, Course, Ending, Fault, FaultCode, Millis, NodeProgress, Outcome, Pace, Phase, PhaseTime, Rejection,
-    RejectionCode, Rotation, RotationId, RotationOptions, State,
+    RejectionCode, Rotation, RotationId, RotationOptions, State, UndoStep,
 };
 use crate::{budget, estimate};
 
@@ -223,8 +223,8 @@ pub(crate) fn retry(state: &mut State, now: Millis, id: RotationId) -> Result<Ou
     }
     let Some(mut run) = Run::of(state, id, now) else { return Err(unknown(id)) };
     run.follow(Signal::Retried, None);
-    if let Some(pass) = Pass::of(&run.rotation.course) {
-        rows::forget_if_complete(&mut run, pass);
+    if matches!(run.rotation.course, Course::Undo { step: UndoStep::TurnBack, .. }) {
+        rows::forget_restored(&mut run);
     }
     run.advance();
     Ok(Outcome::Changed)

@@ -130,7 +130,7 @@ pub(crate) fn next(course: &Course, signal: Signal) -> Option<Next> {
             Signal::Authorized | Signal::AdmitDecided | Signal::Aborted | Signal::OverBudget | Signal::Retried => None,
         },
         Course::Stuck { from, step, .. } => match signal {
-            Signal::Retried => Some(Next::Undo { from: *from, step: *step }),
+            Signal::Retried => Some(Next::Undo { from: *from, step: begins_again_at(*step) }),
             Signal::Recovered => Some(Next::Ended(Ending::RolledBack)),
             Signal::Done
             | Signal::Authorized
@@ -140,6 +140,25 @@ pub(crate) fn next(course: &Course, signal: Signal) -> Option<Next> {
             | Signal::OverBudget => None,
         },
         Course::Ended(_) => None,
+    }
+}
+
+/// With which step a stuck undo begins again. A step on the database may have failed because the database lost what
+/// earlier steps did, and the ledger's word of it: it begins with the ledger, and what is done still is not done twice.
+/// Once instances may run under the old key, only with what failed.
+const fn begins_again_at(step: UndoStep) -> UndoStep {
+    match step {
+        UndoStep::TurnBack
+        | UndoStep::SwapTablesBack
+        | UndoStep::RestoreRows
+        | UndoStep::VerifyRows
+        | UndoStep::LiftFence => UndoStep::TurnBack,
+        UndoStep::StopInstances
+        | UndoStep::RestoreKeys
+        | UndoStep::StartInstances
+        | UndoStep::AdmitInstances
+        | UndoStep::DiscardKeys
+        | UndoStep::CloseLedger => step,
     }
 }
 
@@ -266,6 +285,18 @@ mod tests {
                 at = next(&Course::Undo { from, step }, Signal::Done);
             }
             assert_eq!(at, Some(Next::Ended(Ending::RolledBack)));
+        }
+    }
+
+    #[test]
+    fn a_retry_takes_the_step_again_and_on_the_database_begins_with_the_ledger() {
+        for (step, needed_from) in UNDO {
+            let reason = crate::Fault::new(crate::FaultCode::Database, "", "");
+            let stuck = Course::Stuck { from: needed_from, step, reason, next_steps: Vec::new() };
+            let Some(Next::Undo { from, step: again }) = next(&stuck, Signal::Retried) else { panic!("{step:?}") };
+            assert_eq!(from, needed_from);
+            assert!(again == step || again == UndoStep::TurnBack && step < UndoStep::StartInstances, "{step:?}");
+            assert!(steps_from(from).any(|needed| needed == again), "{again:?} of {from:?}");
         }
     }
 

@@ -38,7 +38,7 @@ pub struct DatabaseIdentity {
     pub identity: String,
 }
 
-/// Where the database's history stood: recorded at Verify, compared before Start.
+/// Where the database's history stood: recorded at Verify, compared before Start and before anybody is admitted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatabasePosition {
     /// The database.
@@ -47,6 +47,21 @@ pub struct DatabasePosition {
     pub timeline: u64,
     /// PostgreSQL's LSN as a number of bytes; 0 where there is none.
     pub position: u64,
+}
+
+impl DatabasePosition {
+    /// What says that this is not where the history of `earlier` has led to: another database, or one that lost a part
+    /// of that history. `None` when nothing does.
+    pub fn loss_since(&self, earlier: &Self) -> Option<String> {
+        if self.identity != earlier.identity {
+            return Some(format!("it was {} then, and is {} now", earlier.identity.identity, self.identity.identity));
+        }
+        if self.timeline != earlier.timeline {
+            return Some(format!("its timeline was {} then, and is {} now", earlier.timeline, self.timeline));
+        }
+        (self.position < earlier.position)
+            .then(|| format!("its history reached byte {} then, and only {} now", earlier.position, self.position))
+    }
 }
 
 /// How a table is re-encrypted.

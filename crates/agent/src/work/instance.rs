@@ -64,8 +64,11 @@ pub(super) async fn admit(signed: Signed<'_>) -> Result<Answer, Fault> {
     }
     ticket.still_wanted()?;
     if key == grant.statement.new_key {
-        // For whoever recovers the farm by hand: from here on nothing is undone. Refused once that has begun.
+        // For whoever recovers the farm by hand: from here on nothing is undone. Refused once that has begun, and by a
+        // database that lost what was done to it.
         signed.note(NoteKind::Admitted).await?;
+    } else {
+        signed.needs_ledger_turned_back("admit the instance").await?;
     }
     {
         let mut memory = node.memory();

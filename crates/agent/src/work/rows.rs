@@ -3,7 +3,7 @@
 
 use std::num::NonZeroU32;
 
-use reencrypt::{LedgerMark, NoteKind, ShardJob};
+use reencrypt::{LedgerMark, LedgerRotation, NoteKind, ShardJob};
 use rotation::{Answer, DatabasePosition, Direction, Fault, FaultCode, LeaseNumber, Plan, Shard, Strategy};
 
 use super::key::{expect_key, find_key};
@@ -159,6 +159,21 @@ impl Signed<'_> {
                 "asked to {to} while rows of shard {shard} were turned to the new key and not verified back"
             ))),
         }
+    }
+
+    /// The ledger must not go forward, as it would in a database that lost the undo since.
+    pub(super) async fn needs_ledger_turned_back(&self, to: &str) -> Result<(), Fault> {
+        let rotation = self.assignment.rotation;
+        let ledger = self.node.engine.history().await.map_err(|error| error.fault())?;
+        let forward = |known: &LedgerRotation| known.rotation == rotation && known.direction == Direction::Forward;
+        if ledger.iter().any(forward) {
+            return Err(fault(
+                FaultCode::DatabasePosition,
+                format!("asked to {to}, and the ledger in the database goes forward: it lost the undo of {rotation}"),
+                "check that no other server or backup has taken the database's place, then `keyturn recover` on every node",
+            ));
+        }
+        Ok(())
     }
 
     /// The node's own current key must be the one that the rows are said to be under.

@@ -43,6 +43,7 @@ async fn an_observation_that_lies_does_not_pass_for_a_running_process() {
     leader.answer(Work::TakeOffline).await;
     farm.instance.write("lie", "started\n");
     leader.next_phase();
+    leader.let_in().await;
     let fault = leader.ask(Work::StartInstance { key: farm.old.id() }).await.unwrap_err().fault();
     assert_eq!(fault.code, FaultCode::Canary, "{fault}");
     assert!(fault.message.contains("no process listens"), "{fault}");
@@ -80,6 +81,7 @@ async fn a_process_that_kept_the_old_key_fails_its_canary() {
     leader.answer(Work::ActivateKey { at: crate::support::ACTIVATED_AT }).await;
     farm.instance.write("lie", "started\n");
     leader.next_phase();
+    leader.let_in().await;
     let fault = leader.ask(Work::StartInstance { key: farm.new.id() }).await.unwrap_err().fault();
     assert_eq!(fault.code, FaultCode::Canary, "{fault}");
     let shown = format!("{fault:?}");

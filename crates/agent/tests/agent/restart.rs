@@ -76,6 +76,9 @@ async fn an_agent_that_is_killed_at_any_assignment_goes_on_where_it_was() {
         if phase.replace(work.kind()) != Some(work.kind()) {
             leader.next_phase();
         }
+        if matches!(work, Work::StartInstance { .. }) {
+            leader.let_in().await;
+        }
         // Sent and never heard of: how far it came before the kill is chance, and must not matter.
         let reports = leader.send(work.clone()).await.unwrap();
         agent.kill().await;

@@ -1,9 +1,12 @@
 //! What the engine asks of a database system. One folder per system holds all SQL of it; nothing else does.
 
+mod durable;
 pub(crate) mod found;
 mod mariadb;
 mod postgres;
 pub(crate) mod scratch;
+#[cfg(feature = "simulation")]
+pub(crate) mod simulated;
 mod sqlite;
 
 use async_trait::async_trait;

@@ -55,6 +55,8 @@ on_both! {
         vault.seed(10).await;
         let engine = vault.engine().await;
         engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
+        // Nothing runs with the new key before the application is let in.
+        engine.lift_fence(&vault.mark(2, Direction::Forward)).await.unwrap();
         for _ in 0..2 {
             engine.note(&vault.rotation, NoteKind::Started, "node-1").await.unwrap();
         }

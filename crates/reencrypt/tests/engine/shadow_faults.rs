@@ -1,14 +1,12 @@
 //! What comes between a shadow and its swap in PostgreSQL: connections that are lost at every statement, locks of others,
 //! cancelled statements, full disks. A named error, nothing lost, and the work goes on where it was.
 
-use std::path::Path;
-use std::process::Command;
-
 use reencrypt::{DatabaseConfig, Engine, EngineError, ShardJob, SwapJob};
 use rotation::{Direction, Shard, Strategy, Survey};
 
 use crate::farm::{Census, Place, Vault, turned};
 use crate::proxy::{Cut, Proxy};
+use crate::small_disk::SmallDisk;
 
 const TARGETS: &str = "version = 1\n[[table]]\nname = 'vault'\nkey = ['id']\n[[table.column]]\nname = 'secret'\n";
 
@@ -277,52 +275,11 @@ async fn a_dropped_copy_or_table_is_told_and_nothing_of_that_name_is_touched() {
     assert_eq!(farm.vault.text(&format!("SELECT mine FROM {copy}")).await, "kept");
 }
 
-/// A file system of its own, for as long as the test runs.
-struct Small(tempfile::TempDir);
-
-impl Small {
-    fn mount(size: &str) -> Self {
-        let directory = tempfile::Builder::new().prefix("kt-small-").tempdir_in("/tmp").unwrap();
-        run(
-            "mount",
-            &["-t", "tmpfs", "-o", &format!("size={size},mode=0700,uid=postgres,gid=postgres"), "tmpfs"],
-            directory.path(),
-        );
-        Self(directory)
-    }
-
-    fn grow(&self, size: &str) {
-        run("mount", &["-o", &format!("remount,size={size}")], self.0.path());
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
-fn run(program: &str, arguments: &[&str], path: &Path) {
-    let output = Command::new(program).args(arguments).arg(path).output().unwrap();
-    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_a_fault_that_may_be_tried_again() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: only root can mount a small file system");
-        return;
-    }
-    let small = Small::mount("3m");
-    let name = small.0.path().file_name().unwrap().to_str().unwrap().replace(['-', '.'], "_").to_lowercase();
     let cluster = crate::cluster::shared();
-    let mut superuser = cluster.superuser("postgres").await;
-    for sql in [
-        format!("CREATE TABLESPACE {name} LOCATION '{}'", small.0.path().display()),
-        format!("GRANT CREATE ON TABLESPACE {name} TO PUBLIC"),
-    ] {
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut superuser).await.unwrap();
-    }
+    let small = SmallDisk::mount("3m");
+    let name = small.tablespace(&cluster).await;
     let sql = format!(
         "{TABLE} ALTER TABLE vault SET TABLESPACE {name}; ALTER TABLE vault ADD COLUMN wide text;
         ALTER TABLE vault ALTER wide SET STORAGE PLAIN"
@@ -341,6 +298,5 @@ async fn a_full_disk_is_a_fault_that_may_be_tried_again() {
     let engine = farm.vault.engine().await;
     farm.vault.engine().await.close(&farm.vault.mark(9, Direction::Forward)).await.unwrap();
     engine.retire(&farm.vault.rotation).await.unwrap();
-    let sql = format!("DROP TABLESPACE {name}");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut superuser).await.unwrap();
+    small.drop_tablespace(&cluster).await;
 }

@@ -226,12 +226,11 @@ fn check_rows(stand: Stand<'_>, pass: Pass) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Forgets the results of a pass that is through but did not hold, so that a retry does it again.
-pub(crate) fn forget_if_complete(run: &mut Run<'_>, pass: Pass) {
-    if is_complete(run.stand(), pass) {
-        for shard in run.rotation.shards.values_mut() {
-            *pass.result_mut(shard) = None;
-        }
+/// Forgets what was restored and read back, so that a retry asks for all of it again: the ledger knows what is still so.
+pub(crate) fn forget_restored(run: &mut Run<'_>) {
+    for shard in run.rotation.shards.values_mut() {
+        shard.restored = None;
+        shard.restored_verified = None;
     }
 }
 

@@ -1,4 +1,5 @@
-//! Start: the database's fence is lifted, every instance is started and proves the new key, and the leader decides.
+//! Start: the database's fence is lifted, every instance is started and proves the new key, the database's history is
+//! looked at once more, and the leader decides.
 
 use crate::phases::unexpected;
 use crate::run::{Run, Stand};
@@ -6,18 +7,26 @@ use crate::{Answer, Course, Direction, Event, Fault, FaultCode, KeyId, NodeId, P
 
 pub(super) fn work(stand: Stand<'_>) -> Vec<(NodeId, Work)> {
     let rotation = stand.rotation;
-    if !rotation.lead_done {
+    if !is_let_in(stand) {
         let work = Work::LiftFence { direction: Direction::Forward, position: rotation.position.clone() };
         return stand.lead_until(false, work);
+    }
+    if stand.all(|progress| progress.started) {
+        // A standby may have taken the server's place while the instances came up, without all that was verified.
+        return stand.lead_until(rotation.lead_done, Work::RecordPosition);
     }
     let Some(key) = rotation.new_key() else { return Vec::new() };
     stand.each_until(|progress| progress.started, &Work::StartInstance { key })
 }
 
+/// Whether the fence was lifted: only since then may any of them run with the new key.
+fn is_let_in(stand: Stand<'_>) -> bool {
+    stand.present().any(|(_, progress)| progress.may_run_new_key)
+}
+
 pub(super) fn take(run: &mut Run<'_>, node: &NodeId, work: &Work, answer: &Answer) -> Result<(), Fault> {
     match (work, answer) {
         (Work::LiftFence { .. }, Answer::FenceLifted) => {
-            run.rotation.lead_done = true;
             // From here on any of them may be asked to start, and may do so without our hearing of it.
             let present: Vec<NodeId> = run.stand().present().map(|(id, _)| id.clone()).collect();
             for id in &present {
@@ -34,11 +43,24 @@ pub(super) fn take(run: &mut Run<'_>, node: &NodeId, work: &Work, answer: &Answe
             }
             Ok(())
         }
+        (Work::RecordPosition, Answer::PositionRecorded(now)) => {
+            if let Some(loss) = run.rotation.position.as_ref().and_then(|verified| now.loss_since(verified)) {
+                return Err(Fault::new(
+                    FaultCode::DatabasePosition,
+                    format!("the database is not the one that was verified: {loss}"),
+                    "the rotation is undone; find out which server the agents reach, then plan again",
+                )
+                .on(node));
+            }
+            run.rotation.lead_done = true;
+            Ok(())
+        }
         _ => Err(unexpected(node, work, answer)),
     }
 }
 
-/// The decision that the leader is to log, when every node that is not held has passed its canary.
+/// The decision that the leader is to log, when every node that is not held has passed its canary, and the database's
+/// history is still the one that was verified.
 pub(crate) fn admission(stand: Stand<'_>) -> Option<Event> {
     let rotation = stand.rotation;
     let due = matches!(rotation.course, Course::Forward { phase: Phase::Start })

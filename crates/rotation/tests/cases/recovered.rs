@@ -51,7 +51,7 @@ fn a_stuck_undo_hears_of_it_after_a_retry() {
     farm.fail("node-1 lift-fence", FaultCode::Database);
     check(&farm, "stuck:lift-fence", &[]);
     farm.retry();
-    farm.fail("node-1 lift-fence", FaultCode::Recovered);
+    farm.fail("node-1 turn-back", FaultCode::Recovered);
     assert_eq!(farm.course(), "ended:rolled-back");
 }
 

@@ -1,6 +1,8 @@
 //! Start, the decision to admit, Admit and Completed: everything up to and past the point of no return.
 
-use rotation::{Answer, Direction, Epoch, Event, FaultCode, Outcome, Phase, Work, decisions};
+use rotation::{
+    Answer, DatabaseIdentity, DatabasePosition, Direction, Epoch, Event, FaultCode, Outcome, Phase, Work, decisions,
+};
 
 use crate::support::{Farm, NEW, OLD, check, node, position};
 
@@ -27,6 +29,34 @@ fn a_database_that_lost_history_undoes_it() {
 }
 
 #[test]
+fn a_database_that_lost_history_while_instances_came_up_undoes_it_and_nobody_is_admitted() {
+    let losses = [
+        DatabasePosition { timeline: 2, ..position() },
+        DatabasePosition { position: position().position - 1, ..position() },
+        DatabasePosition {
+            identity: DatabaseIdentity { identity: "another".to_owned(), ..position().identity },
+            ..position()
+        },
+    ];
+    for now in losses {
+        let mut farm = lifted(1);
+        farm.answer("node-1 start-instance");
+        check(&farm, "forward:start", &["node-1 record-position"]);
+        assert_eq!(decisions(&farm.state), []);
+        farm.answer_with("node-1 record-position", Answer::PositionRecorded(now));
+        assert_eq!(farm.course(), "undo:turn-back");
+        assert_eq!(farm.fault_codes(), [FaultCode::DatabasePosition]);
+        farm.go_on();
+        check(&farm, "ended:rolled-back", &[]);
+    }
+    let mut farm = lifted(1);
+    farm.answer("node-1 start-instance");
+    let later = DatabasePosition { position: position().position + 1, ..position() };
+    farm.answer_with("node-1 record-position", Answer::PositionRecorded(later));
+    assert_eq!(decisions(&farm.state).len(), 1, "history goes on");
+}
+
+#[test]
 fn every_instance_is_started_with_the_new_key_and_none_is_admitted() {
     let mut farm = lifted(2);
     check(&farm, "forward:start", &["node-1 start-instance", "node-2 start-instance"]);
@@ -34,6 +64,9 @@ fn every_instance_is_started_with_the_new_key_and_none_is_admitted() {
     farm.answer("node-1 start-instance");
     assert_eq!(decisions(&farm.state), []);
     farm.answer("node-2 start-instance");
+    check(&farm, "forward:start", &["node-1 record-position"]);
+    assert_eq!(decisions(&farm.state), []);
+    farm.answer("node-1 record-position");
     check(&farm, "forward:start", &[]);
     let epoch = farm.rotation().epoch;
     assert_eq!(decisions(&farm.state), [Event::AdmitDecided { rotation: farm.id, epoch }]);
@@ -62,6 +95,7 @@ fn a_node_that_falls_silent_while_starting_is_held() {
     farm.answer("node-1 start-instance");
     farm.miss("node-2 start-instance");
     assert!(farm.held(2));
+    farm.answer("node-1 record-position");
     assert_eq!(decisions(&farm.state).len(), 1);
     farm.go_to("ended:completed");
     assert!(farm.held(2), "it must follow before it is admitted");
@@ -74,6 +108,8 @@ fn a_decision_before_its_time_or_of_another_epoch_changes_nothing() {
     let epoch = farm.rotation().epoch;
     assert_eq!(farm.say(decided(epoch)), Outcome::Unchanged);
     farm.answer("node-1 start-instance");
+    assert_eq!(farm.say(decided(epoch)), Outcome::Unchanged);
+    farm.answer("node-1 record-position");
     assert_eq!(farm.say(decided(epoch.next())), Outcome::Unchanged);
     assert_eq!(farm.say(decided(Epoch::new(0))), Outcome::Unchanged);
     assert_eq!(farm.say(decided(epoch)), Outcome::Changed);
@@ -85,6 +121,7 @@ fn a_decision_before_its_time_or_of_another_epoch_changes_nothing() {
 fn a_pause_holds_the_decision_back() {
     let mut farm = lifted(1);
     farm.answer("node-1 start-instance");
+    farm.answer("node-1 record-position");
     let due = decisions(&farm.state).remove(0);
     farm.say(farm.pause_event());
     assert_eq!(decisions(&farm.state), []);

@@ -102,5 +102,6 @@ fn a_paused_or_stuck_rotation_takes_it_and_works_by_it_when_it_goes_on() {
     assert!(matches!(farm.rotation().course, Course::Stuck { .. }));
     farm.say(farm.throttle_event(Some(10)));
     farm.retry();
+    farm.go_to("undo:restore-rows");
     assert_eq!(shares(&farm), [Some(5); 2]);
 }

@@ -110,8 +110,10 @@ fn rows_that_are_missing_after_the_undo_are_stuck() {
         assert!(farm.turn());
     }
     check(&farm, "stuck:restore-rows", &[]);
-    // A retry does the whole pass again, since all of it was through.
+    // A retry does all of it again, beginning with the ledger.
     farm.retry();
+    check(&farm, "undo:turn-back", &["node-1 turn-back"]);
+    farm.answer("node-1 turn-back");
     check(&farm, "undo:restore-rows", &["node-1 reencrypt-shard 0.3", "node-1 reencrypt-shard 1.3"]);
     farm.go_on();
     check(&farm, "ended:rolled-back", &[]);
@@ -130,6 +132,7 @@ fn a_restored_shard_with_another_content_is_stuck() {
     assert_eq!(farm.fault_codes().last(), Some(&FaultCode::DigestDiffers));
     // A retry reads this very shard again: what did not hold must not count as done.
     farm.retry();
+    farm.go_to("undo:verify-rows");
     assert!(rotation::pending(&farm.state).iter().any(|again| again.id().shard.is_some_and(|(id, _)| id == shard)));
     farm.go_on();
     check(&farm, "ended:rolled-back", &[]);
@@ -218,7 +221,9 @@ fn work_that_fails_in_the_undo_is_stuck_with_next_steps() {
         let epoch = farm.rotation().epoch;
         farm.retry();
         assert!(farm.rotation().epoch > epoch);
-        assert_eq!(farm.course(), format!("undo:{step}"));
+        // What the database may have lost begins with the ledger.
+        let ledger = ["swap-tables-back", "restore-rows", "verify-rows", "lift-fence"].contains(&step);
+        assert_eq!(farm.course(), if ledger { "undo:turn-back".to_owned() } else { format!("undo:{step}") });
         farm.go_on();
         check(&farm, "ended:rolled-back", &[]);
         assert!(farm.state.nodes.values().all(|node| node.key == Some(OLD)));

@@ -47,6 +47,7 @@ fn people_and_the_leader_are_named_too() {
     let mut farm = Farm::at(1, Phase::Start);
     farm.answer("node-1 lift-fence");
     farm.answer("node-1 start-instance");
+    farm.answer("node-1 record-position");
     assert!(one(&farm).contains("leader"));
 }
 

@@ -202,7 +202,7 @@ fn tally(shard: ShardId) -> ShardTally {
 fn answer(node: &NodeId, order: &Order) -> Answer {
     match &order.assignment.work {
         Work::Inspect => Answer::Inspected(Box::new(Inspection {
-            release: AgentRelease { version: "0.1.0".to_owned(), protocol: 1 },
+            release: AgentRelease { version: "0.1.0".to_owned(), protocol: AgentRelease::PROTOCOL },
             current_key: old_key(),
             instance: "online".to_owned(),
             instance_online: true,

@@ -1,11 +1,13 @@
 //! What the ledger in PostgreSQL remembers of whole rotations, and the notes that agents and recoveries leave in it.
 
+use fail_points::point;
 use rotation::RotationId;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection, Row as _};
 
 use super::ledger::{self, Hold};
 use crate::EngineError;
+use crate::dialect::durable;
 use crate::error::Doing;
 use crate::history::{LedgerRotation, NoteKind, StoredRotation, recovery_begun};
 use crate::ledger::SCRATCH_ROTATIONS;
@@ -120,5 +122,5 @@ pub(super) async fn note(
         .execute(&mut *transaction)
         .await
         .doing(doing)?;
-    transaction.commit().await.doing(doing)
+    durable::commit(point!(LEDGER_NOTE), transaction).await.doing(doing)
 }

@@ -1,0 +1,122 @@
+//! A standby of PostgreSQL that did not hear the last of what was committed takes the server's place in the middle of a
+//! rotation of a whole farm. Rows and ledger go back together; the rotation notices, and is undone, or goes on from there.
+//! The farm is watched from outside throughout ([`RealFarm::finish`]).
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::real_farm::network::{DATA, address};
+use crate::real_farm::proxy::Proxy;
+use crate::real_farm::server::{MACHINE, NUMBER, Server};
+use crate::real_farm::{DATABASE_PORT, Options, RealFarm, Started};
+
+/// Where agents and instances find the database; what stands there passes them on to the server that is the primary.
+const PROXY_PORT: u16 = 6432;
+
+struct Story {
+    farm: RealFarm,
+    proxy: Proxy,
+    next_port: u16,
+}
+
+impl Story {
+    fn new() -> Self {
+        // The proxy is there before the farm's processes are.
+        let mut proxy = None;
+        let options = Options { database_port: PROXY_PORT, ..Options::default() };
+        let farm = RealFarm::with_network(options, |network| {
+            let listen = SocketAddr::from((address(DATA, NUMBER), PROXY_PORT));
+            proxy = Some(Proxy::new(network.door(MACHINE), listen, at(DATABASE_PORT), Duration::ZERO));
+        });
+        Self { farm, proxy: proxy.expect("it was made"), next_port: DATABASE_PORT }
+    }
+
+    fn standby(&mut self) -> (Server, u16) {
+        self.next_port += 1;
+        (self.farm.server.standby(&self.farm.network, self.next_port), self.next_port)
+    }
+
+    /// The primary is gone, and the standby is what is left.
+    fn fail_over(&mut self, (standby, port): (Server, u16)) {
+        self.farm.server.kill();
+        standby.promote();
+        self.farm.database_is(standby);
+        self.proxy.turn_to(at(port));
+    }
+
+    fn finish(&mut self, started: Started) -> String {
+        self.farm.finish(started)
+    }
+
+    fn faults(&self) -> String {
+        self.farm.status().expect("somebody leads")["faults"].to_string()
+    }
+}
+
+fn at(port: u16) -> SocketAddr {
+    SocketAddr::from((address(DATA, NUMBER), port))
+}
+
+#[test]
+fn a_standby_that_lost_the_tail_among_rows_leads_to_an_end_in_which_every_row_opens() {
+    let mut story = Story::new();
+    let started = story.farm.start("reencrypt");
+    let standby = story.standby();
+    // It knows of the fence, and of no row that was turned.
+    standby.0.stop_following();
+    story.farm.operate(&["rotation", "throttle", "--rows-per-second", "100"]).expect("bounded");
+    story.farm.resume();
+    story.farm.until("some shards are through", |farm| {
+        let status = farm.status()?;
+        let done = status["progress"]["shards_done"].as_u64()?;
+        (done >= 2 || status["phase"] != "reencrypt").then_some(())
+    });
+    story.fail_over(standby);
+    story.farm.operate(&["rotation", "throttle", "--off"]);
+    // What the log says was turned was not: Verify sees it, and everything is undone.
+    assert_eq!(story.finish(started), "rolled_back");
+}
+
+#[test]
+fn a_standby_that_lost_the_tail_after_verify_is_noticed_before_anybody_is_admitted() {
+    let mut story = Story::new();
+    for (phase, lost) in [("activate", "everything"), ("start", "the rows")] {
+        let early = (lost == "everything").then(|| story.standby());
+        if let Some((standby, _)) = &early {
+            standby.stop_following();
+        }
+        let started = story.farm.start(phase);
+        let standby = early.unwrap_or_else(|| story.standby());
+        if lost == "the rows" {
+            // All but the very last commit; the timeline alone tells.
+            standby.0.stop_following();
+        }
+        story.fail_over(standby);
+        story.farm.resume();
+        assert_eq!(story.finish(started), "rolled_back", "{lost}");
+        assert!(story.faults().contains("database-position"), "{}", story.faults());
+    }
+}
+
+#[test]
+fn a_standby_that_lost_the_tail_while_instances_come_up_is_noticed_before_anybody_is_admitted() {
+    let mut story = Story::new();
+    let standby = story.standby();
+    standby.0.stop_following();
+    let started = story.farm.start("start");
+    // One instance cannot come up yet, so that there is a moment between the last look and the decision.
+    let blocker = story.farm.take_instance_port(1);
+    story.farm.resume();
+    story.farm.until("the others are up", |farm| {
+        let status = farm.status()?;
+        let waiting = status["waiting"].as_array()?;
+        let started = waiting.iter().all(|waiting| {
+            waiting["node"] == "n2" && waiting["what"].as_str().is_some_and(|what| what.contains("start-instance"))
+        });
+        (started && !waiting.is_empty()).then_some(())
+    });
+    story.fail_over(standby);
+    drop(blocker);
+    assert_eq!(story.finish(started), "rolled_back");
+    assert!(story.faults().contains("database-position"), "{}", story.faults());
+}
