@@ -36,7 +36,9 @@ fn files(name: &str) -> Vec<PathBuf> {
     for base in bases {
         let beside =
             |suffix: &str| PathBuf::from(format!("{}{suffix}", base.display().to_string().trim_end_matches('/')));
-        files.extend([beside(".rs"), beside("_tests.rs")].into_iter().filter(|path| path.is_file()));
+        // A script is named as it is.
+        let plain = [beside(".rs"), beside("_tests.rs"), base.clone()];
+        files.extend(plain.into_iter().filter(|path| path.is_file()));
         files.extend(sources(&base));
     }
     files
