@@ -233,13 +233,13 @@ fn a_budget_is_signed_shown_and_turns_the_rotation_back_in_time() {
 }
 
 #[test]
-fn a_budget_that_is_to_be_overrun_is_overrun_and_says_so() {
+fn a_budget_that_may_be_overrun_undoes_nothing_and_says_so() {
     let vault = VaultFarm::new(1);
     let (ended, _) = throttled_with_a_budget(&vault, "continue");
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     let report = vault.rotation(&["report", "-o", "json"]).json();
     assert_eq!((&report["outcome"], &report["adds_up"]), (&"completed".into(), &true.into()));
     assert_eq!(report["faults"][0]["code"], "downtime-budget", "{report}");
-    assert!(report["budget"]["used_ms"].as_u64().is_some_and(|used| used > 40_000), "{report}");
+    assert!(report["budget"]["spent_at_ms"].is_u64(), "{report}");
     assert!(vault.rotation(&["report"]).done().contains("going on as was asked for"));
 }
