@@ -2,3 +2,5 @@
 
 mod files;
 mod imports;
+mod points;
+mod reliability;

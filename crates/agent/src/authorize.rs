@@ -2,7 +2,7 @@
 //! covers this node, its recipient key and its tables. A coordinator has no power of its own. Dropping the tables that a
 //! rotation kept takes a word of its own.
 
-use rotation::{Digest, Direction, Plan, Retirement, RotationId, Statement, Strategy, Work};
+use rotation::{AgentRelease, Digest, Direction, Plan, Retirement, RotationId, Statement, Strategy, Work};
 use wire::access::Role;
 use wire::convert::Order;
 use wire::sign::VerifyError;
@@ -94,9 +94,9 @@ impl Refusal {
     }
 }
 
-/// Whether the work belongs to Preflight, which needs no signature since it changes nothing.
+/// Whether the work belongs to Preflight, which needs no signature since it changes nothing that the rotation works on.
 pub(crate) const fn is_preflight(work: &Work) -> bool {
-    matches!(work, Work::Inspect | Work::SurveyDatabase { .. })
+    matches!(work, Work::Inspect | Work::SurveyDatabase { .. } | Work::BackUp { .. })
 }
 
 /// Whether the work leads back to the old key.
@@ -118,6 +118,7 @@ pub(crate) fn turns_back(work: &Work, statement: &Statement) -> bool {
         | Work::AdmitInstance
         | Work::FinishShadows
         | Work::SwapTables
+        | Work::BackUp { .. }
         | Work::RetireTables => false,
     }
 }
@@ -195,6 +196,8 @@ impl Checker<'_> {
     fn check_node(&self, plan: &Plan, statement: &Statement) -> Result<(), Refusal> {
         let planned = plan.nodes.get(self.node).ok_or(Refusal::NodeMissing("plan"))?;
         let granted = statement.nodes.get(self.node).ok_or(Refusal::NodeMissing("statement"))?;
+        // A node that was upgraded or put back since might misunderstand the rest of what was planned.
+        same("plan", "protocol of this node's release", &planned.release.protocol, &AgentRelease::PROTOCOL)?;
         same("statement", "recipient key", &granted.recipient_key, &planned.recipient_key)?;
         same("statement", "old key", &statement.old_key, &planned.current_key)?;
         same("plan", "targets.toml", &planned.targets_digest, &self.targets)?;
@@ -249,6 +252,7 @@ fn check_work(work: &Work, plan: &Plan, statement: &Statement) -> Result<(), Ref
         | Work::FinishShadows
         | Work::SwapTables
         | Work::SwapTablesBack
+        | Work::BackUp { .. }
         | Work::RetireTables => Ok(()),
     }
 }

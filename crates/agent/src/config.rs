@@ -32,7 +32,7 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// The commands that drive the instance.
     pub instance: InstanceConfig,
-    /// Where `keyturn db backup` puts backups, and as whom it makes them.
+    /// What is backed up before a rotation, where `keyturn db backup` puts backups too, and as whom they are made.
     pub backup: Option<BackupConfig>,
 }
 
@@ -102,25 +102,55 @@ pub struct DatabaseConfig {
     pub targets: PathBuf,
 }
 
-/// Backups of the database.
+/// Whether a rotation makes a backup of the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackedUpDatabase {
+    /// One node makes one in Preflight.
+    #[default]
+    Make,
+    /// Somebody else takes care of that; only the application's folder is archived.
+    None,
+}
+
+/// Backups of the database and of the application's folder.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackupConfig {
     /// The folder for them, for its owner alone. Made when it does not exist.
     pub directory: PathBuf,
+    /// Whether a rotation makes a backup of the database.
+    #[serde(default)]
+    pub database: BackedUpDatabase,
     /// A file that holds the URL of a role that may read the whole database; without it the agent's own role is used.
     pub url_file: Option<PathBuf>,
+    /// A file that holds the URL of a role that may make databases and rename this one, with which `keyturn recover
+    /// --backup` puts one back; without it that of `url_file`.
+    pub restore_url_file: Option<PathBuf>,
 }
 
 impl BackupConfig {
+    /// Backups into this folder, as the agent's own role.
+    pub const fn of(directory: PathBuf) -> Self {
+        Self { directory, database: BackedUpDatabase::Make, url_file: None, restore_url_file: None }
+    }
+
     /// The URL in `url_file`, which may hold a password.
     pub fn url(&self) -> Result<Option<String>, ConfigError> {
-        let Some(path) = &self.url_file else { return Ok(None) };
-        let read = std::fs::read_to_string(path);
-        let url =
-            read.map_err(|source| ConfigError::Read { what: "the database's URL in", path: path.clone(), source })?;
-        Ok(Some(url.trim().to_owned()))
+        self.url_file.as_deref().map(read_url).transpose()
     }
+
+    /// The URL to restore with.
+    pub fn restore_url(&self) -> Result<Option<String>, ConfigError> {
+        self.restore_url_file.as_deref().or(self.url_file.as_deref()).map(read_url).transpose()
+    }
+}
+
+fn read_url(path: &Path) -> Result<String, ConfigError> {
+    let read = std::fs::read_to_string(path);
+    let url =
+        read.map_err(|source| ConfigError::Read { what: "the database's URL in", path: path.to_owned(), source })?;
+    Ok(url.trim().to_owned())
 }
 
 /// The commands that drive the instance. None goes through a shell.
@@ -156,7 +186,7 @@ impl CommandConfig {
     }
 
     /// The program.
-    pub(crate) fn program(&self) -> &str {
+    pub fn program(&self) -> &str {
         self.command.first().map_or("", String::as_str)
     }
 
@@ -236,8 +266,9 @@ impl Config {
             &mut config.store.machine_id,
             &mut config.database.targets,
         ];
-        let backup =
-            config.backup.iter_mut().flat_map(|backup| [Some(&mut backup.directory), backup.url_file.as_mut()]);
+        let backup = config.backup.iter_mut().flat_map(|backup| {
+            [Some(&mut backup.directory), backup.url_file.as_mut(), backup.restore_url_file.as_mut()]
+        });
         for file in files.into_iter().chain(&mut config.database.url_file).chain(backup.flatten()) {
             *file = base.join(&*file);
         }
@@ -280,10 +311,7 @@ impl DatabaseConfig {
     pub fn engine(&self, node: &NodeId) -> Result<reencrypt::DatabaseConfig, ConfigError> {
         let url = match (&self.url, &self.url_file) {
             (Some(url), None) => url.expose().to_owned(),
-            (None, Some(path)) => std::fs::read_to_string(path)
-                .map_err(|source| ConfigError::Read { what: "the database's URL in", path: path.clone(), source })?
-                .trim()
-                .to_owned(),
+            (None, Some(path)) => read_url(path)?,
             (None, None) | (Some(_), Some(_)) => return Err(ConfigError::DatabaseUrl),
         };
         Ok(reencrypt::DatabaseConfig {

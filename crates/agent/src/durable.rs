@@ -6,8 +6,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use fail_points::Point;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+/// The end of the name of a file that is still being written.
+const HALF_WRITTEN: &str = "tmp";
 
 /// A file of the agent's state that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -85,39 +89,57 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path, format: &'static str) -> Re
 }
 
 /// Writes a record: a temporary file, fsync, rename, fsync of the folder. A crash leaves the old record or the new.
-pub(crate) fn write<T: Serialize>(path: &Path, format: &'static str, record: &T) -> Result<(), DurableError> {
+pub(crate) fn write<T: Serialize>(
+    path: &Path,
+    format: &'static str,
+    record: &T,
+    point: Point,
+) -> Result<(), DurableError> {
     let envelope = Envelope { format: format.to_owned(), record };
     let bytes = serde_json::to_vec_pretty(&envelope).expect("the agent's records have string keys only");
-    replace(path, &bytes).map_err(|source| DurableError::Write { path: path.display().to_string(), source })
+    replace(path, &bytes, point).map_err(|source| DurableError::Write { path: path.display().to_string(), source })
 }
 
 /// Removes a record and makes that durable. Absent already is fine.
-pub(crate) fn remove(path: &Path) -> Result<(), DurableError> {
-    let removed = match fs::remove_file(path) {
+pub(crate) fn remove(path: &Path, point: Point) -> Result<(), DurableError> {
+    let removed = match point.before().and_then(|()| fs::remove_file(path)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     };
     removed
         .and_then(|()| sync_folder(path))
+        .and_then(|()| point.after())
         .map_err(|source| DurableError::Write { path: path.display().to_string(), source })
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn replace(path: &Path, bytes: &[u8], point: Point) -> io::Result<()> {
     /// Two writers in one process never share a temporary file.
     static SERIAL: AtomicU64 = AtomicU64::new(0);
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-    let temporary = path.with_extension(format!("{}-{serial}.tmp", std::process::id()));
+    let temporary = path.with_extension(format!("{}-{serial}.{HALF_WRITTEN}", std::process::id()));
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
+        point.before()?;
         fs::rename(&temporary, path)
     })();
     if written.is_err() {
         // Best effort: a left-over temporary file is never read.
         let _ = fs::remove_file(&temporary);
     }
-    written.and_then(|()| sync_folder(path))
+    written.and_then(|()| sync_folder(path)).and_then(|()| point.after())
+}
+
+/// Deletes what writes left half-written that were cut off. Only while nobody else writes in this folder.
+pub(crate) fn sweep(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == HALF_WRITTEN) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {
@@ -127,6 +149,8 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use fail_points::point;
+
     use super::*;
 
     const FORMAT: &str = "keyturn-test 1";
@@ -136,11 +160,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("record.json");
         assert_eq!(read::<u64>(&path, FORMAT).unwrap(), None);
-        write(&path, FORMAT, &7_u64).unwrap();
-        write(&path, FORMAT, &8_u64).unwrap();
+        write(&path, FORMAT, &7_u64, point!(AGENT_FENCE)).unwrap();
+        write(&path, FORMAT, &8_u64, point!(AGENT_FENCE)).unwrap();
         assert_eq!(read::<u64>(&path, FORMAT).unwrap(), Some(8));
-        remove(&path).unwrap();
-        remove(&path).unwrap();
+        remove(&path, point!(HELD_RELEASED)).unwrap();
+        remove(&path, point!(HELD_RELEASED)).unwrap();
         assert_eq!(read::<u64>(&path, FORMAT).unwrap(), None);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "no temporary file is left");
     }
@@ -149,8 +173,11 @@ mod tests {
     fn a_crash_before_the_rename_leaves_the_old_record() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("record.json");
-        write(&path, FORMAT, &7_u64).unwrap();
+        write(&path, FORMAT, &7_u64, point!(AGENT_FENCE)).unwrap();
         fs::write(folder.path().join("record.1-0.tmp"), b"{\"format\":").unwrap();
+        assert_eq!(read::<u64>(&path, FORMAT).unwrap(), Some(7));
+        sweep(folder.path()).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "and what it left goes with the next start");
         assert_eq!(read::<u64>(&path, FORMAT).unwrap(), Some(7));
     }
 
@@ -162,7 +189,7 @@ mod tests {
             fs::write(&path, broken).unwrap();
             assert!(matches!(read::<u64>(&path, FORMAT), Err(DurableError::Malformed { .. })), "{broken:?}");
         }
-        write(&path, "keyturn-test 2", &7_u64).unwrap();
+        write(&path, "keyturn-test 2", &7_u64, point!(AGENT_FENCE)).unwrap();
         assert!(matches!(read::<u64>(&path, FORMAT), Err(DurableError::Format { .. })));
     }
 }

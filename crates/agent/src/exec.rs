@@ -2,7 +2,7 @@
 //! secrets; a command that does not end in time is killed with everything it started.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -26,15 +26,44 @@ const TAIL_CHARS_MAX: usize = 400;
 const ENVIRONMENT: [&str; 8] =
     ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"];
 
+/// Who runs the commands of the configuration.
+#[tonic::async_trait]
+pub trait Commands: Send + Sync {
+    /// Runs one with `input` as its standard input, until it ends, its deadline passes, or it is given up.
+    async fn run(
+        &self,
+        command: &CommandConfig,
+        input: &[u8],
+        cancel: &CancellationToken,
+    ) -> Result<Finished, ExecError>;
+}
+
+/// Runs them as processes, each named in a folder while it runs.
+pub(crate) struct Processes {
+    pub(crate) running: PathBuf,
+}
+
+#[tonic::async_trait]
+impl Commands for Processes {
+    async fn run(
+        &self,
+        command: &CommandConfig,
+        input: &[u8],
+        cancel: &CancellationToken,
+    ) -> Result<Finished, ExecError> {
+        run(command, input, &self.running, cancel).await
+    }
+}
+
 /// What a command left behind.
 #[derive(Debug)]
-pub(crate) struct Finished {
+pub struct Finished {
     /// How it ended.
-    pub(crate) status: ExitStatus,
+    pub status: ExitStatus,
     /// The beginning of its standard output.
-    pub(crate) stdout: Vec<u8>,
+    pub stdout: Vec<u8>,
     /// The beginning of its error output.
-    pub(crate) stderr: Vec<u8>,
+    pub stderr: Vec<u8>,
 }
 
 impl Finished {
@@ -49,7 +78,7 @@ impl Finished {
 
 /// Why a command has no result.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ExecError {
+pub enum ExecError {
     /// It cannot be run.
     #[error("{program} cannot be run")]
     Spawn {
@@ -88,7 +117,7 @@ impl Drop for Group {
 }
 
 /// Runs the command with `input` as its standard input. While it runs, it is named in the folder `running`.
-pub(crate) async fn run(
+async fn run(
     command: &CommandConfig,
     input: &[u8],
     running: &Path,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use fail_points::point;
 use rotation::{ClusterId, Epoch, Fence, Term};
 use serde::{Deserialize, Serialize};
 
@@ -127,7 +128,7 @@ impl FenceFile {
     }
 
     fn store(&mut self, record: Record) -> Result<(), DurableError> {
-        durable::write(&self.path, FORMAT, &record)?;
+        durable::write(&self.path, FORMAT, &record, point!(AGENT_FENCE))?;
         self.record = record;
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use fail_points::point;
 use rotation::{Millis, RotationId};
 use serde::{Deserialize, Serialize};
 
@@ -46,14 +47,14 @@ impl HeldFile {
             return Ok(());
         }
         let held = Held { rotation, since: now };
-        durable::write(&self.path, FORMAT, &held)?;
+        durable::write(&self.path, FORMAT, &held, point!(HELD_MARKER))?;
         self.held = Some(held);
         Ok(())
     }
 
     /// Lets go.
     pub(crate) fn release(&mut self) -> Result<(), DurableError> {
-        durable::remove(&self.path)?;
+        durable::remove(&self.path, point!(HELD_RELEASED))?;
         self.held = None;
         Ok(())
     }

@@ -2,14 +2,16 @@
 //! command ended or how long it took.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fail_points::{Point, point};
 use keys::SecretKey;
 use rotation::{Fault, FaultCode};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{CommandConfig, InstanceConfig};
-use crate::exec::{self, ExecError, Finished};
+use crate::exec::{Commands, ExecError, Finished, Processes};
 use crate::fault::{chain, retryable};
 use crate::registry::{Ticket, given_up};
 
@@ -53,17 +55,26 @@ impl Condition {
 }
 
 /// The instance of this node.
-#[derive(Debug)]
 pub(crate) struct Driver {
     commands: InstanceConfig,
-    /// Where running commands are named.
-    running: PathBuf,
+    runner: Arc<dyn Commands>,
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").field("commands", &self.commands).finish_non_exhaustive()
+    }
 }
 
 impl Driver {
     /// Drives with these commands, naming them in the folder `running` while they run.
     pub(crate) fn new(commands: InstanceConfig, running: PathBuf) -> Self {
-        Self { commands, running }
+        Self::with(commands, Arc::new(Processes { running }))
+    }
+
+    /// Drives with these commands, which `runner` runs.
+    pub(crate) fn with(commands: InstanceConfig, runner: Arc<dyn Commands>) -> Self {
+        Self { commands, runner }
     }
 
     /// What it is doing now.
@@ -91,20 +102,22 @@ impl Driver {
         }
         ticket.still_wanted()?;
         ticket.waiting_for("taking the instance offline");
-        self.succeed("offline", &self.commands.offline, b"", &ticket.cancel).await?;
+        self.change(point!(INSTANCE_OFFLINE), "offline", &self.commands.offline, ticket).await?;
         self.reach("offline", self.commands.offline.deadline(), ticket, |condition| !condition.is_running()).await
     }
 
     async fn drain(&self, ticket: &Ticket) -> Result<(), Fault> {
         ticket.waiting_for("draining the instance");
-        match exec::run(&self.commands.drain, b"", &self.running, &ticket.cancel).await {
+        point!(INSTANCE_DRAIN).before().map_err(|error| cut_off("drain", &error))?;
+        match self.runner.run(&self.commands.drain, b"", &ticket.cancel).await {
             // Clients had their time. That none is left is proved in the database, not here.
             Err(error @ ExecError::TimedOut { .. }) => {
                 tracing::warn!(%error, "going offline without a full drain");
                 Ok(())
             }
             ended => check("drain", ended).map(drop),
-        }
+        }?;
+        point!(INSTANCE_DRAIN).after().map_err(|error| cut_off("drain", &error))
     }
 
     /// Starts it, if it does not run, and waits until it does. It is not let to clients by this.
@@ -114,7 +127,7 @@ impl Driver {
         }
         ticket.still_wanted()?;
         ticket.waiting_for("starting the instance");
-        self.succeed("start", &self.commands.start, b"", &ticket.cancel).await?;
+        self.change(point!(INSTANCE_START), "start", &self.commands.start, ticket).await?;
         self.reach("started", self.commands.start.deadline(), ticket, Condition::is_running).await
     }
 
@@ -145,7 +158,7 @@ impl Driver {
     /// Lets clients reach it.
     pub(crate) async fn admit(&self, ticket: &Ticket) -> Result<(), Fault> {
         ticket.waiting_for("admitting the instance");
-        self.succeed("admit", &self.commands.admit, b"", &ticket.cancel).await?;
+        self.change(point!(INSTANCE_ADMIT), "admit", &self.commands.admit, ticket).await?;
         self.reach("online", self.commands.admit.deadline(), ticket, |condition| condition == Condition::Online).await
     }
 
@@ -183,6 +196,13 @@ impl Driver {
         }
     }
 
+    /// Runs a command that changes what the instance does.
+    async fn change(&self, point: Point, name: &str, command: &CommandConfig, ticket: &Ticket) -> Result<(), Fault> {
+        point.before().map_err(|error| cut_off(name, &error))?;
+        self.succeed(name, command, b"", &ticket.cancel).await?;
+        point.after().map_err(|error| cut_off(name, &error))
+    }
+
     async fn succeed(
         &self,
         name: &str,
@@ -190,8 +210,17 @@ impl Driver {
         input: &[u8],
         cancel: &CancellationToken,
     ) -> Result<Finished, Fault> {
-        check(name, exec::run(command, input, &self.running, cancel).await)
+        check(name, self.runner.run(command, input, cancel).await)
     }
+}
+
+/// A command that could not be begun, or whose end was not seen.
+fn cut_off(name: &str, error: &std::io::Error) -> Fault {
+    retryable(
+        FaultCode::Instance,
+        chain(&format!("running the `{name}` command"), error),
+        "see the agent's log and the instance's own",
+    )
 }
 
 fn check(name: &str, ended: Result<Finished, ExecError>) -> Result<Finished, Fault> {

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use fail_points::point;
 use rotation::{Digest, Plan, RotationId, Statement};
 use serde::{Deserialize, Serialize};
 
@@ -48,7 +49,7 @@ impl KeptFile {
         let record = Record { rotation, statement: text(statement), plan: text(plan) };
         let holds = Some((rotation, digest(&record.statement)));
         if self.holds != holds {
-            durable::write(&self.path, FORMAT, &record)?;
+            durable::write(&self.path, FORMAT, &record, point!(PLAN_KEPT))?;
             self.holds = holds;
         }
         Ok(())

@@ -7,12 +7,15 @@
 //! written before it is acted upon.
 
 mod authorize;
+mod backup;
 mod clock;
 mod config;
 mod durable;
 mod exec;
 mod fault;
 mod fence;
+#[cfg(test)]
+mod format_1;
 mod guard;
 mod harden;
 mod held;
@@ -27,11 +30,14 @@ mod recovered;
 mod registry;
 mod run;
 mod service;
+#[doc(hidden)]
+pub mod simulation;
 mod work;
 
+pub use backup::{BackupJob, BackupTools, SharedBackupTools};
 pub use config::{
-    BackupConfig, CommandConfig, Config, ConfigError, DatabaseConfig, DatabaseUrl, InstanceConfig, StoreConfig,
-    TlsConfig,
+    BackedUpDatabase, BackupConfig, CommandConfig, Config, ConfigError, DatabaseConfig, DatabaseUrl, InstanceConfig,
+    StoreConfig, TlsConfig,
 };
 pub use durable::DurableError;
 pub use harden::HardenError;

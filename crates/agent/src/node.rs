@@ -6,9 +6,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use keys::{KeySet, KeyStore, StoreError};
 use reencrypt::Engine;
-use rotation::{Digest, Fault, FaultCode, KeyId, Millis, NodeId, RotationId};
+use rotation::{AgentRelease, Digest, Fault, FaultCode, KeyId, Millis, NodeId, RotationId};
 use wire::tls::Tls;
 
+use crate::backup::SharedBackupTools;
+use crate::config::Config;
 use crate::durable::DurableError;
 use crate::fault::{chain, durable, fault, retryable};
 use crate::held::HeldFile;
@@ -19,9 +21,8 @@ use crate::recovered::RecoveredFile;
 
 /// The release that this agent reports.
 pub(crate) const RELEASE: &str = env!("CARGO_PKG_VERSION");
-/// The protocol between coordinator and agent that this release speaks. Raised when an older agent would
-/// misunderstand an assignment.
-pub(crate) const PROTOCOL: u32 = 2;
+/// The protocol between coordinator and agent that this release speaks.
+pub(crate) const PROTOCOL: u32 = AgentRelease::PROTOCOL;
 
 /// One node.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub(crate) struct Node {
     /// The names of the tables in it, as a plan names them.
     pub(crate) tables: Vec<String>,
     pub(crate) instance: Driver,
+    pub(crate) config: Config,
+    pub(crate) backups: SharedBackupTools,
     /// Held by the one assignment that may work on the instance or the key store.
     pub(crate) turn: tokio::sync::Mutex<()>,
     memory: Mutex<Memory>,
@@ -74,13 +77,15 @@ pub(crate) struct Parts {
     pub(crate) targets: Digest,
     pub(crate) tables: Vec<String>,
     pub(crate) instance: Driver,
+    pub(crate) config: Config,
+    pub(crate) backups: SharedBackupTools,
 }
 
 impl Node {
     /// Reads what is remembered.
     pub(crate) fn open(parts: Parts) -> Result<Self, DurableError> {
         let memory = Memory::open(&parts.state_dir)?;
-        let Parts { id, farm, state_dir, tls, store, engine, targets, tables, instance } = parts;
+        let Parts { id, farm, state_dir, tls, store, engine, targets, tables, instance, config, backups } = parts;
         Ok(Self {
             id,
             farm,
@@ -91,6 +96,8 @@ impl Node {
             targets,
             tables,
             instance,
+            config,
+            backups,
             turn: tokio::sync::Mutex::new(()),
             memory: Mutex::new(memory),
         })

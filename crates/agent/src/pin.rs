@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use fail_points::{Point, point};
 use rotation::{Digest, KeyId, RotationId};
 use serde::{Deserialize, Serialize};
 
@@ -114,17 +115,17 @@ impl Pin {
             spent.remove(0);
         }
         let followed = Followed { rotation, statement, proved: None, was_held: false, no_return: false };
-        self.store(Record { followed: Some(followed), spent })
+        self.store(Record { followed: Some(followed), spent }, point!(STATEMENT_PINNED))
     }
 
     /// Remembers which key the running instance proved, or that it has to prove one again.
     pub(crate) fn set_proved(&mut self, rotation: RotationId, proved: Option<KeyId>) -> Result<(), DurableError> {
-        self.update(rotation, |followed| followed.proved = proved)
+        self.update(rotation, point!(PROOF_PINNED), |followed| followed.proved = proved)
     }
 
     /// Remembers that the instance is held: whatever it proved counts no more.
     pub(crate) fn set_held(&mut self, rotation: RotationId) -> Result<(), DurableError> {
-        self.update(rotation, |followed| {
+        self.update(rotation, point!(HOLD_PINNED), |followed| {
             followed.was_held = true;
             followed.proved = None;
         })
@@ -132,21 +133,26 @@ impl Pin {
 
     /// Remembers that the point of no return is passed.
     pub(crate) fn set_no_return(&mut self, rotation: RotationId) -> Result<(), DurableError> {
-        self.update(rotation, |followed| followed.no_return = true)
+        self.update(rotation, point!(NO_RETURN_PINNED), |followed| followed.no_return = true)
     }
 
-    fn update(&mut self, rotation: RotationId, change: impl FnOnce(&mut Followed)) -> Result<(), DurableError> {
+    fn update(
+        &mut self,
+        rotation: RotationId,
+        point: Point,
+        change: impl FnOnce(&mut Followed),
+    ) -> Result<(), DurableError> {
         let mut record = self.record.clone();
         match record.followed.as_mut().filter(|followed| followed.rotation == rotation) {
             Some(followed) => change(followed),
             // Another rotation is followed by now: this is late work of a former one, and its word counts no more.
             None => return Ok(()),
         }
-        if record == self.record { Ok(()) } else { self.store(record) }
+        if record == self.record { Ok(()) } else { self.store(record, point) }
     }
 
-    fn store(&mut self, record: Record) -> Result<(), DurableError> {
-        durable::write(&self.path, FORMAT, &record)?;
+    fn store(&mut self, record: Record, point: Point) -> Result<(), DurableError> {
+        durable::write(&self.path, FORMAT, &record, point)?;
         self.record = record;
         Ok(())
     }

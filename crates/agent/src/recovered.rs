@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use fail_points::point;
 use rotation::{KeyId, Millis, RotationId};
 use serde::{Deserialize, Serialize};
 
@@ -54,7 +55,7 @@ impl RecoveredFile {
         if recovered.len() > RECOVERED_MAX {
             recovered.remove(0);
         }
-        durable::write(&self.path, FORMAT, &recovered)?;
+        durable::write(&self.path, FORMAT, &recovered, point!(RECOVERED_MARK))?;
         self.recovered = recovered;
         Ok(())
     }

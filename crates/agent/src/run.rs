@@ -18,8 +18,9 @@ use tonic::service::Routes;
 use wire::access::{Peer, Role};
 use wire::tls::{Tls, TlsError};
 
-use crate::config::{Config, ConfigError};
-use crate::durable::DurableError;
+use crate::backup::SharedBackupTools;
+use crate::config::{Config, ConfigError, StoreConfig};
+use crate::durable::{self, DurableError};
 use crate::fence::FenceFile;
 use crate::guard;
 use crate::harden::{HardenError, harden};
@@ -109,11 +110,13 @@ pub enum RunError {
 
 /// The node's key store, for the commands that import and export keys while no agent need run.
 pub fn open_store(config: &Config) -> KeyStore {
-    KeyStore::new(keys::StoreConfig {
-        directory: config.store.directory.clone(),
-        hostkey: config.store.hostkey.clone(),
-        machine_id: config.store.machine_id.clone(),
-    })
+    key_store(&config.store)
+}
+
+/// The key store at these places.
+pub(crate) fn key_store(config: &StoreConfig) -> KeyStore {
+    let StoreConfig { directory, hostkey, machine_id } = config.clone();
+    KeyStore::new(keys::StoreConfig { directory, hostkey, machine_id })
 }
 
 /// The rotation for which this node holds its instance offline; `None` when it does not. What it holds need not be the
@@ -122,16 +125,21 @@ pub fn held_for(config: &Config) -> Result<Option<rotation::RotationId>, Durable
     Ok(HeldFile::open(&config.state_dir)?.get().map(|held| held.rotation))
 }
 
-/// Runs the agent until `shutdown`.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), RunError> {
+/// Runs the agent until `shutdown`. Backups are made with these tools.
+pub async fn run(
+    config: Config,
+    backups: SharedBackupTools,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), RunError> {
     let address = config.listen;
     let listener = TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })?;
-    run_with(config, listener, shutdown).await
+    run_with(config, backups, listener, shutdown).await
 }
 
 /// Runs the agent on a listener that exists already.
 pub async fn run_with(
     config: Config,
+    backups: SharedBackupTools,
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), RunError> {
@@ -139,7 +147,7 @@ pub async fn run_with(
     let _lock = lock_state_dir(&config.state_dir)?;
     end_leftovers(&config.state_dir)?;
     let fence = FenceFile::open(&config.state_dir).map_err(RunError::State)?;
-    let node = Arc::new(open_node(&config).await?);
+    let node = Arc::new(open_node(&config, backups).await?);
     let registry = Arc::new(Registry::default());
     let service = AgentService::new(Arc::clone(&node), fence, Arc::clone(&registry));
     let routes = Routes::new(wire::rpc::agent_server(service));
@@ -166,7 +174,7 @@ pub async fn run_with(
     served.map_err(RunError::Serve)
 }
 
-async fn open_node(config: &Config) -> Result<Node, RunError> {
+async fn open_node(config: &Config, backups: SharedBackupTools) -> Result<Node, RunError> {
     let tls = Tls::load(&config.tls.files()).map_err(RunError::Tls)?;
     check_identity(config, &tls.identity())?;
     let engine = open_engine(config).await?;
@@ -182,6 +190,8 @@ async fn open_node(config: &Config) -> Result<Node, RunError> {
         targets: targets_digest,
         tables,
         instance: Driver::new(config.instance.clone(), config.state_dir.join(RUNNING)),
+        config: config.clone(),
+        backups,
     })
     .map_err(RunError::State)
 }
@@ -223,8 +233,11 @@ pub(crate) fn lock_state_dir(path: &Path) -> Result<Flock<File>, RunError> {
     let unusable = |source| RunError::StateDir { path: path.to_owned(), source };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
     let file = File::options().create(true).truncate(false).write(true).open(path.join("lock")).map_err(unusable)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         Errno::EWOULDBLOCK => RunError::StateDirInUse { path: path.to_owned() },
         other => unusable(other.into()),
-    })
+    })?;
+    // What an agent that was killed was writing just then; a plan may have many megabytes.
+    durable::sweep(path).map_err(unusable)?;
+    Ok(lock)
 }

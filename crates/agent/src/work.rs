@@ -1,6 +1,7 @@
 //! Does one assignment that was accepted. All of it looks at what is before it changes anything, so that it may be
 //! done again after a crash.
 
+mod backup;
 mod instance;
 mod key;
 mod preflight;
@@ -111,6 +112,9 @@ impl Job {
                     preflight::Asked { accepted, shards_wanted: *shards_wanted, agents: *agents, strategy: *strategy };
                 self.until_given_up(preflight::survey(node, &asked, ticket)).await
             }
+            Work::BackUp { database } => {
+                self.until_given_up(backup::back_up(node, assignment.rotation, database.as_ref(), ticket)).await
+            }
             Work::StoreKey => self.in_turn(key::store(signed()?)).await,
             Work::ActivateKey { at } => self.in_turn(key::activate(signed()?, *at)).await,
             Work::RestoreKey => self.in_turn(key::restore(signed()?)).await,
@@ -197,6 +201,7 @@ fn needs_way_forward(work: &Work, statement: &Statement) -> bool {
         | Work::ActivateKey { .. }
         | Work::RestoreKey
         | Work::DiscardKey
+        | Work::BackUp { .. }
         | Work::RetireTables => false,
     }
 }

@@ -19,3 +19,10 @@ mod view;
 pub use config::{Config, ConfigError, ReplicaConfig};
 pub use raft::{OpenStoreError, StartError};
 pub use run::{RunError, run, run_with};
+
+/// The driver, and what it asks of everything around it: what a simulation puts in the place of consensus and network.
+#[doc(hidden)]
+pub mod simulation {
+    pub use crate::driver::{Agents, Consensus, Hints, run as drive};
+    pub use crate::raft::{Leadership, ProposeError};
+}

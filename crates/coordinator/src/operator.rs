@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, async_trait};
-use wire::convert::{ConvertError, downtime_budget, optional_phase, strategy_choice};
+use wire::convert::{ConvertError, backup_choice, downtime_budget, optional_phase, strategy_choice};
 use wire::pki::Role;
 use wire::tls::Tls;
 use wire::{status, v1};
@@ -161,11 +161,20 @@ impl v1::operator_server::Operator for OperatorService {
 
     async fn plan_rotation(&self, request: Request<v1::PlanRotationRequest>) -> Result<Response<v1::Rotation>, Status> {
         let by = caller(&request)?;
-        let v1::PlanRotationRequest { accepted, hold_at, strategy, max_downtime_ms, on_budget } = request.into_inner();
+        let v1::PlanRotationRequest {
+            accepted,
+            hold_at,
+            strategy,
+            backup_shown,
+            no_backup,
+            max_downtime_ms,
+            on_budget,
+        } = request.into_inner();
         let accepted = accepted.into_iter().map(TryInto::try_into).collect::<Result<_, ConvertError>>()?;
         let (hold_at, strategy) = (optional_phase(hold_at)?, strategy_choice(strategy)?);
         let budget = downtime_budget(max_downtime_ms, on_budget)?;
-        let options = RotationOptions { accepted, hold_at, strategy, budget };
+        let backup = backup_choice(backup_shown, no_backup);
+        let options = RotationOptions { accepted, hold_at, strategy, budget, backup };
         let rotation = RotationId::new(uuid::Uuid::now_v7());
         self.propose(Event::RotationRequested { rotation, by, options }).await?;
         Ok(Response::new(self.rotation(Some(rotation))?))

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -16,7 +17,7 @@ use wire::pki::Role;
 use wire::tls::{Tls, TlsError};
 
 use crate::config::{Config, ConfigError};
-use crate::driver::{self, Hints};
+use crate::driver::{self, Channels, Hints};
 use crate::notify;
 use crate::operator::OperatorService;
 use crate::raft::{Consensus, StartError};
@@ -101,7 +102,8 @@ pub async fn run_with(
     let consensus = Consensus::start(&config, tls.clone()).await?;
     let stop = CancellationToken::new();
     let (hints_sender, hints) = watch::channel(Hints::default());
-    let driver = tokio::spawn(driver::run(consensus.clone(), tls.clone(), hints_sender, stop.clone()));
+    let driver =
+        tokio::spawn(driver::run(consensus.clone(), Arc::new(Channels::new(tls.clone())), hints_sender, stop.clone()));
     let reload = tokio::spawn(reload_on_signal(tls.clone(), stop.clone()));
     let operator = OperatorService {
         consensus: consensus.clone(),

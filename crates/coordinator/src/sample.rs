@@ -98,6 +98,7 @@ pub(crate) fn options() -> RotationOptions {
         hold_at: Some(Phase::Verify),
         strategy: StrategyChoice::Shadow,
         budget: Some(budget()),
+        backup: BackupChoice::Shown("/backups/vault.dump".to_owned()),
     }
 }
 
@@ -116,7 +117,34 @@ pub(crate) fn inspection() -> Inspection {
         targets_digest: Digest::new([2; 32]),
         recipient_key: "0d0c".to_owned(),
         attestation: attestation(),
+        backup: BackupOffer::Database,
     }
+}
+
+pub(crate) fn node_backup() -> NodeBackup {
+    let folder = FolderArchive {
+        path: "/backups/folder.tar".to_owned(),
+        bytes: 10_240,
+        digest: Digest::new([6; 32]),
+        made_at: Millis::new(1_700_000_000_000),
+    };
+    let tables =
+        BTreeMap::from([("items".to_owned(), BackedUpTable { rows: 100, rows_opened: 100, values_opened: 90 })]);
+    let database = DatabaseBackup {
+        node: node(),
+        path: "/backups/vault.dump".to_owned(),
+        bytes: 20_480,
+        digest: Digest::new([7; 32]),
+        made_at: Millis::new(1_700_000_000_000),
+        shown: true,
+        position: Some(position()),
+        key: KeyId::new([1; 16]),
+        tables,
+        proof: "restored into a temporary server".to_owned(),
+        made_ms: 700,
+        proved_ms: 900,
+    };
+    NodeBackup { folder, database: Some(database) }
 }
 
 pub(crate) fn position() -> DatabasePosition {
@@ -174,6 +202,8 @@ pub(crate) fn plan() -> Plan {
         accepted: vec![undecryptable()],
         downtime_forecast_ms: 30_000,
         budget: Some(budget()),
+        backup: node_backup().database,
+        folders: BTreeMap::from([(node(), node_backup().folder)]),
     }
 }
 
@@ -190,6 +220,7 @@ pub(crate) fn state() -> State {
         admitted_at: Some(at(2)),
         undo: NodeUndo { offline: true, ..NodeUndo::default() },
         shunned: true,
+        backup: Some(node_backup()),
         ..NodeProgress::default()
     };
     let lease = ShardLease { node: node(), number: LeaseNumber::new(2), since: at(3), rows_per_second: Some(250) };

@@ -16,6 +16,7 @@ mod set_aside;
 
 use std::path::{Path, PathBuf};
 
+use fail_points::point;
 use rotation::{KeyId, RotationId};
 
 use crate::{KeySet, payload};
@@ -112,7 +113,8 @@ impl KeyStore {
                 durable::remove(&self.pending_path(&other))?;
             }
         }
-        durable::replace_like(&self.pending_path(rotation), &self.wrap(set)?, &self.path())
+        let (pending, file) = (self.pending_path(rotation), self.wrap(set)?);
+        durable::at(point!(PENDING_KEY), &pending, || durable::replace_like(&pending, &file, &self.path()))
     }
 
     /// Makes the pending keys of a rotation the current ones, and keeps the old file under a name with the date and
@@ -131,7 +133,7 @@ impl KeyStore {
             return Err(StoreError::PendingDiffers { path: pending_path, expected: new, found });
         }
         self.keep_dated(old, at_ms)?;
-        durable::rename(&pending_path, &self.path())?;
+        durable::at(point!(KEY_ACTIVATED), &self.path(), || durable::rename(&pending_path, &self.path()))?;
         Ok(new)
     }
 
@@ -156,7 +158,9 @@ impl KeyStore {
             let holds = self.read(&path).is_ok_and(|set| set.is_some_and(|set| set.active().secret.id() == old));
             if holds {
                 // Copied, not linked: an application that writes into its file must not change the dated one.
-                durable::replace_like(&self.path(), &durable::read(&path)?.unwrap_or_default(), &path)?;
+                let file = durable::read(&path)?.unwrap_or_default();
+                let put = || durable::replace_like(&self.path(), &file, &path);
+                durable::at(point!(KEY_RESTORED), &self.path(), put)?;
                 return Ok(old);
             }
         }
@@ -168,7 +172,8 @@ impl KeyStore {
         let _lock = Lock::take(&self.config.directory)?;
         let files = names::list(&self.config.directory)?;
         for rotation in files.pending {
-            durable::remove(&self.pending_path(&rotation))?;
+            let path = self.pending_path(&rotation);
+            durable::at(point!(PENDING_DISCARDED), &path, || durable::remove(&path))?;
         }
         for name in files.half_written {
             durable::remove(&self.config.directory.join(name))?;
@@ -180,7 +185,7 @@ impl KeyStore {
     fn keep_dated(&self, old: KeyId, at_ms: u64) -> Result<(), StoreError> {
         for attempt in 1..=DATED_NAMES_MAX {
             let path = self.config.directory.join(names::dated(at_ms, attempt));
-            if durable::link(&self.path(), &path)? {
+            if durable::at(point!(DATED_NAME), &path, || durable::link(&self.path(), &path))? {
                 return Ok(());
             }
             if self.read(&path).is_ok_and(|set| set.is_some_and(|set| set.active().secret.id() == old)) {

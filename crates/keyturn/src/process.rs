@@ -62,6 +62,15 @@ fn not_forbidden(error: &nix::Error) -> Problem {
     .because(error)
 }
 
+/// Ends when the process is told to, by SIGTERM, SIGINT or SIGHUP. For verbs that clean up after themselves.
+pub(crate) async fn told_to_end() {
+    let Ok(mut hung_up) = signal(SignalKind::hangup()) else { return told_to_stop().await };
+    tokio::select! {
+        () = told_to_stop() => {}
+        _ = hung_up.recv() => {}
+    }
+}
+
 /// Ends when the process is told to, by SIGTERM or SIGINT.
 pub(crate) async fn told_to_stop() {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))

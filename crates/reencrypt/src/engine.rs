@@ -128,6 +128,16 @@ impl Engine {
         }
     }
 
+    /// An engine on a simulated database, over this line.
+    #[cfg(feature = "simulation")]
+    pub fn simulated(
+        database: Arc<dialect::simulated::Database>,
+        line: Arc<dyn dialect::simulated::Line>,
+        targets: Targets,
+    ) -> Self {
+        Self::on(Arc::new(dialect::simulated::Simulated::new(database, line)), targets)
+    }
+
     /// Which system it is.
     pub fn kind(&self) -> DatabaseKind {
         self.dialect.kind()
@@ -416,6 +426,14 @@ impl Engine {
     pub async fn copy_into(&self, path: &std::path::Path) -> Result<(), EngineError> {
         let mut session = self.open().await?;
         session.session.copy_into(path).await?;
+        session.end().await;
+        Ok(())
+    }
+
+    /// Sees that a SQLite file is whole, page by page and index by index. Other databases look after that themselves.
+    pub async fn check_file(&self) -> Result<(), EngineError> {
+        let mut session = self.open().await?;
+        session.session.check_file().await?;
         session.end().await;
         Ok(())
     }

@@ -36,6 +36,17 @@ pub enum EngineError {
         #[source]
         source: sqlx::Error,
     },
+    /// Another process is in the middle of a transaction that writes, and does not end it.
+    #[error("{doing} failed: {} writes to the database and does not end", if .by.is_empty() { "another process".to_owned() } else { .by.join(" and ") })]
+    Busy {
+        /// What was being done.
+        doing: String,
+        /// Who it is, as far as can be seen.
+        by: Vec<String>,
+        /// What the database said.
+        #[source]
+        source: sqlx::Error,
+    },
     /// The database refused, in Preflight, what every chunk would do.
     #[error("a trial of writing {table} was refused, and nothing was changed; every write of a rotation would fail so")]
     Trial {
@@ -130,6 +141,9 @@ pub enum EngineError {
     /// The ledger holds what cannot be read.
     #[error("the ledger in the database cannot be read: {0}")]
     LedgerUnreadable(String),
+    /// A file that is no whole database.
+    #[error("the database file is damaged: {0}")]
+    Damaged(String),
     /// The database's history is not the one that was verified.
     #[error("the database is not the one that was verified: {0}")]
     Position(String),
@@ -228,11 +242,14 @@ impl EngineError {
             Self::Url(_) | Self::Configuration(_) | Self::Database { .. } | Self::TimedOut { .. } => {
                 FaultCode::Database
             }
-            Self::ScratchTaken(_) | Self::Unsupported(_) | Self::RepairUnderWay => FaultCode::Database,
+            Self::ScratchTaken(_) | Self::Unsupported(_) | Self::RepairUnderWay | Self::Busy { .. } => {
+                FaultCode::Database
+            }
             Self::Rights(_)
             | Self::Role { .. }
             | Self::LedgerOpen(_)
             | Self::LedgerUnreadable(_)
+            | Self::Damaged(_)
             | Self::LedgerOld(_)
             | Self::Space { .. }
             | Self::ShadowState { .. } => FaultCode::Database,
@@ -269,7 +286,7 @@ impl EngineError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Database { source, .. } => is_passing(source),
-            Self::TimedOut { .. } => true,
+            Self::TimedOut { .. } | Self::Busy { .. } => true,
             Self::Url(_)
             | Self::Configuration(_)
             | Self::Targets(_)
@@ -288,6 +305,7 @@ impl EngineError {
             | Self::LedgerMissing(_)
             | Self::LedgerOpen(_)
             | Self::LedgerUnreadable(_)
+            | Self::Damaged(_)
             | Self::LedgerOld(_)
             | Self::Shadows(_)
             | Self::Space { .. }
@@ -319,6 +337,9 @@ impl EngineError {
             Self::RowTooLarge { .. } => {
                 "raise max_allowed_packet on the server, for good and with SET GLOBAL, above twice what the row holds"
             }
+            Self::Busy { .. } => {
+                "let the process that is named go on (SIGCONT), or end it: the work then goes on by itself"
+            }
             Self::TimedOut { .. } => "see whether the database answers, and what locks it waits for",
             Self::SessionsRemain(_) => {
                 "stop the program that holds the session, or end the session, and start the rotation again"
@@ -342,6 +363,7 @@ impl EngineError {
                  nothing is aborted any more: `keyturn recover` on every node"
             }
             Self::LedgerOpen(_) => "end that rotation first: `keyturn rotation status`, or `keyturn recover`",
+            Self::Damaged(_) => "restore a backup that is whole: `keyturn recover --backup`",
             Self::LedgerUnreadable(_) => "use the release that wrote the ledger on every node",
             Self::LedgerOld(_) => "end that rotation with the release that began it, then go on with this one",
             Self::Shadows(_) => "leave --strategy at auto: such tables are re-encrypted in place",

@@ -31,7 +31,8 @@ impl NoteKind {
         }
     }
 
-    /// Whether it is refused once the ledger has been turned back or a recovery by hand has begun.
+    /// Whether it is refused once the ledger has been turned back or a recovery by hand has begun: from the first
+    /// [`Offline`](Self::Offline) on, unless a node had been admitted before, and so nothing can go back.
     pub(crate) const fn goes_forward(self) -> bool {
         match self {
             Self::Started | Self::Admitted => true,

@@ -18,8 +18,10 @@ mod forecast;
 mod history;
 mod key;
 mod ledger;
+mod offload;
 mod pace;
 mod pass;
+mod restore;
 pub mod scan;
 mod shadow;
 mod sink;
@@ -35,4 +37,11 @@ pub use engine::{Engine, Progress, ShardJob, SurveyRequest, SwapJob};
 pub use error::EngineError;
 pub use history::{LedgerRotation, NoteKind};
 pub use ledger::LedgerMark;
+pub use restore::{RestorePlace, RestoreStage};
 pub use targets::{Aad, ColumnTarget, Exclude, TableTarget, Targets, TargetsError};
+
+/// What a simulation puts in place of a real database.
+#[cfg(feature = "simulation")]
+pub mod simulation {
+    pub use crate::dialect::simulated::{Commit, Database, Line, Lost};
+}

@@ -14,6 +14,7 @@ use crate::dialect::{Chunk, PageLimit, Scan, Session, Written};
 use crate::engine::Progress;
 use crate::key::Key;
 use crate::ledger::{Claim, Pass, ShardRecord, plus};
+use crate::offload::offload;
 use crate::pace::{CHUNK_ROWS_FIRST, CHUNK_ROWS_MAX, Limits};
 use crate::sink::{PAGES_WAITING_MAX, Page, PageSink, PageSize, Room, Rooms};
 use crate::table::{Change, KeyRange, Row, Table};
@@ -102,9 +103,7 @@ pub(crate) async fn run(
     let transform = async move {
         while let Some(Page { rows, room }) = next(scope.table, &mut pages).await? {
             let transformer = Arc::clone(&transformer);
-            let batch = tokio::task::spawn_blocking(move || transformer.batch(rows))
-                .await
-                .map_err(|error| EngineError::Internal(format!("turning a page ended early: {error}")))??;
+            let batch = offload(rows, "turning", move |rows| transformer.batch(rows)).await??;
             if batches_in.send((batch, room)).await.is_err() {
                 return Ok(());
             }
@@ -206,12 +205,10 @@ pub(crate) async fn raw_digest(
     let hash = async {
         let mut sum = ContentDigest::default();
         while let Some(page) = next(table, &mut pages).await? {
-            let (digest, rows) = (Arc::clone(&digest), page.rows.len());
-            let of_page = tokio::task::spawn_blocking(move || digest(&page.rows))
-                .await
-                .map_err(|error| EngineError::Internal(format!("hashing a page ended early: {error}")))?;
-            sum = sum.plus(of_page);
-            progress(rows as u64);
+            let Page { rows, room: _room } = page;
+            let (digest, count) = (Arc::clone(&digest), rows.len());
+            sum = sum.plus(offload(rows, "hashing", move |rows| digest(&rows)).await?);
+            progress(count as u64);
         }
         Ok(sum)
     };

@@ -15,6 +15,7 @@ use crate::EngineError;
 use crate::dialect::{Dialect, PageLimit, Scan, Session};
 use crate::engine::Progress;
 use crate::key::Key;
+use crate::offload::offload;
 use crate::pass::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
 use crate::sink::{Page, PageSink, PageSize, Rooms};
 use crate::split::{Marks, split};
@@ -122,9 +123,7 @@ impl Surveyor<'_> {
         let open = async {
             while let Some(Page { rows, room: _room }) = pages.recv().await {
                 let (page_opener, wanted) = (Arc::clone(&opener), untried.clone());
-                let page = tokio::task::spawn_blocking(move || page_opener.page(rows, wanted))
-                    .await
-                    .map_err(|error| EngineError::Internal(format!("opening a page ended early: {error}")))?;
+                let page = offload(rows, "opening", move |rows| page_opener.page(rows, wanted)).await?;
                 for (key, bytes) in page.rows {
                     marks.add(key, bytes);
                     counts.rows += 1;

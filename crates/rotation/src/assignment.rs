@@ -5,9 +5,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AgentRelease, Attestation, ClusterId, ContentDigest, DatabaseIdentity, DatabaseKind, DatabasePosition, Digest,
-    Epoch, KeyId, LeaseNumber, Millis, NodeId, PlanTable, RotationId, Shard, ShardId, StrategyChoice, Term,
-    UndecryptableValue,
+    AgentRelease, Attestation, BackupOffer, BackupSource, ClusterId, ContentDigest, DatabaseIdentity, DatabaseKind,
+    DatabasePosition, Digest, Epoch, KeyId, LeaseNumber, Millis, NodeBackup, NodeId, PlanTable, RotationId, Shard,
+    ShardId, StrategyChoice, Term, UndecryptableValue,
 };
 
 /// Which way rows are being turned.
@@ -157,6 +157,12 @@ pub enum Work {
     SwapTablesBack,
     /// After the end, one node, on an operator's signed word: drop the originals that were kept.
     RetireTables,
+    /// Preflight, every node that is configured to: archive the application's folder. One of them: make a backup of the
+    /// database too, or take the one that is shown, restore it aside and open rows of it.
+    BackUp {
+        /// Where the backup of the database comes from; `None` on all nodes but one.
+        database: Option<BackupSource>,
+    },
 }
 
 /// The kind of a [`Work`], without its particulars.
@@ -203,6 +209,8 @@ pub enum WorkKind {
     SwapTablesBack,
     /// See [`Work::RetireTables`].
     RetireTables,
+    /// See [`Work::BackUp`].
+    BackUp,
 }
 
 impl fmt::Display for WorkKind {
@@ -228,6 +236,7 @@ impl fmt::Display for WorkKind {
             Self::SwapTables => "swap-tables",
             Self::SwapTablesBack => "swap-tables-back",
             Self::RetireTables => "retire-tables",
+            Self::BackUp => "back-up",
         })
     }
 }
@@ -256,6 +265,7 @@ impl Work {
             Self::SwapTables => WorkKind::SwapTables,
             Self::SwapTablesBack => WorkKind::SwapTablesBack,
             Self::RetireTables => WorkKind::RetireTables,
+            Self::BackUp { .. } => WorkKind::BackUp,
         }
     }
 }
@@ -284,7 +294,8 @@ impl Assignment {
             | Work::FinishShadows
             | Work::SwapTables
             | Work::SwapTablesBack
-            | Work::RetireTables => None,
+            | Work::RetireTables
+            | Work::BackUp { .. } => None,
         };
         AssignmentId {
             rotation: self.rotation,
@@ -317,6 +328,9 @@ pub struct Inspection {
     pub recipient_key: String,
     /// Proof that this recipient key is the node's.
     pub attestation: Attestation,
+    /// What its configuration has it back up. Absent before version 3 of the stored form.
+    #[serde(default)]
+    pub backup: BackupOffer,
 }
 
 /// What one node found in the database in Preflight, having read every registered value.
@@ -425,6 +439,8 @@ pub enum Answer {
     TablesSwappedBack,
     /// To [`Work::RetireTables`].
     TablesRetired,
+    /// To [`Work::BackUp`].
+    BackedUp(Box<NodeBackup>),
 }
 
 impl Answer {
@@ -451,6 +467,7 @@ impl Answer {
             Self::TablesSwapped => WorkKind::SwapTables,
             Self::TablesSwappedBack => WorkKind::SwapTablesBack,
             Self::TablesRetired => WorkKind::RetireTables,
+            Self::BackedUp(_) => WorkKind::BackUp,
         }
     }
 }

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Answer, AssignmentId, Authorization, ClusterId, DowntimeBudget, Epoch, Fault, Millis, NodeId, Phase, RotationId,
-    SignedRetirement, StrategyChoice, Term, UndecryptableValue,
+    Answer, AssignmentId, Authorization, BackupChoice, ClusterId, DowntimeBudget, Epoch, Fault, Millis, NodeId, Phase,
+    RotationId, SignedRetirement, StrategyChoice, Term, UndecryptableValue,
 };
 
 /// One entry of the log.
@@ -28,6 +28,9 @@ pub struct RotationOptions {
     /// How long the farm may be offline; `None` without a bound. Absent before version 3 of the stored form.
     #[serde(default)]
     pub budget: Option<DowntimeBudget>,
+    /// What is backed up first. Absent before version 3 too.
+    #[serde(default)]
+    pub backup: BackupChoice,
 }
 
 /// What happened or was asked.

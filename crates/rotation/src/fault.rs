@@ -54,6 +54,8 @@ pub enum FaultCode {
     Internal,
     /// The farm would be offline for longer than its operator allows.
     DowntimeBudget,
+    /// A backup was not made, or could not be proved usable.
+    Backup,
 }
 
 impl FaultCode {
@@ -82,11 +84,12 @@ impl FaultCode {
             Self::Aborted => "aborted",
             Self::Internal => "internal",
             Self::DowntimeBudget => "downtime-budget",
+            Self::Backup => "backup",
         }
     }
 
     /// Every code, for documentation and conversions.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::NodeUnreachable,
         Self::AssignmentRefused,
         Self::NodesDisagree,
@@ -109,6 +112,7 @@ impl FaultCode {
         Self::Aborted,
         Self::Internal,
         Self::DowntimeBudget,
+        Self::Backup,
     ];
 }
 

@@ -313,6 +313,12 @@ impl Millis {
 pub struct AgentRelease {
     /// The release, for people: `0.1.0`.
     pub version: String,
-    /// The number of the protocol between coordinator and agent. Must be the same on all nodes.
+    /// The number of the protocol between coordinator and agent. Must be the same on all nodes and on the coordinators.
     pub protocol: u32,
+}
+
+impl AgentRelease {
+    /// The protocol of this release. Raised when an older agent would misunderstand an assignment, or an older coordinator
+    /// an answer.
+    pub const PROTOCOL: u32 = 2;
 }

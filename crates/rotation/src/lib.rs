@@ -7,6 +7,7 @@
 mod apply;
 mod assignment;
 mod authorization;
+mod backup;
 mod budget;
 mod commands;
 mod course;
@@ -33,6 +34,7 @@ pub use assignment::{
     Answer, Assignment, AssignmentId, Direction, Fence, Inspection, ShardTally, Survey, Work, WorkKind,
 };
 pub use authorization::{Authorization, NodeGrant, Retirement, SignedRetirement, Statement};
+pub use backup::{BackedUpTable, BackupChoice, BackupOffer, BackupSource, DatabaseBackup, FolderArchive, NodeBackup};
 pub use budget::{BudgetStanding, DowntimeBudget, OnBudget, budget_counts, budget_decision, budget_standing};
 pub use entry::{Entry, Event, RotationOptions};
 pub use estimate::Pace;

@@ -67,7 +67,7 @@ pub const fn deadline_ms(kind: WorkKind, course: &Course) -> u64 {
         // Counts every row.
         WorkKind::FenceDatabase => 120_000,
         // From the last word: a shard that is worked on is heard of all the time.
-        WorkKind::SurveyDatabase | WorkKind::ReencryptShard | WorkKind::VerifyShard => 60_000,
+        WorkKind::SurveyDatabase | WorkKind::BackUp | WorkKind::ReencryptShard | WorkKind::VerifyShard => 60_000,
         // From the last word: building indexes and reading whole tables under their lock takes as long as they are large.
         WorkKind::FinishShadows | WorkKind::SwapTables => 60_000,
         // From the last word too, and with more patience: the way out of it is to be stuck.
@@ -95,6 +95,7 @@ pub const fn deadline_restarts(kind: WorkKind) -> bool {
             | WorkKind::FinishShadows
             | WorkKind::SwapTables
             | WorkKind::SwapTablesBack
+            | WorkKind::BackUp
     )
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentRelease, Digest, DowntimeBudget, KeyId, NodeId, RotationId, ShardId};
+use crate::{AgentRelease, DatabaseBackup, Digest, DowntimeBudget, FolderArchive, KeyId, NodeId, RotationId, ShardId};
 
 /// Which database system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -199,7 +199,7 @@ pub struct PlanTable {
 /// Everything that an operator agrees to by signing its digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// The version of this format: 3 with a budget, else 2, which has all but that.
+    /// The version of this format: 3 with a budget or anything backed up, else 2, which has all but that.
     pub format: u32,
     /// The farm's name.
     pub farm: String,
@@ -220,6 +220,12 @@ pub struct Plan {
     /// How long the farm may be offline; `None` without a bound.
     #[serde(default)]
     pub budget: Option<DowntimeBudget>,
+    /// The backup of the database to fall back on; `None` when there is none.
+    #[serde(default)]
+    pub backup: Option<DatabaseBackup>,
+    /// The archives of the application's folder, of the nodes that are configured to make one.
+    #[serde(default)]
+    pub folders: BTreeMap<NodeId, FolderArchive>,
 }
 
 /// A plan as it is signed. What a plan does not have is left out, so that one without a budget has the same bytes, and so
@@ -237,6 +243,10 @@ struct Signed<'a> {
     downtime_forecast_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     budget: Option<&'a DowntimeBudget>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backup: Option<&'a DatabaseBackup>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    folders: &'a BTreeMap<NodeId, FolderArchive>,
 }
 
 /// A plan that cannot be read.
@@ -271,8 +281,20 @@ impl Plan {
 
     /// The exact bytes that are signed: JSON with fields in the order of declaration and maps in key order.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let Self { format, farm, rotation, nodes, tables, shards, writers_max, accepted, downtime_forecast_ms, budget } =
-            self;
+        let Self {
+            format,
+            farm,
+            rotation,
+            nodes,
+            tables,
+            shards,
+            writers_max,
+            accepted,
+            downtime_forecast_ms,
+            budget,
+            backup,
+            folders,
+        } = self;
         let signed = Signed {
             format: *format,
             farm,
@@ -284,6 +306,8 @@ impl Plan {
             accepted,
             downtime_forecast_ms: *downtime_forecast_ms,
             budget: budget.as_ref(),
+            backup: backup.as_ref(),
+            folders,
         };
         serde_json::to_vec(&signed).expect("a plan has string keys only, so it always has a JSON form")
     }
@@ -364,6 +388,8 @@ mod tests {
             accepted: Vec::new(),
             downtime_forecast_ms: 1,
             budget: None,
+            backup: None,
+            folders: BTreeMap::new(),
         }
     }
 

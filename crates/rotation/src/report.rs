@@ -127,6 +127,7 @@ fn miss(run: &mut Run<'_>, node: &NodeId, work: &Work, fault: Fault) {
                 }
             }
             Work::Inspect
+            | Work::BackUp { .. }
             | Work::StoreKey
             | Work::TakeOffline
             | Work::ActivateKey { .. }

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Authorization, ClusterId, DatabasePosition, Digest, Direction, Epoch, Fault, Inspection, KeyId, LeaseNumber,
-    Millis, NodeId, Pace, Plan, RotationId, RotationOptions, ShardId, ShardTally, SignedRetirement, Statement,
-    Strategy, Survey, Term,
+    Millis, NodeBackup, NodeId, Pace, Plan, RotationId, RotationOptions, ShardId, ShardTally, SignedRetirement,
+    Statement, Strategy, Survey, Term,
 };
 
 /// Everything that the coordinators agree on.
@@ -349,6 +349,9 @@ pub struct NodeProgress {
     pub catch_up: NodeCatchUp,
     /// It did not answer in this phase; it gets no shards and is not the lead until the next.
     pub shunned: bool,
+    /// What it backed up in Preflight. Absent before version 3 of the stored form.
+    #[serde(default)]
+    pub backup: Option<NodeBackup>,
 }
 
 /// How far one node's undo has come.

@@ -3,18 +3,20 @@
 //! Towards the protocol every value has a form (`From`); from it, a message may lack or misstate something
 //! (`TryFrom`, [`ConvertError`] names the field).
 
+mod backup;
 mod work;
 
 use std::fmt::Display;
 use std::str::FromStr;
 
 use rotation::{
-    AgentRelease, Attestation, Authorization, BudgetStanding, DatabaseIdentity, DatabaseKind, DatabasePosition,
-    Direction, DowntimeBudget, Fault, FaultCode, KeyBound, Millis, NodeId, OnBudget, Phase, PlanTable, Shard, ShardId,
-    ShardRange, ShardTally, SignedRetirement, Strategy, StrategyChoice, UndecryptableValue,
+    AgentRelease, Attestation, Authorization, BackupOffer, BudgetStanding, DatabaseIdentity, DatabaseKind,
+    DatabasePosition, Direction, DowntimeBudget, Fault, FaultCode, KeyBound, Millis, NodeId, OnBudget, Phase,
+    PlanTable, Shard, ShardId, ShardRange, ShardTally, SignedRetirement, Strategy, StrategyChoice, UndecryptableValue,
 };
 use tonic::{Code, Status};
 
+pub use backup::backup_choice;
 pub use work::{Order, Report};
 
 use crate::{status, v1};
@@ -144,6 +146,7 @@ same_names!(Phase: Preflight, Approval, Distribute, Quiesce, Reencrypt, Verify, 
 same_names!(Direction: Forward, Back);
 same_names!(DatabaseKind: Postgres, Mariadb, Sqlite);
 same_names!(StrategyChoice: Auto, InPlace, Shadow);
+same_names!(BackupOffer: Nothing, Folder, Database);
 same_names!(OnBudget: Undo, Continue);
 
 impl From<&Fault> for v1::Fault {

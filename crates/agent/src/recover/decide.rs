@@ -14,6 +14,8 @@ pub struct Choice {
     pub key: Option<KeyId>,
     /// The administrator has seen that the instances of all other nodes are offline.
     pub others_offline: bool,
+    /// The database was just put back from a backup: nobody else may be in it until it is recovered.
+    pub restored: bool,
 }
 
 /// Where a recovery leads.
@@ -27,6 +29,8 @@ pub enum Verdict {
     Forward,
     /// No rotation is to be undone: the instance comes up with the key that the data is under.
     Key,
+    /// A backup of the database is put back, and then recovered.
+    Restore,
     /// Other nodes come first.
     Wait,
     /// Nothing can be done from here.
@@ -120,9 +124,10 @@ fn back(found: &Findings, choice: &Choice, open: &LedgerRotation) -> Decision {
             format!("run `keyturn recover` on a node that has it first, or import its bundle; else {RESTORE_BACKUP}"),
         );
     }
-    let mut steps = vec![Step::TakeOffline { rotation: Some(id) }];
+    // Noted before the ledger is turned: from then on no other node is started or let in, so that what is seen of them
+    // right after stays as it is.
+    let mut steps = vec![Step::TakeOffline { rotation: Some(id) }, Step::NoteOffline { rotation: id }];
     if let Some(waiting) = waits_for(found, choice, open) {
-        steps.push(Step::NoteOffline { rotation: id });
         return waiting_decision(id, key, steps, &waiting);
     }
     let epoch = open.epoch.next();
@@ -165,7 +170,7 @@ fn settle(found: &Findings, choice: &Choice) -> Decision {
     }
     if let Some(rotation) = gone {
         let epoch = Epoch::new(1);
-        steps.push(Step::TurnBack { rotation, epoch, alone: false });
+        steps.push(Step::TurnBack { rotation, epoch, alone: choice.restored });
         steps.push(Step::EndLedger { rotation, epoch });
     }
     let marks = rotation.filter(|_| undone_by_hand && !found.marked || gone.is_some());

@@ -79,6 +79,7 @@ fn without_that_it_goes_back() {
     let found = held(OLD, vec![in_ledger(Direction::Forward, &[])]);
     let steps = [
         "take-offline",
+        "note-offline",
         "turn-back",
         "prove-key",
         "end-ledger",

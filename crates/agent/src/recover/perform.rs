@@ -41,6 +41,8 @@ impl Recovery {
                 activated.map_err(|error| store_fault("making the new key current", &error))?;
                 Ok(format!("encryption.config holds key {key}"))
             }
+            Step::LoadBackup { .. } => self.load_backup().await,
+            Step::PutInPlace { .. } => self.put_in_place().await,
             Step::StartInstance { key } => self.start(*key).await,
             Step::AdmitInstance { rotation } => self.admit(*rotation).await,
             Step::LeaveMark { rotation, key } => {
@@ -76,10 +78,10 @@ impl Recovery {
 
     async fn turn_back(&self, rotation: RotationId, epoch: Epoch, alone: bool) -> Result<String, Fault> {
         let mark = LedgerMark { rotation, epoch, direction: Direction::Back };
-        // Time has passed since it was looked: before anything is changed, and again when no agent can write a note any more.
+        // Time has passed since it was looked. What is seen now is final: this node's note that it is offline is there, and
+        // where that stands no other node is noted as started or admitted any more.
         self.refuse_if_others_went_on(rotation, alone).await?;
         self.engine.turn_back(&mark).await.map_err(|error| error.fault())?;
-        self.refuse_if_others_went_on(rotation, alone).await?;
         if alone {
             self.engine.fence(&mark).await.map_err(|error| {
                 let mut fault = error.fault();
@@ -268,7 +270,7 @@ impl Recovery {
         })
     }
 
-    fn key(&self, id: KeyId) -> Result<SecretKey, Fault> {
+    pub(super) fn key(&self, id: KeyId) -> Result<SecretKey, Fault> {
         self.keys()?.into_iter().find(|key| key.id() == id).ok_or_else(|| {
             fault(
                 FaultCode::KeyStore,

@@ -72,6 +72,18 @@ pub enum Step {
         /// The key in it.
         key: KeyId,
     },
+    /// A proved backup is loaded beside the damaged database.
+    LoadBackup {
+        /// The backup.
+        path: String,
+        /// The key that it is under.
+        key: KeyId,
+    },
+    /// The damaged database is moved aside, and the loaded one takes its place.
+    PutInPlace {
+        /// Under which name the damaged one is kept.
+        kept_as: String,
+    },
     /// The instance is started, without clients, and opens a value that was encrypted just now.
     StartInstance {
         /// The key that it must have.
@@ -109,6 +121,8 @@ impl Step {
             Self::ProveKey { .. } => "prove-key",
             Self::PutFileBack { .. } => "put-file-back",
             Self::ActivatePending { .. } => "activate-pending",
+            Self::LoadBackup { .. } => "load-backup",
+            Self::PutInPlace { .. } => "put-in-place",
             Self::StartInstance { .. } => "start-instance",
             Self::AdmitInstance { .. } => "admit-instance",
             Self::LeaveMark { .. } => "leave-mark",
@@ -142,6 +156,15 @@ impl fmt::Display for Step {
             ),
             Self::ActivatePending { key, .. } => {
                 write!(f, "make the pending file (which holds key {key}) encryption.config, and date the present one")
+            }
+            Self::LoadBackup { path, key } => {
+                write!(f, "load {path}, which is under key {key}, beside the damaged database")
+            }
+            Self::PutInPlace { kept_as } => {
+                write!(
+                    f,
+                    "move the damaged database aside (it is kept as {kept_as}) and put the loaded one into its place"
+                )
             }
             Self::StartInstance { key } => {
                 write!(f, "start the instance without clients, and have it open a value under key {key}")

@@ -4,8 +4,11 @@ use keys::KeyStore;
 use keys::attestation::{self, Context};
 use keys::sealed::RecipientKey;
 use reencrypt::SurveyRequest;
-use rotation::{AgentRelease, Answer, Attestation, Fault, Inspection, RotationId, StrategyChoice, UndecryptableValue};
+use rotation::{
+    AgentRelease, Answer, Attestation, BackupOffer, Fault, Inspection, RotationId, StrategyChoice, UndecryptableValue,
+};
 
+use crate::config::BackedUpDatabase;
 use crate::instance::Condition;
 use crate::node::{Node, PROTOCOL, RELEASE, store_fault};
 use crate::registry::Ticket;
@@ -47,6 +50,11 @@ pub(super) async fn inspect(node: &Node, rotation: RotationId, ticket: &Ticket) 
         targets_digest: node.targets,
         recipient_key: context.recipient_key,
         attestation,
+        backup: match node.config.backup.as_ref().map(|backup| backup.database) {
+            None => BackupOffer::Nothing,
+            Some(BackedUpDatabase::None) => BackupOffer::Folder,
+            Some(BackedUpDatabase::Make) => BackupOffer::Database,
+        },
     })))
 }
 

@@ -401,3 +401,20 @@ async fn a_plan_that_leaves_rows_out_is_refused_although_it_is_signed() {
     }
     assert_untouched(&farm, &leader).await;
 }
+
+#[tokio::test]
+async fn a_plan_that_another_protocol_made_is_refused() {
+    let farm = Farm::new().await;
+    let agent = farm.start().await;
+    let mut leader = Leader::planned(&farm, &agent).await;
+    let mut plan = leader.read_plan();
+    let ours = rotation::AgentRelease::PROTOCOL;
+    plan.nodes.values_mut().for_each(|node| node.release.protocol = ours + 1);
+    leader.plan = Some(plan.to_bytes());
+    leader.approve(&farm);
+    leader.next_phase();
+    let refusal = leader.ask(Work::StoreKey).await.unwrap_err().refusal();
+    let named = refusal.contains("protocol of this node's release");
+    assert!(named && refusal.contains(&ours.to_string()) && refusal.contains(&(ours + 1).to_string()), "{refusal}");
+    assert_untouched(&farm, &leader).await;
+}

@@ -7,5 +7,6 @@ mod forward;
 mod instance;
 mod restart;
 mod shadows;
+#[expect(dead_code, unused_imports, reason = "shared with the tests in `points`, which use the rest")]
 mod support;
 mod undo;

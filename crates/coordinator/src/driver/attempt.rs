@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use rotation::{Answer, AssignmentId, Event, Fault, FaultCode, Millis};
+use futures::StreamExt as _;
+use rotation::{AgentRelease, Answer, AssignmentId, Event, Fault, FaultCode, Millis, NodeId};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout_at};
 use tonic::{Code, Status};
@@ -15,7 +16,7 @@ use super::patience::{Failure, Next, Patience, SILENCE_MAX};
 use crate::raft::now;
 
 /// Works on a job until there is something to log.
-pub(super) async fn perform(job: &Job, agents: &Agents, hints: &watch::Sender<Hints>) -> Event {
+pub(super) async fn perform(job: &Job, agents: &impl Agents, hints: &watch::Sender<Hints>) -> Event {
     let id = job.order.assignment.id();
     let mut patience = Patience::new(&job.order.assignment, &job.course, Instant::now());
     hints.send_modify(|hints| hints.begin(id.clone(), now(), until(&patience), Instant::now()));
@@ -46,7 +47,7 @@ pub(super) async fn perform(job: &Job, agents: &Agents, hints: &watch::Sender<Hi
 async fn attempt(
     job: &Job,
     id: &AssignmentId,
-    agents: &Agents,
+    agents: &impl Agents,
     patience: &mut Patience,
     hints: &watch::Sender<Hints>,
 ) -> Result<Event, Failure> {
@@ -62,18 +63,18 @@ async fn attempt(
     };
     let wait = |patience: &Patience| patience.ends().min(Instant::now() + SILENCE_MAX).into();
 
-    let mut client = agents.client(node, &job.address).map_err(|error| Failure::Unreached(error.to_string()))?;
-    let mut reports = match timeout_at(wait(patience), client.execute(job.order.to_request())).await {
+    let calling = agents.execute(node, &job.address, job.order.to_request());
+    let mut reports = match timeout_at(wait(patience), calling).await {
         Err(_) => return silent(patience),
         Ok(Err(status)) => return Err(refusal(id, &status)),
-        Ok(Ok(response)) => response.into_inner(),
+        Ok(Ok(reports)) => reports,
     };
     loop {
-        let report = match timeout_at(wait(patience), reports.message()).await {
+        let report = match timeout_at(wait(patience), reports.next()).await {
             Err(_) => return silent(patience),
-            Ok(Err(status)) => return Err(refusal(id, &status)),
-            Ok(Ok(None)) => return Err(Failure::Unreached(format!("{node} ended the call without an answer"))),
-            Ok(Ok(Some(report))) => report,
+            Ok(Some(Err(status))) => return Err(refusal(id, &status)),
+            Ok(None) => return Err(Failure::Unreached(format!("{node} ended the call without an answer"))),
+            Ok(Some(Ok(report))) => report,
         };
         match Report::try_from(report) {
             Ok(Report::Progress(report)) => {
@@ -82,6 +83,9 @@ async fn attempt(
                 hints.send_modify(|hints| hints.progress(id, report, until(patience), now));
             }
             Ok(Report::Answered(answer)) => {
+                if let Some(fault) = of_another_protocol(node, &answer) {
+                    return Err(Failure::Fault(fault));
+                }
                 if let Answer::ShardReencrypted { tally, .. } | Answer::ShardVerified { tally, .. } = &*answer {
                     hints.send_modify(|hints| hints.done(id, tally.rows, Instant::now()));
                 }
@@ -93,6 +97,22 @@ async fn attempt(
             }
         }
     }
+}
+
+/// An agent that speaks another protocol than these coordinators is given no more than the question what it is.
+fn of_another_protocol(node: &NodeId, answer: &Answer) -> Option<Fault> {
+    let Answer::Inspected(inspection) = answer else { return None };
+    let AgentRelease { version, protocol } = &inspection.release;
+    let ours = AgentRelease::PROTOCOL;
+    (*protocol != ours).then(|| Fault {
+        code: FaultCode::NodesDisagree,
+        node: Some(node.clone()),
+        message: format!(
+            "the agent of {node}, of release {version}, speaks protocol {protocol}, and the coordinators speak {ours}"
+        ),
+        next_step: "run the same release on coordinators and agents, then plan again".to_owned(),
+        retryable: false,
+    })
 }
 
 /// When patience ends, by the clock that operators read.
@@ -137,5 +157,27 @@ struct EndHint<'a> {
 impl Drop for EndHint<'_> {
     fn drop(&mut self) {
         self.hints.send_modify(|hints| hints.end(self.id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample;
+
+    #[test]
+    fn an_agent_of_another_protocol_is_refused_by_name() {
+        let mut inspection = sample::inspection();
+        inspection.release = AgentRelease { version: "9.9.9".to_owned(), protocol: AgentRelease::PROTOCOL };
+        assert_eq!(of_another_protocol(&sample::node(), &Answer::Inspected(Box::new(inspection.clone()))), None);
+        for other in [AgentRelease::PROTOCOL - 1, AgentRelease::PROTOCOL + 1] {
+            inspection.release.protocol = other;
+            let answer = Answer::Inspected(Box::new(inspection.clone()));
+            let fault = of_another_protocol(&sample::node(), &answer).expect("refused");
+            assert!(!fault.retryable && fault.node == Some(sample::node()), "{fault}");
+            for named in ["9.9.9".to_owned(), other.to_string(), AgentRelease::PROTOCOL.to_string()] {
+                assert!(fault.message.contains(&named), "{fault}");
+            }
+        }
     }
 }

@@ -16,7 +16,7 @@ const SPEED_AFTER: Duration = Duration::from_millis(500);
 
 /// All hints of one leader.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Hints {
+pub struct Hints {
     work: BTreeMap<AssignmentId, Hint>,
     speed: Speed,
 }

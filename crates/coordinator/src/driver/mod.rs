@@ -10,19 +10,20 @@ mod job;
 mod patience;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rotation::{Assignment, AssignmentId, Event, Fault, FaultCode, Millis, State, Term};
+use rotation::{Assignment, AssignmentId, Event, Fault, FaultCode, Millis, Outcome, State, Term};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use wire::tls::Tls;
 
-use crate::raft::{Consensus, Leadership, ProposeError};
-use agents::Agents;
-pub(crate) use hints::Hints;
+use crate::raft::{Leadership, ProposeError};
+pub use agents::Agents;
+pub(crate) use agents::Channels;
+pub use hints::Hints;
 use job::Job;
 
 /// The pause before work begins anew that ended and is still wanted, such as admitting an instance that would not
@@ -35,14 +36,31 @@ const PROPOSE_RETRY: Duration = Duration::from_millis(500);
 /// How often a downtime budget is looked at while it counts.
 const BUDGET_LOOK: Duration = Duration::from_millis(500);
 
+/// What the driver asks of consensus.
+pub trait Consensus: Clone + Send + Sync + 'static {
+    /// The state as this replica has applied it, as it changes.
+    fn state(&self) -> watch::Receiver<State>;
+
+    /// Who leads, as it changes.
+    fn leadership(&self) -> watch::Receiver<Leadership>;
+
+    /// Logs an event, and answers once it is applied here.
+    fn propose(&self, event: Event) -> impl Future<Output = Result<Outcome, ProposeError>> + Send;
+}
+
 /// Drives whenever this replica leads, until stopped.
-pub(crate) async fn run(consensus: Consensus, tls: Tls, hints: watch::Sender<Hints>, stop: CancellationToken) {
+pub async fn run<C: Consensus, A: Agents>(
+    consensus: C,
+    agents: Arc<A>,
+    hints: watch::Sender<Hints>,
+    stop: CancellationToken,
+) {
     let mut leadership = consensus.leadership();
     loop {
         let now = leadership.borrow_and_update().clone();
         let drive = async {
             match now {
-                Leadership::Own { term } => Driver::new(&consensus, &tls, &hints, term).drive().await,
+                Leadership::Own { term } => Driver::new(&consensus, &agents, &hints, term).drive().await,
                 Leadership::Other { .. } => std::future::pending().await,
             }
         };
@@ -57,9 +75,9 @@ pub(crate) async fn run(consensus: Consensus, tls: Tls, hints: watch::Sender<Hin
 }
 
 /// The work of one lead. Dropping it drops everything it had running.
-struct Driver {
-    consensus: Consensus,
-    agents: Arc<Agents>,
+struct Driver<C, A> {
+    consensus: C,
+    agents: Arc<A>,
     hints: watch::Sender<Hints>,
     term: Term,
     tasks: JoinSet<AssignmentId>,
@@ -68,11 +86,11 @@ struct Driver {
     resting: BTreeMap<AssignmentId, Instant>,
 }
 
-impl Driver {
-    fn new(consensus: &Consensus, tls: &Tls, hints: &watch::Sender<Hints>, term: Term) -> Self {
+impl<C: Consensus, A: Agents> Driver<C, A> {
+    fn new(consensus: &C, agents: &Arc<A>, hints: &watch::Sender<Hints>, term: Term) -> Self {
         Self {
             consensus: consensus.clone(),
-            agents: Arc::new(Agents::new(tls.clone())),
+            agents: Arc::clone(agents),
             hints: hints.clone(),
             term,
             tasks: JoinSet::new(),
@@ -144,9 +162,9 @@ impl Driver {
     fn start(&mut self, job: Job) {
         let id = job.order.assignment.id();
         tracing::debug!(assignment = %id, "given out");
-        let (consensus, agents, hints) = (self.consensus.clone(), self.agents.clone(), self.hints.clone());
+        let (consensus, agents, hints) = (self.consensus.clone(), Arc::clone(&self.agents), self.hints.clone());
         let task = self.tasks.spawn(async move {
-            let event = attempt::perform(&job, &agents, &hints).await;
+            let event = attempt::perform(&job, agents.as_ref(), &hints).await;
             propose(&consensus, event).await;
             job.order.assignment.id()
         });
@@ -197,7 +215,7 @@ impl LogClock {
 }
 
 /// Logs an event; gives up only when this replica does not lead any more, since then another one does the work.
-async fn propose(consensus: &Consensus, mut event: Event) {
+async fn propose(consensus: &impl Consensus, mut event: Event) {
     loop {
         match consensus.propose(event.clone()).await {
             Ok(_) | Err(ProposeError::NotLeader { .. } | ProposeError::Stopped) => return,

@@ -172,6 +172,7 @@ impl Patience {
             | WorkKind::SwapTables
             | WorkKind::SwapTablesBack
             | WorkKind::RetireTables => FaultCode::Database,
+            WorkKind::BackUp => FaultCode::Backup,
             WorkKind::Inspect => FaultCode::Internal,
         };
         Fault {

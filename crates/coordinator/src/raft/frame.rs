@@ -9,10 +9,10 @@ use serde::de::DeserializeOwned;
 use super::earlier;
 
 /// The version that this release writes. It reads 2 as well, which lacks what came with downtime budgets.
-const VERSION: u8 = 3;
+pub(super) const VERSION: u8 = 3;
 
-/// That of release 0.1: its entries could be read, but not applied to the same state, because a plan, whose digest
-/// operators sign, has another format since.
+/// That of development, before any release: its entries could be read, but not applied to the same state, because a plan,
+/// whose digest operators sign, has another format since.
 const OUTDATED: u8 = 1;
 
 /// What is inside a frame; the first of its bytes.
@@ -41,8 +41,9 @@ pub(crate) enum FrameError {
     #[error("the frame has version {found}, and this release reads up to {VERSION}; start the release that wrote it")]
     Version { found: u8 },
     #[error(
-        "the frame has version {found}, of release 0.1, whose log this release cannot replay; let that release end its \
-         rotation, then start this one's coordinators with empty data directories and enroll every node again"
+        "the frame has version {found}, from before the first release, whose log this release cannot replay; let the \
+         program that wrote it end its rotation, then start this one's coordinators with empty data directories and enroll \
+         every node again"
     )]
     Outdated { found: u8 },
     #[error("a frame of kind {:?} cannot be read; the data directory is damaged", *.0 as u8 as char)]

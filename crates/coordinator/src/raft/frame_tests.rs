@@ -89,23 +89,37 @@ fn check_all(check: &mut Check, events: Vec<(&'static str, Event)>, state: &Stat
     check.frame("state", Kind::State, state);
 }
 
-/// Version 2 knew neither downtime budgets nor the numbers of coordinators that were removed. A plan without a budget has
+fn earlier_options(options: RotationOptions) -> RotationOptions {
+    RotationOptions { budget: None, backup: BackupChoice::AsConfigured, ..options }
+}
+
+/// Version 2 knew neither downtime budgets, nor backups, nor the numbers of coordinators that were removed. A plan without a budget has
 /// the digest that it had then.
 #[test]
 fn every_frame_of_version_2_is_read_as_what_it_was() {
     let mut earlier = State { removed_replicas: Default::default(), ..state() };
     let rotation = earlier.rotations.get_mut(&id()).expect("the sample has it");
-    rotation.options.budget = None;
+    (rotation.options.budget, rotation.options.backup) = (None, BackupChoice::AsConfigured);
+    for progress in rotation.nodes.values_mut() {
+        progress.backup = None;
+        if let Some(found) = &mut progress.inspection {
+            found.backup = BackupOffer::Nothing;
+        }
+    }
     (rotation.pace, rotation.budget_spent_at) = (Pace::default(), None);
     let plan = rotation.plan.as_mut().expect("the sample has one");
-    (plan.format, plan.budget) = (Plan::format_with(None), None);
+    (plan.format, plan.budget, plan.backup, plan.folders) = (Plan::format_with(None), None, None, BTreeMap::new());
     rotation.plan_digest = Some(plan.digest());
     let events = events()
         .into_iter()
-        .filter(|(name, _)| *name != "budget-spent")
+        .filter(|(name, _)| !matches!(*name, "budget-spent" | "work-done-backed-up"))
         .map(|(name, event)| match event {
             Event::RotationRequested { rotation, by, options } => {
-                (name, Event::RotationRequested { rotation, by, options: RotationOptions { budget: None, ..options } })
+                (name, Event::RotationRequested { rotation, by, options: earlier_options(options) })
+            }
+            Event::WorkDone { assignment, answer: Answer::Inspected(found) } => {
+                let found = Inspection { backup: BackupOffer::Nothing, ..*found };
+                (name, Event::WorkDone { assignment, answer: Answer::Inspected(Box::new(found)) })
             }
             other => (name, other),
         })
@@ -119,7 +133,7 @@ fn every_frame_of_version_2_is_read_as_what_it_was() {
 }
 
 #[test]
-fn every_frame_of_release_0_1_is_refused_by_name() {
+fn every_frame_from_before_the_first_release_is_refused_by_name() {
     let text = std::fs::read_to_string(fixtures(1)).expect("the fixtures");
     let mut kinds = 0;
     for (name, frame) in text.lines().filter_map(|line| line.split_once(' ')) {
@@ -131,7 +145,10 @@ fn every_frame_of_release_0_1_is_refused_by_name() {
             _ => decode::<LogEntry>(Kind::Entry, &unhex(frame)).err(),
         };
         let message = refused.expect("refused").to_string();
-        assert!(message.contains("release 0.1") && message.contains("empty data directories"), "{name}: {message}");
+        assert!(
+            message.contains("before the first release") && message.contains("empty data directories"),
+            "{name}: {message}"
+        );
         kinds += 1;
     }
     assert!(kinds > 20, "{kinds}");
@@ -180,6 +197,7 @@ fn events() -> Vec<(&'static str, Event)> {
             },
         ),
         ("work-done-last", Event::WorkDone { assignment: work(), answer: Answer::TablesRetired }),
+        ("work-done-last", Event::WorkDone { assignment: work(), answer: Answer::BackedUp(Box::new(node_backup())) }),
         ("work-failed", Event::WorkFailed { assignment: work(), fault: fault() }),
         ("deadline-missed", Event::DeadlineMissed { assignment: work(), fault: fault() }),
         ("lease-expired", Event::LeaseExpired { assignment: work() }),

@@ -17,7 +17,7 @@ use super::timing::{
 
 /// Who leads, from where this replica stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Leadership {
+pub enum Leadership {
     /// This replica, in this term.
     Own {
         /// The term; part of every fence.

@@ -24,6 +24,7 @@ mod frame_tests;
 mod store_tests;
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -36,6 +37,7 @@ use tokio_util::task::TaskTracker;
 use wire::tls::Tls;
 
 use crate::config::Config;
+use crate::driver;
 use formation::{Membership, Standing};
 use leadership::Heard;
 use machine::Machine;
@@ -45,7 +47,7 @@ use timing::{READ_TIMEOUT, WRITE_TIMEOUT};
 use types::{Applied, Raft};
 
 pub(crate) use change::{ChangeError, Member};
-pub(crate) use leadership::Leadership;
+pub use leadership::Leadership;
 pub(crate) use members::{Change, Refusal, Step, VOTERS_MAX};
 pub(crate) use service::{RaftService, removed};
 pub use store::OpenStoreError;
@@ -69,16 +71,22 @@ pub enum StartError {
 
 /// An event that was not taken into the log, or of which that is not known.
 #[derive(Debug, Clone, thiserror::Error)]
-pub(crate) enum ProposeError {
+pub enum ProposeError {
     /// Another replica leads, at this address if it is known.
     #[error("this replica does not lead")]
-    NotLeader { address: Option<String> },
+    NotLeader {
+        /// Where.
+        address: Option<String>,
+    },
     /// The domain refused it; the state is as it was.
     #[error(transparent)]
     Rejected(Rejection),
     /// It would not fit into one message to the other replicas, and hold up everything behind it.
     #[error("the entry has {bytes} bytes, and the log takes {ENTRY_BYTES_MAX} at most")]
-    TooLarge { bytes: usize },
+    TooLarge {
+        /// How large it is.
+        bytes: usize,
+    },
     /// No majority of replicas answered in time. It may yet be taken.
     #[error("no majority of coordinators answered within {} s", WRITE_TIMEOUT.as_secs())]
     NoQuorum,
@@ -280,6 +288,20 @@ impl Consensus {
             tracing::error!("consensus did not stop in order: {error}");
         }
         self.closed
+    }
+}
+
+impl driver::Consensus for Consensus {
+    fn state(&self) -> watch::Receiver<State> {
+        self.state()
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership()
+    }
+
+    fn propose(&self, event: Event) -> impl Future<Output = Result<Outcome, ProposeError>> + Send {
+        self.propose(event)
     }
 }
 

@@ -21,12 +21,13 @@ use wire::tls::{ExpectedPeer, InvalidAddress, Tls};
 use wire::v1;
 use wire::v1::raft_client::RaftClient;
 
+use super::frame::VERSION;
 use super::timing::{PROBE_TIMEOUT, UNREACHABLE_RETRY};
 use super::types::TypeConfig;
 
-/// The version of the frames in [`v1::RaftRequest`] and [`v1::RaftResponse`]. Entries travel in them as they are, so it
-/// rises with the stored form: 1 was before downtime budgets.
-const PROTOCOL: u32 = 2;
+/// The version of the messages in [`v1::RaftRequest`] and [`v1::RaftResponse`]. Entries and states travel in the form in
+/// which they are stored, so it rises with that.
+const PROTOCOL: u32 = VERSION as u32;
 
 /// For [`Peers::probe`], when nobody doubts that we are a member.
 pub(super) const NEVER: u64 = u64::MAX;
@@ -222,5 +223,23 @@ impl RaftNetwork<TypeConfig> for Peer {
 
     fn backoff(&self) -> Backoff {
         Backoff::new(std::iter::repeat(UNREACHABLE_RETRY))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn coordinators_of_different_protocols_refuse_each_other_by_name() {
+        let message = pack(&7_u64).expect("packs");
+        assert_eq!(unpack::<u64>(message.version, &message.payload).expect("the same release"), 7);
+        for other in [PROTOCOL - 1, PROTOCOL + 1] {
+            let refused = unpack::<u64>(other, &message.payload).expect_err("another release");
+            let problem = wire::status::problem(&refused).expect("a problem");
+            assert_eq!(problem.reason, "RAFT_VERSION");
+            let named = format!("version {other} and {PROTOCOL}");
+            assert!(problem.message.contains(&named) && !problem.next_step.is_empty(), "{}", problem.message);
+        }
     }
 }

@@ -8,6 +8,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use fail_points::Point;
+
 use super::StoreError;
 
 /// Behind the name of a file that is still being written.
@@ -34,6 +36,18 @@ impl Lock {
             Err(TryLockError::Error(error)) => Err(failed("lock", directory)(error)),
         }
     }
+}
+
+/// Makes a change with a fail point on either side.
+pub(super) fn at<T>(
+    point: Point,
+    path: &Path,
+    change: impl FnOnce() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    point.before().map_err(failed("change", path))?;
+    let changed = change()?;
+    point.after().map_err(failed("change", path))?;
+    Ok(changed)
 }
 
 /// The content of a file; `None` if there is none.

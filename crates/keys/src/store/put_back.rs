@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use fail_points::point;
 use rotation::KeyId;
 
 use super::durable::{self, Lock};
@@ -92,7 +93,7 @@ impl KeyStore {
         // What is put back may itself be the `.bak` of an earlier recovery, whose name the current file gets now.
         let from = if from == bak && self.path().exists() { self.number(&bak)? } else { from };
         self.keep_as_bak(&bak)?;
-        durable::rename(&from, &self.path())
+        durable::at(point!(FILE_PUT_BACK), &self.path(), || durable::rename(&from, &self.path()))
     }
 
     fn active_in(&self, path: &Path) -> Option<KeyId> {

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use fail_points::point;
 use rotation::RotationId;
 
 use super::durable::{self, Lock};
@@ -24,7 +25,8 @@ impl KeyStore {
             }
         }
         let file = envelope::wrap(&self.host()?, Kind::RecipientKey(*rotation), key.expose())?;
-        durable::replace(&path(state_dir, rotation), &file)
+        let path = path(state_dir, rotation);
+        durable::at(point!(RECIPIENT_KEY), &path, || durable::replace(&path, &file))
     }
 
     /// The recipient key of a rotation, if it is kept.
@@ -43,7 +45,7 @@ impl KeyStore {
         let _lock = Lock::take(state_dir)?;
         let path = path(state_dir, rotation);
         durable::remove(&durable::half_written(&path))?;
-        durable::remove(&path)
+        durable::at(point!(RECIPIENT_DELETED), &path, || durable::remove(&path))
     }
 }
 

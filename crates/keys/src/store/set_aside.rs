@@ -1,5 +1,6 @@
 //! The current keys kept pending beside themselves, before the previous ones are put back.
 
+use fail_points::point;
 use rotation::RotationId;
 
 use super::durable::{self, Lock};
@@ -13,6 +14,7 @@ impl KeyStore {
         self.current()?;
         // Copied, not linked: an application that writes into its file must not change the one set aside.
         let file = durable::read(&self.path())?.unwrap_or_default();
-        durable::replace_like(&self.pending_path(rotation), &file, &self.path())
+        let pending = self.pending_path(rotation);
+        durable::at(point!(KEY_SET_ASIDE), &pending, || durable::replace_like(&pending, &file, &self.path()))
     }
 }

@@ -263,6 +263,8 @@ mod tests {
             accepted: Vec::new(),
             downtime_forecast_ms: 1,
             budget: None,
+            backup: None,
+            folders: BTreeMap::new(),
         }
     }
 

@@ -29,7 +29,7 @@ impl Agent {
             )
             .because(&error)
         })?;
-        agent::run(config, told_to_stop()).await.map_err(|error| {
+        agent::run(config, crate::verb::db::backup_tools(), told_to_stop()).await.map_err(|error| {
             Problem::refused("agent", "the agent stopped", "what it says above is in its way; start it again after")
                 .because(&error)
         })?;

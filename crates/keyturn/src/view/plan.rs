@@ -6,7 +6,7 @@ use rotation::Plan;
 use wire::v1;
 
 use super::rotation::{plan_of, protector_name, protectors};
-use crate::output::{Table, counted, duration, fields, thousands};
+use crate::output::{Table, counted, date_time, duration, fields, thousands};
 
 /// The text. Before there is a plan it says so and shows what was found.
 pub(crate) fn plan_text(rotation: &v1::Rotation) -> String {
@@ -15,6 +15,7 @@ pub(crate) fn plan_text(rotation: &v1::Rotation) -> String {
         parts.push(head(rotation, &plan));
         parts.push(nodes(&plan));
         parts.push(tables(&plan));
+        parts.push(backups(&plan));
     } else {
         parts.push(fields(&[("Rotation", rotation.id.clone()), ("Plan", "none was made".to_owned())]));
     }
@@ -70,6 +71,48 @@ fn nodes(plan: &Plan) -> String {
         ]);
     }
     table.render()
+}
+
+/// What the farm can fall back on, and what not.
+pub(super) fn backups(plan: &Plan) -> String {
+    let mut lines = Vec::new();
+    match &plan.backup {
+        None => lines.push((
+            "Backup",
+            "no backup of the database was made or shown; what the undo cannot restore would be lost".to_owned(),
+        )),
+        Some(backup) => {
+            let rows: u64 = backup.tables.values().map(|table| table.rows).sum();
+            let values: u64 = backup.tables.values().map(|table| table.values_opened).sum();
+            let origin = if backup.shown { "shown" } else { "made" };
+            let made = if backup.shown { String::new() } else { format!("made in {}, ", duration(backup.made_ms)) };
+            let text = [
+                format!("{} on {}", backup.path, backup.node),
+                format!(
+                    "{origin}, of {}; what is written later is not in it; {} bytes, BLAKE3 {}",
+                    date_time(backup.made_at.get()),
+                    thousands(backup.bytes),
+                    backup.digest
+                ),
+                format!(
+                    "{made}proved in {}: {}; {} registered, {} opened under key {}",
+                    duration(backup.proved_ms),
+                    backup.proof,
+                    counted(rows, "row"),
+                    counted(values, "value"),
+                    backup.key
+                ),
+            ];
+            lines.push(("Backup", text.join("\n")));
+        }
+    }
+    for (id, folder) in &plan.folders {
+        lines.push((
+            "Folder",
+            format!("of {id} in {}, {} bytes, BLAKE3 {}", folder.path, thousands(folder.bytes), folder.digest),
+        ));
+    }
+    fields(&lines)
 }
 
 fn tables(plan: &Plan) -> String {

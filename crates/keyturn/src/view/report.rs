@@ -1,5 +1,8 @@
 //! The evidence of a rotation: what was done, under which keys, whether it adds up, and where old ciphertext remains.
 
+use std::collections::BTreeMap;
+
+use rotation::{DatabaseBackup, FolderArchive, NodeId};
 use serde::Serialize;
 use wire::v1;
 
@@ -44,6 +47,10 @@ pub(crate) struct Report {
     rest_digest_before: Option<String>,
     rest_digest_after: Option<String>,
     tables: Vec<TableView>,
+    /// The backup of the database that Preflight made or was shown, as the plan has it; null when there is none.
+    backup: Option<DatabaseBackup>,
+    /// The archives of the nodes' folders.
+    folders: BTreeMap<NodeId, FolderArchive>,
     nodes: Vec<NodeView>,
     phases: Vec<PhaseView>,
     faults: Vec<FaultView>,
@@ -93,6 +100,8 @@ impl From<&v1::Rotation> for Report {
             database_identity: identity.map(|node| node.database.identity.clone()),
             downtime_forecast_ms: plan.as_ref().map(|plan| plan.downtime_forecast_ms),
             budget: view.budget,
+            backup: plan.as_ref().and_then(|plan| plan.backup.clone()),
+            folders: plan.as_ref().map(|plan| plan.folders.clone()).unwrap_or_default(),
             rows: view.progress.tables.iter().map(|table| table.rows).sum(),
             rows_reencrypted: view.progress.rows_reencrypted,
             rows_verified: view.progress.rows_verified,
@@ -232,6 +241,7 @@ impl Report {
         ];
         list.extend(self.budget.map(|budget| ("Budget", budget_words(&budget, view.now_ms))));
         let mut parts = vec![fields(&list)];
+        parts.extend(plan.as_ref().map(super::plan::backups));
         parts.extend([self.tables_text(), self.nodes_text(), self.phases_text()].into_iter().flatten());
         let faults = super::faults_text(rotation, paint);
         if !faults.is_empty() {

@@ -1,5 +1,6 @@
 //! The command line as scripts see it: help, exit codes, files, JSON. Every test runs the real binary.
 
+mod backups;
 mod bad_input;
 mod coordinators;
 mod db;
@@ -10,6 +11,7 @@ mod keys;
 mod operator;
 mod pki;
 mod recover;
+mod restore;
 mod rotation;
 mod support;
 mod usage;

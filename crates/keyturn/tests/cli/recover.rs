@@ -17,36 +17,48 @@ use crate::vault::{ROWS, TARGETS, VaultFarm};
 /// How long a rotation may take to end once everybody is back.
 const END_LIMIT: Duration = Duration::from_secs(60);
 
+/// Every table as a copy that is swapped in.
+const SHADOW: [&str; 2] = ["--strategy", "shadow"];
+
 /// A farm of two nodes whose rotation stood at this phase when the coordinator and all agents were killed.
 fn killed_at(phase: &str) -> VaultFarm {
     killed(VaultFarm::new(2), phase)
 }
 
-fn killed(mut vault: VaultFarm, phase: &str) -> VaultFarm {
-    vault.rotation(&["plan", "--hold-at", phase]).done();
+pub(crate) fn killed(vault: VaultFarm, phase: &str) -> VaultFarm {
+    killed_with(vault, phase, &[])
+}
+
+fn killed_with(mut vault: VaultFarm, phase: &str, more: &[&str]) -> VaultFarm {
+    hold(&vault, phase, more);
+    vault.kill_keyturn();
+    vault
+}
+
+/// A rotation that is held as it enters this phase.
+pub(crate) fn hold(vault: &VaultFarm, phase: &str, more: &[&str]) {
+    vault.rotation(&[&["plan", "--hold-at", phase], more].concat()).done();
     let mut starting = vault.start("new", "old", &["--yes"]).spawn().expect("it runs");
     let mut progress = BufReader::new(starting.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
     let held = format!("{phase}, paused");
     assert!(progress.any(|line| line.contains(&held)), "it holds at {phase}");
-    vault.kill_keyturn();
     starting.kill().expect("it can be ended");
     starting.wait().expect("it ends");
-    vault
 }
 
-fn recover(vault: &VaultFarm, number: usize, more: &[&str]) -> Ran {
+pub(crate) fn recover(vault: &VaultFarm, number: usize, more: &[&str]) -> Ran {
     run([&["recover", "--yes", "-o", "json", "--config", &vault.config(number)], more].concat())
 }
 
 /// The farm's key, from the bundle and not from any node.
-fn bundle_of(vault: &VaultFarm, name: &str) -> KeySet {
+pub(crate) fn bundle_of(vault: &VaultFarm, name: &str) -> KeySet {
     let password = Password::from_file_bytes(b"correct horse\n".to_vec()).expect("a password");
     bundle::open(&std::fs::read(vault.farm.path(name)).expect("a bundle"), &password).expect("it opens")
 }
 
 /// Every registered value opens under the key of this bundle.
 #[track_caller]
-fn assert_rows_under(vault: &VaultFarm, bundle: &str) {
+pub(crate) fn assert_rows_under(vault: &VaultFarm, bundle: &str) {
     let ring = bundle_of(vault, bundle);
     let config = DatabaseConfig::new(&vault.urls.agent);
     let survey = tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
@@ -61,7 +73,7 @@ fn assert_rows_under(vault: &VaultFarm, bundle: &str) {
 
 /// Every instance serves, and every store holds the key of this bundle.
 #[track_caller]
-fn assert_serving(vault: &VaultFarm, bundle: &str) {
+pub(crate) fn assert_serving(vault: &VaultFarm, bundle: &str) {
     let key = bundle_of(vault, bundle).active().secret.id().to_string();
     for number in 0..2 {
         let observed = run(["sample-vault", "observe", "--dir", &vault.instance(number)]).done();
@@ -75,7 +87,7 @@ fn assert_serving(vault: &VaultFarm, bundle: &str) {
 
 /// Coordinators that come back find the rotation recovered.
 #[track_caller]
-fn assert_ends_rolled_back(vault: &mut VaultFarm) {
+pub(crate) fn assert_ends_rolled_back(vault: &mut VaultFarm) {
     vault.revive_keyturn();
     let deadline = Instant::now() + END_LIMIT;
     // It was held when all died; the operator lets it go on, or ends it, and either way it hears of the recovery.
@@ -121,7 +133,7 @@ fn names(vault: &VaultFarm, number: usize) -> Vec<String> {
 }
 
 #[track_caller]
-fn states(json: &Value, state: &str) -> Vec<String> {
+pub(crate) fn states(json: &Value, state: &str) -> Vec<String> {
     let steps = json["steps"].as_array().expect("a list").iter();
     steps.filter(|step| step["state"] == state).map(|step| step["name"].as_str().expect("text").to_owned()).collect()
 }
@@ -134,6 +146,7 @@ fn killed_in_verify_every_row_and_instance_comes_back() {
     assert_eq!(first["verdict"], "back");
     let all = [
         "take-offline",
+        "note-offline",
         "turn-back",
         "restore-rows",
         "verify-rows",
@@ -218,8 +231,50 @@ fn killed_with_instances_started_on_postgresql_all_comes_back() {
     let made = run(["db", "backup", "--config", &vault.config(0), "--output-dir", &folder, "-o", "json"]).json();
     assert_eq!(made["database"], "postgres");
     let names = std::fs::read_dir(&folder).expect("a folder").count();
-    assert_eq!(names, 2, "the dump and the archive, and no file with a password is left");
+    assert_eq!(names, 4, "the dump, its description, the archive and the lock, and no file with a password is left");
     assert_ends_rolled_back(&mut vault);
+}
+
+#[test]
+fn killed_after_the_swap_the_originals_come_back() {
+    for mut vault in [VaultFarm::new(2), VaultFarm::on_postgres(2)].map(|vault| killed_with(vault, "start", &SHADOW)) {
+        assert_rows_under(&vault, "new");
+        for number in 0..2 {
+            recover(&vault, number, &[]).done();
+        }
+        assert_rows_under(&vault, "old");
+        assert_serving(&vault, "old");
+        assert_ends_rolled_back(&mut vault);
+    }
+}
+
+#[test]
+fn past_the_point_of_no_return_it_goes_forward() {
+    let mut vault = VaultFarm::new(2);
+    hold(&vault, "admit", &SHADOW);
+    // One node is admitted and the other cannot be reached, when everything dies.
+    vault.kill_agent(1);
+    vault.rotation(&["resume"]).done();
+    let deadline = Instant::now() + END_LIMIT;
+    while run(["sample-vault", "observe", "--dir", &vault.instance(0)]).done().trim() != "online" {
+        assert!(Instant::now() < deadline, "it is not admitted");
+    }
+    vault.kill_keyturn();
+    // The other one first: it must not go back.
+    let second = recover(&vault, 1, &[]).json();
+    assert_eq!(second["verdict"], "forward", "{second}");
+    assert_eq!(recover(&vault, 0, &[]).json()["verdict"], "whole");
+    assert_rows_under(&vault, "new");
+    assert_serving(&vault, "new");
+    vault.revive_keyturn();
+    let ended = loop {
+        let ended = vault.rotation(&["watch", "-o", "json"]);
+        if ended.code != 5 {
+            break ended;
+        }
+        assert!(Instant::now() < deadline + END_LIMIT, "nobody leads: {}", ended.stderr);
+    };
+    assert_eq!(ended.json()["outcome"], "completed");
 }
 
 #[test]

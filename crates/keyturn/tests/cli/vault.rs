@@ -108,9 +108,23 @@ impl VaultFarm {
         }
     }
 
+    /// `kill -9` for one agent.
+    pub(crate) fn kill_agent(&mut self, number: usize) {
+        self.nodes[number].agent = None;
+    }
+
     pub(crate) fn stop_agent(&mut self, number: usize) {
         let mut agent = self.nodes[number].agent.take().expect("it runs");
         assert_eq!(agent.stop(), Some(0));
+    }
+
+    /// Adds to a node's configuration and restarts its agent.
+    pub(crate) fn configure(&mut self, number: usize, more: &str) {
+        self.stop_agent(number);
+        let config = self.config(number);
+        let text = std::fs::read_to_string(&config).expect("a configuration");
+        std::fs::write(config, text + more).expect("written");
+        self.start_agent(number);
     }
 
     /// Gives a node other tables, or its own again, and restarts its agent.

@@ -86,7 +86,7 @@ pub(super) async fn grant(admin_url: &str, roles: &Roles) -> anyhow::Result<()> 
     let mut connection = connect(admin_url).await?;
     let mut statements = vec![
         format!("ALTER ROLE {agent} CREATEROLE"),
-        format!("GRANT pg_signal_backend, pg_read_all_stats TO {agent}"),
+        format!("GRANT pg_signal_backend, pg_read_all_stats, pg_read_all_data TO {agent}"),
         format!("GRANT SET ON PARAMETER session_replication_role TO {agent}"),
         format!("GRANT CONNECT ON DATABASE {database} TO {agent}, {application}"),
         format!("CREATE SCHEMA keyturn AUTHORIZATION {agent}"),

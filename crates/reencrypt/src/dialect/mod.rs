@@ -1,9 +1,12 @@
 //! What the engine asks of a database system. One folder per system holds all SQL of it; nothing else does.
 
+mod durable;
 pub(crate) mod found;
 mod mariadb;
 mod postgres;
 pub(crate) mod scratch;
+#[cfg(feature = "simulation")]
+pub(crate) mod simulated;
 mod sqlite;
 
 use async_trait::async_trait;
@@ -21,8 +24,8 @@ use found::Seen;
 use scratch::{Scratch, ScratchNames};
 
 pub(crate) use mariadb::Mariadb;
-pub(crate) use postgres::Postgres;
-pub(crate) use sqlite::Sqlite;
+pub(crate) use postgres::{Postgres, PostgresPlace};
+pub(crate) use sqlite::{Sqlite, SqlitePlace};
 
 /// How much one page of rows may hold.
 #[derive(Debug, Clone, Copy)]
@@ -172,6 +175,11 @@ pub(crate) trait Session: Send {
     /// Copies the whole database, as it is at one moment, into a file that is not there yet. For databases that are files.
     async fn copy_into(&mut self, _path: &std::path::Path) -> Result<(), EngineError> {
         Err(EngineError::Unsupported("this database is backed up by its own tools".to_owned()))
+    }
+
+    /// Sees that the file is whole, page by page and index by index. Nothing to do where a server looks after that.
+    async fn check_file(&mut self) -> Result<(), EngineError> {
+        Ok(())
     }
 
     /// All rotations that the ledger remembers, oldest first; none where there is no ledger. Changes nothing.

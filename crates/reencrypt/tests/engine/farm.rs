@@ -637,7 +637,7 @@ pub(crate) fn add(a: &ShardTally, b: &ShardTally) -> ShardTally {
 }
 
 /// A block of SQL from docs/database.md, so that what is documented is what is tested.
-fn documented(block: &str) -> String {
+pub(crate) fn documented(block: &str) -> String {
     let start = DOCUMENT.find(&format!("<!-- tested: {block} -->\n```sql\n")).expect("the block is in the document");
     let sql = &DOCUMENT[start..];
     let sql = &sql[sql.find("```sql\n").unwrap() + 7..];

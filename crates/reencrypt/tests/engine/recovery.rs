@@ -71,6 +71,19 @@ on_both! {
         assert!(!history[0].has(NoteKind::Admitted));
     }
 
+    async fn past_the_point_of_no_return_a_recovery_that_has_begun_keeps_nobody_from_going_forward(vault) {
+        vault.seed(10).await;
+        let engine = vault.engine().await;
+        engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
+        engine.note(&vault.rotation, NoteKind::Started, "node-1").await.unwrap();
+        engine.note(&vault.rotation, NoteKind::Admitted, "node-1").await.unwrap();
+        engine.note(&vault.rotation, NoteKind::Offline, "node-2").await.unwrap();
+        for kind in [NoteKind::Started, NoteKind::Admitted] {
+            engine.note(&vault.rotation, kind, "node-2").await.unwrap();
+        }
+        assert_eq!(engine.history().await.unwrap()[0].nodes(NoteKind::Admitted).count(), 2);
+    }
+
     async fn nobody_is_admitted_once_the_ledger_was_turned_back(vault) {
         vault.seed(10).await;
         let engine = vault.engine().await;

@@ -8,15 +8,16 @@ use reencrypt::{Engine, EngineError, Targets};
 
 use rotation::Survey;
 
-use crate::farm::{Cell, Place, Vault, on_both, request};
+use crate::farm::{Cell, Place, Vault, documented, on_both, request};
 
 /// Lets the role see everything, as docs/database.md advises.
 async fn see_all(vault: &Vault) {
-    if matches!(vault.place, Place::Postgres { .. }) {
-        vault.run(&vault.named("GRANT pg_read_all_data TO keyturn_agent;")).await;
-    } else if vault.is_mariadb() {
-        vault.run(&vault.named("GRANT SELECT ON vault.* TO keyturn_agent@'%'")).await;
-    }
+    let block = match vault.place {
+        Place::Postgres { .. } => "see all",
+        _ if vault.is_mariadb() => "mariadb see all",
+        _ => return,
+    };
+    vault.run(&vault.named(&documented(block))).await;
 }
 
 async fn scan(vault: &Vault) -> ScanReport {

@@ -49,7 +49,8 @@ pub(super) fn take(
         | Answer::ShadowsFinished
         | Answer::TablesSwapped
         | Answer::TablesSwappedBack
-        | Answer::TablesRetired => return Err(unexpected(node, work, answer)),
+        | Answer::TablesRetired
+        | Answer::BackedUp(_) => return Err(unexpected(node, work, answer)),
     }
     let Some(progress) = run.progress(node) else { return Ok(()) };
     let completed = ending == Ending::Completed;

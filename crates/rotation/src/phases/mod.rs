@@ -4,6 +4,7 @@
 mod activate;
 mod admit;
 pub(crate) mod approval;
+mod backup;
 pub(crate) mod catch_up;
 mod distribute;
 pub(crate) mod preflight;

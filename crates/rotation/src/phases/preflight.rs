@@ -1,9 +1,10 @@
-//! Preflight: every node is inspected, all must agree, then one of them surveys the database and the plan is made.
+//! Preflight: every node is inspected, all must agree, then one of them surveys the database, what is
+//! configured is backed up, and the plan is made.
 
 use std::collections::BTreeMap;
 
 use crate::limits::SHARDS_WANTED_PER_NODE;
-use crate::phases::{survey, unexpected};
+use crate::phases::{backup, survey, unexpected};
 use crate::run::{Run, Stand};
 use crate::{Answer, Fault, FaultCode, Inspection, NodeId, NodeProgress, Work};
 
@@ -19,7 +20,8 @@ pub(super) fn work(stand: Stand<'_>) -> Vec<(NodeId, Work)> {
         agents,
         strategy: stand.rotation.options.strategy,
     };
-    stand.lead_until(stand.rotation.plan.is_some(), survey)
+    let survey = stand.lead_until(stand.rotation.survey.is_some(), survey);
+    if survey.is_empty() { backup::work(stand) } else { survey }
 }
 
 pub(super) fn take(run: &mut Run<'_>, node: &NodeId, work: &Work, answer: &Answer) -> Result<(), Fault> {
@@ -40,6 +42,7 @@ pub(super) fn take(run: &mut Run<'_>, node: &NodeId, work: &Work, answer: &Answe
             }
         }
         (Work::SurveyDatabase { .. }, Answer::DatabaseSurveyed(found)) => survey::take(run, node, found),
+        (Work::BackUp { database }, Answer::BackedUp(made)) => backup::take(run, node, database.as_ref(), made),
         _ => Err(unexpected(node, work, answer)),
     }
 }

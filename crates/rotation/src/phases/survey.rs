@@ -4,20 +4,45 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::budget;
 use crate::limits::{NAMED_MAX, SHARDS_MAX};
+use crate::phases::backup;
 use crate::run::Run;
 use crate::{
     Fault, FaultCode, KeyBound, NodeId, Plan, PlanNode, PlanTable, ShardId, ShardProgress, Survey, UndecryptableValue,
 };
 
-/// Takes the survey; when it is fit for a rotation, the plan is made.
+/// Takes the survey; when it is fit for a rotation and nothing is to be backed up first, the plan is made.
 pub(super) fn take(run: &mut Run<'_>, node: &NodeId, found: &Survey) -> Result<(), Fault> {
     // Kept even when refused, so that an operator sees which values do not open.
     run.rotation.survey = Some(found.clone());
     check_kind(run, node, found)?;
     let tables = check_tables(node, found)?;
     check_shards(node, found, &tables)?;
-    let accepted = check_undecryptable(&run.rotation.options.accepted, found)?;
+    check_undecryptable(&run.rotation.options.accepted, found)?;
+    // Before anything is backed up, which takes long.
+    if let Some(message) = plan_of(run).and_then(|plan| budget::over_budget(&plan, run.rotation.throttle)) {
+        return Err(budget::unaffordable(message));
+    }
+    backup::check_choice(run.stand())?;
+    if backup::is_complete(run.stand()) {
+        make_plan(run);
+    }
+    Ok(())
+}
 
+/// Makes the plan of what was surveyed and backed up.
+pub(super) fn make_plan(run: &mut Run<'_>) {
+    let Some(plan) = plan_of(run) else { return };
+    if let Some(survey) = &mut run.rotation.survey {
+        survey.shards = Vec::new();
+    }
+    run.rotation.shards = plan.shards.iter().map(|shard| (shard.id, ShardProgress::default())).collect();
+    run.rotation.plan_digest = Some(plan.digest());
+    run.rotation.plan = Some(plan);
+}
+
+/// The plan of what is known so far.
+fn plan_of(run: &Run<'_>) -> Option<Plan> {
+    let survey = run.rotation.survey.as_ref()?;
     let nodes: BTreeMap<NodeId, PlanNode> = run
         .rotation
         .nodes
@@ -36,29 +61,24 @@ pub(super) fn take(run: &mut Run<'_>, node: &NodeId, found: &Survey) -> Result<(
             Some((id.clone(), node))
         })
         .collect();
+    let made = || run.rotation.nodes.iter().filter_map(|(id, progress)| Some((id, progress.backup.as_ref()?)));
+    let backup = made().find_map(|(_, made)| made.database.clone());
+    let folders: BTreeMap<_, _> = made().map(|(id, made)| (id.clone(), made.folder.clone())).collect();
     let budget = run.rotation.options.budget;
-    let plan = Plan {
-        format: Plan::format_with(budget.as_ref()),
+    Some(Plan {
+        format: if folders.is_empty() { Plan::format_with(budget.as_ref()) } else { Plan::FORMAT },
         farm: run.farm.to_owned(),
         rotation: run.rotation.id,
         nodes,
-        tables,
-        shards: found.shards.clone(),
-        writers_max: found.writers_max,
-        accepted,
-        downtime_forecast_ms: found.downtime_forecast_ms,
+        tables: survey.tables.iter().cloned().collect(),
+        shards: survey.shards.clone(),
+        writers_max: survey.writers_max,
+        accepted: survey.undecryptable.clone(),
+        downtime_forecast_ms: survey.downtime_forecast_ms,
         budget,
-    };
-    if let Some(message) = budget::over_budget(&plan, run.rotation.throttle) {
-        return Err(budget::unaffordable(message));
-    }
-    if let Some(survey) = &mut run.rotation.survey {
-        survey.shards = Vec::new();
-    }
-    run.rotation.shards = plan.shards.iter().map(|shard| (shard.id, ShardProgress::default())).collect();
-    run.rotation.plan_digest = Some(plan.digest());
-    run.rotation.plan = Some(plan);
-    Ok(())
+        backup,
+        folders,
+    })
 }
 
 fn check_kind(run: &Run<'_>, node: &NodeId, found: &Survey) -> Result<(), Fault> {
@@ -137,7 +157,7 @@ fn check_shards(node: &NodeId, found: &Survey, tables: &BTreeMap<String, PlanTab
 }
 
 /// Every value that does not open must be one that the operator accepted, with the very bytes it had.
-fn check_undecryptable(accepted: &[UndecryptableValue], found: &Survey) -> Result<Vec<UndecryptableValue>, Fault> {
+fn check_undecryptable(accepted: &[UndecryptableValue], found: &Survey) -> Result<(), Fault> {
     let known: BTreeSet<_> = accepted.iter().map(identity).collect();
     let refused: Vec<&UndecryptableValue> =
         found.undecryptable.iter().filter(|value| !known.contains(&identity(value))).collect();
@@ -145,7 +165,7 @@ fn check_undecryptable(accepted: &[UndecryptableValue], found: &Survey) -> Resul
     let unnamed = found.undecryptable_total.saturating_sub(named);
     let refused_total = unnamed.saturating_add(u64::try_from(refused.len()).unwrap_or(u64::MAX));
     if refused_total == 0 {
-        return Ok(found.undecryptable.clone());
+        return Ok(());
     }
     let mut names: Vec<String> = refused
         .iter()
@@ -168,7 +188,7 @@ fn identity(value: &UndecryptableValue) -> (&str, &str, &KeyBound, &crate::Diges
     (&value.table, &value.column, &value.key, &value.raw_digest)
 }
 
-fn inconsistent(node: &NodeId, message: String) -> Fault {
+pub(super) fn inconsistent(node: &NodeId, message: String) -> Fault {
     Fault::new(
         FaultCode::Internal,
         message,

@@ -1,6 +1,9 @@
 //! Preflight: agreement, the survey, the plan; every refusal names the thing and changes nothing.
 
-use rotation::{Answer, DatabaseKind, FaultCode, Inspection, KeyBound, Survey, UndecryptableValue};
+use rotation::{
+    Answer, BackupChoice, BackupOffer, BackupSource, DatabaseKind, FaultCode, Inspection, KeyBound, Survey,
+    UndecryptableValue, Work,
+};
 
 use crate::support::{Farm, NEW, OLD, check, hash, inspection, node, survey};
 
@@ -298,4 +301,91 @@ fn acceptance_ends_when_the_bytes_change() {
 fn values_that_were_counted_but_not_named_are_refused() {
     let farm = undecryptable(&[corrupt("[7]")], &[corrupt("[7]")], 3);
     check_refused(&farm, FaultCode::Undecryptable, &["2 values", "and 2 more"]);
+}
+
+/// Three nodes of which two back up: the second its folder, the third the database too.
+fn backing_up(choice: BackupChoice) -> Farm {
+    let mut farm = Farm::new(3);
+    farm.request(rotation::RotationOptions { backup: choice, ..Default::default() });
+    for (number, backup) in [(1, BackupOffer::Nothing), (2, BackupOffer::Folder), (3, BackupOffer::Database)] {
+        let found = Inspection { backup, ..inspection(&node(number), OLD) };
+        farm.answer_with(&format!("node-{number} inspect"), Answer::Inspected(Box::new(found)));
+    }
+    farm.answer("node-1 survey-database");
+    farm
+}
+
+fn asked(farm: &Farm, wanted: &str) -> Option<BackupSource> {
+    match farm.find(wanted).work {
+        Work::BackUp { database } => database,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_is_configured_is_backed_up_before_there_is_a_plan_and_stands_in_it() {
+    let mut farm = backing_up(BackupChoice::AsConfigured);
+    check(&farm, "forward:preflight", &["node-2 back-up", "node-3 back-up"]);
+    assert_eq!((asked(&farm, "node-2 back-up"), asked(&farm, "node-3 back-up")), (None, Some(BackupSource::Made)));
+    farm.answer("node-3 back-up");
+    check(&farm, "forward:preflight", &["node-2 back-up"]);
+    assert!(farm.rotation().plan.is_none());
+    farm.answer("node-2 back-up");
+    check(&farm, "forward:approval", &[]);
+    let plan = farm.plan();
+    assert_eq!(plan.backup.as_ref().expect("made").node, node(3));
+    assert_eq!(plan.folders.keys().collect::<Vec<_>>(), [&node(2), &node(3)]);
+    assert_eq!(plan.format, rotation::Plan::FORMAT);
+    let mut without = plan.clone();
+    without.backup = None;
+    assert_ne!(plan.digest(), without.digest(), "the operator signs it");
+}
+
+#[test]
+fn a_backup_that_is_shown_is_proved_by_the_first_node_that_has_a_folder_for_them() {
+    let mut farm = backing_up(BackupChoice::Shown("/b/vault.dump".to_owned()));
+    let shown = BackupSource::Shown("/b/vault.dump".to_owned());
+    assert_eq!((asked(&farm, "node-2 back-up"), asked(&farm, "node-3 back-up")), (Some(shown), None));
+    farm.answer("node-2 back-up");
+    farm.answer("node-3 back-up");
+    assert!(farm.plan().backup.as_ref().expect("proved").shown);
+}
+
+#[test]
+fn a_backup_cannot_be_shown_to_a_farm_that_has_no_place_for_any() {
+    let mut farm = Farm::new(1);
+    let backup = BackupChoice::Shown("/b/vault.dump".to_owned());
+    farm.request(rotation::RotationOptions { backup, ..Default::default() });
+    farm.answer("node-1 inspect");
+    farm.answer("node-1 survey-database");
+    check_refused(&farm, FaultCode::Backup, &["/b/vault.dump"]);
+}
+
+#[test]
+fn without_a_word_in_a_configuration_or_against_an_operator_s_nothing_is_backed_up() {
+    let farm = backing_up(BackupChoice::None);
+    check(&farm, "forward:approval", &[]);
+    assert!(farm.plan().backup.is_none());
+    let plan = surveyed(|_| {}).plan().clone();
+    assert!(plan.backup.is_none());
+    assert_eq!(plan.format, rotation::Plan::format_with(None), "the bytes that it always had");
+}
+
+#[test]
+fn a_backup_that_fails_refuses_the_rotation() {
+    let mut farm = backing_up(BackupChoice::AsConfigured);
+    farm.fail("node-2 back-up", FaultCode::Backup);
+    check(&farm, "ended:refused", &[]);
+    let mut farm = backing_up(BackupChoice::AsConfigured);
+    farm.miss("node-3 back-up");
+    check(&farm, "ended:refused", &[]);
+}
+
+#[test]
+fn an_answer_to_another_question_is_no_backup() {
+    let mut farm = backing_up(BackupChoice::AsConfigured);
+    let without = crate::support::backed_up(&node(3), None);
+    farm.answer_with("node-3 back-up", Answer::BackedUp(Box::new(without)));
+    check(&farm, "ended:refused", &[]);
+    assert_eq!(farm.fault_codes(), [FaultCode::Internal]);
 }

@@ -6,15 +6,15 @@ use std::fmt;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rotation::{
-    Answer, Assignment, Course, Direction, DowntimeBudget, Entry, Epoch, Event, Fault, FaultCode, KeyId, Millis,
-    NodeId, OnBudget, Outcome, Phase, Rejection, Rotation, RotationId, RotationOptions, State, StrategyChoice, Work,
-    apply, budget_decision, decisions, pending,
+    Answer, Assignment, BackupChoice, BackupOffer, BackupSource, Course, Direction, DowntimeBudget, Entry, Epoch,
+    Event, Fault, FaultCode, KeyId, Millis, NodeId, OnBudget, Outcome, Phase, Rejection, Rotation, RotationId,
+    RotationOptions, State, StrategyChoice, Work, apply, budget_decision, decisions, pending,
 };
 
 use crate::database::{Database, Superseded};
 use crate::support::{
-    authorization, cluster, course_text, fault, good_answer, hash, in_epoch, inspection, leader, node, retirement,
-    rotation_id, statement,
+    authorization, backed_up, cluster, course_text, fault, good_answer, hash, in_epoch, inspection, leader, node,
+    retirement, rotation_id, statement,
 };
 
 /// Turns after which a world without faults must have come to rest. An undo of four nodes takes some two hundred.
@@ -251,7 +251,13 @@ impl World {
     fn request(&mut self) {
         self.rotations += 1;
         let strategy = if self.shadows { StrategyChoice::Shadow } else { StrategyChoice::Auto };
-        let options = RotationOptions { accepted: Vec::new(), hold_at: self.hold_at, strategy, budget: self.budget };
+        let options = RotationOptions {
+            accepted: Vec::new(),
+            hold_at: self.hold_at,
+            strategy,
+            budget: self.budget,
+            backup: BackupChoice::AsConfigured,
+        };
         let rotation = rotation_id(self.rotations);
         self.say(Event::RotationRequested { rotation, by: "alice".to_owned(), options });
     }
@@ -444,6 +450,11 @@ impl World {
             Work::Inspect => {
                 let mut found = inspection(&node, machine.current);
                 found.instance_online = matches!(machine.instance, Instance::Online(_));
+                found.backup = match node.as_str() {
+                    "node-1" => BackupOffer::Nothing,
+                    "node-2" => BackupOffer::Folder,
+                    _ => BackupOffer::Database,
+                };
                 return Ok(Some(Answer::Inspected(Box::new(found))));
             }
             Work::SurveyDatabase { .. } => {
@@ -526,6 +537,7 @@ impl World {
                 self.database.enter(id, epoch, Direction::Back, work.kind()).map_err(late)?;
                 self.database.swap_back(id);
             }
+            Work::BackUp { .. } => {}
             Work::RetireTables => self.database.retire(id).map_err(late)?,
             Work::TurnBack => {
                 self.database.enter(id, epoch, Direction::Back, work.kind()).map_err(late)?;
@@ -550,6 +562,11 @@ impl World {
             Answer::DatabaseSurveyed(mut found) => {
                 found.shards.pop();
                 Answer::DatabaseSurveyed(found)
+            }
+            // Of the folder alone where it was asked for the database, and the other way round.
+            Answer::BackedUp(found) => {
+                let other = if found.database.is_some() { None } else { Some(BackupSource::Made) };
+                Answer::BackedUp(Box::new(backed_up(&assignment.node, other.as_ref())))
             }
             Answer::KeyStored { .. } => Answer::KeyStored { possession: hash("a guess") },
             Answer::DatabaseFenced { .. } => Answer::DatabaseFenced { rows: Vec::new() },

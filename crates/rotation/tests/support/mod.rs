@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 
 use rotation::{
-    AgentRelease, Answer, Assignment, AssignmentId, Attestation, Authorization, ClusterId, ContentDigest, Course,
-    DatabaseIdentity, DatabaseKind, DatabasePosition, Digest, Entry, Epoch, Event, Fault, FaultCode, Inspection,
-    KeyBound, KeyId, Millis, NodeGrant, NodeId, Outcome, Phase, Plan, PlanTable, Rejection, Retirement, Rotation,
-    RotationId, RotationOptions, Shard, ShardId, ShardRange, ShardTally, SignedRetirement, State, Statement, Strategy,
-    StrategyChoice, Survey, Term, UndoStep, Work, apply, decisions, pending,
+    AgentRelease, Answer, Assignment, AssignmentId, Attestation, Authorization, BackupOffer, BackupSource, ClusterId,
+    ContentDigest, Course, DatabaseBackup, DatabaseIdentity, DatabaseKind, DatabasePosition, Digest, Entry, Epoch,
+    Event, Fault, FaultCode, FolderArchive, Inspection, KeyBound, KeyId, Millis, NodeBackup, NodeGrant, NodeId,
+    Outcome, Phase, Plan, PlanTable, Rejection, Retirement, Rotation, RotationId, RotationOptions, Shard, ShardId,
+    ShardRange, ShardTally, SignedRetirement, State, Statement, Strategy, StrategyChoice, Survey, Term, UndoStep, Work,
+    apply, decisions, pending,
 };
 
 /// Rows of each shard of each table. Six shards; the last table is empty.
@@ -57,7 +58,32 @@ pub(crate) fn inspection(node: &NodeId, key: KeyId) -> Inspection {
             signature: "00".to_owned(),
             mac: "00".to_owned(),
         },
+        backup: BackupOffer::Nothing,
     }
+}
+
+/// What a node answers that backs up its folder, and the database if it is asked.
+pub(crate) fn backed_up(node: &NodeId, asked: Option<&BackupSource>) -> NodeBackup {
+    let made_at = Millis::new(1_000);
+    let folder = FolderArchive { path: format!("/backups/{node}.tar"), bytes: 1, digest: hash("folder"), made_at };
+    let database = asked.map(|source| DatabaseBackup {
+        node: node.clone(),
+        path: match source {
+            BackupSource::Made => "/backups/vault.dump".to_owned(),
+            BackupSource::Shown(path) => path.clone(),
+        },
+        bytes: 2,
+        digest: hash("backup"),
+        made_at,
+        shown: *source != BackupSource::Made,
+        position: Some(position()),
+        key: OLD,
+        tables: BTreeMap::new(),
+        proof: "restored".to_owned(),
+        made_ms: 3,
+        proved_ms: 4,
+    });
+    NodeBackup { folder, database }
 }
 
 /// A survey that chooses in place for every table.
@@ -209,6 +235,7 @@ pub(crate) fn good_answer(rotation: &Rotation, assignment: &Assignment) -> Answe
         Work::SwapTables => Answer::TablesSwapped,
         Work::SwapTablesBack => Answer::TablesSwappedBack,
         Work::RetireTables => Answer::TablesRetired,
+        Work::BackUp { database } => Answer::BackedUp(Box::new(backed_up(node, database.as_ref()))),
     }
 }
 

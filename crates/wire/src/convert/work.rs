@@ -5,6 +5,7 @@ use rotation::{
     RotationId, Shard, ShardId, SignedRetirement, StrategyChoice, Survey, Term, Work,
 };
 
+use super::backup::offer;
 use super::{ConvertError, authorization_for, enumerated, parsed, required, strategy_choice, table};
 use crate::v1;
 
@@ -136,6 +137,7 @@ impl From<&Work> for v1::Work {
             Work::SwapTables => Kind::SwapTables(v1::SwapTables {}),
             Work::SwapTablesBack => Kind::SwapTablesBack(v1::SwapTablesBack {}),
             Work::RetireTables => Kind::RetireTables(v1::RetireTables {}),
+            Work::BackUp { database } => Kind::BackUp(v1::BackUp { database: database.as_ref().map(Into::into) }),
         };
         Self { kind: Some(kind) }
     }
@@ -183,6 +185,7 @@ impl TryFrom<v1::Work> for Work {
             Kind::SwapTables(v1::SwapTables {}) => Self::SwapTables,
             Kind::SwapTablesBack(v1::SwapTablesBack {}) => Self::SwapTablesBack,
             Kind::RetireTables(v1::RetireTables {}) => Self::RetireTables,
+            Kind::BackUp(work) => Self::BackUp { database: work.database.map(Into::into) },
         })
     }
 }
@@ -268,6 +271,7 @@ impl From<&Answer> for v1::Answer {
             Answer::TablesSwapped => Kind::TablesSwapped(v1::TablesSwapped {}),
             Answer::TablesSwappedBack => Kind::TablesSwappedBack(v1::TablesSwappedBack {}),
             Answer::TablesRetired => Kind::TablesRetired(v1::TablesRetired {}),
+            Answer::BackedUp(made) => Kind::BackedUp(made.as_ref().into()),
         };
         Self { kind: Some(kind) }
     }
@@ -315,6 +319,7 @@ impl TryFrom<v1::Answer> for Answer {
             Kind::TablesSwapped(v1::TablesSwapped {}) => Self::TablesSwapped,
             Kind::TablesSwappedBack(v1::TablesSwappedBack {}) => Self::TablesSwappedBack,
             Kind::TablesRetired(v1::TablesRetired {}) => Self::TablesRetired,
+            Kind::BackedUp(made) => Self::BackedUp(Box::new(made.try_into()?)),
         })
     }
 }
@@ -331,6 +336,7 @@ impl From<&Inspection> for v1::Inspected {
             targets_digest: inspection.targets_digest.to_string(),
             recipient_key: inspection.recipient_key.clone(),
             attestation: Some((&inspection.attestation).into()),
+            backup: v1::BackupOffer::from(inspection.backup).into(),
         }
     }
 }
@@ -349,6 +355,7 @@ impl TryFrom<v1::Inspected> for Inspection {
             targets_digest: parsed("Inspected.targets_digest", &inspected.targets_digest)?,
             recipient_key: inspected.recipient_key,
             attestation: required("Inspected.attestation", inspected.attestation)?.into(),
+            backup: offer(inspected.backup)?,
         })
     }
 }

@@ -9,10 +9,11 @@ use proptest::option;
 use proptest::prelude::*;
 use prost::Message;
 use rotation::{
-    AgentRelease, Answer, Assignment, Attestation, Authorization, ClusterId, ContentDigest, DatabaseIdentity,
-    DatabaseKind, DatabasePosition, Digest, Direction, Epoch, Fault, FaultCode, Fence, Inspection, KeyBound, KeyId,
-    LeaseNumber, Millis, NodeId, Phase, PlanTable, RotationId, Shard, ShardId, ShardRange, ShardTally,
-    SignedRetirement, Strategy as Way, StrategyChoice, Survey, Term, UndecryptableValue, Work,
+    AgentRelease, Answer, Assignment, Attestation, Authorization, BackedUpTable, BackupChoice, BackupOffer,
+    BackupSource, ClusterId, ContentDigest, DatabaseBackup, DatabaseIdentity, DatabaseKind, DatabasePosition, Digest,
+    Direction, Epoch, Fault, FaultCode, Fence, FolderArchive, Inspection, KeyBound, KeyId, LeaseNumber, Millis,
+    NodeBackup, NodeId, Phase, PlanTable, RotationId, Shard, ShardId, ShardRange, ShardTally, SignedRetirement,
+    Strategy as Way, StrategyChoice, Survey, Term, UndecryptableValue, Work,
 };
 use uuid::Uuid;
 
@@ -148,7 +149,9 @@ prop_compose! {
         signature in hex_text(),
         mac in hex_text(),
     ) -> Inspection {
+        let offers = [BackupOffer::Nothing, BackupOffer::Folder, BackupOffer::Database];
         Inspection {
+            backup: offers[protocol as usize % offers.len()],
             release: AgentRelease { version, protocol },
             current_key,
             instance,
@@ -159,6 +162,33 @@ prop_compose! {
             recipient_key,
             attestation: Attestation { certificates, signature, mac },
         }
+    }
+}
+
+prop_compose! {
+    fn archive()(path in text(), bytes in any::<u64>(), digest in digest(), made_at in any::<u64>()) -> FolderArchive {
+        FolderArchive { path, bytes, digest, made_at: Millis::new(made_at) }
+    }
+}
+
+prop_compose! {
+    fn backup()(
+        node in node(),
+        path in text(),
+        digest in digest(),
+        (bytes, made_at, made_ms, proved_ms) in any::<(u64, u64, u64, u64)>(),
+        shown in any::<bool>(),
+        position in option::of(position()),
+        key in key_id(),
+        tables in btree_map(text(), any::<(u64, u64, u64)>(), 0..3),
+        proof in text(),
+    ) -> DatabaseBackup {
+        let table = |(name, (rows, rows_opened, values_opened))| {
+            (name, BackedUpTable { rows, rows_opened, values_opened })
+        };
+        let tables = tables.into_iter().map(table).collect();
+        let made_at = Millis::new(made_at);
+        DatabaseBackup { node, path, bytes, digest, made_at, shown, position, key, tables, proof, made_ms, proved_ms }
     }
 }
 
@@ -202,6 +232,9 @@ fn work() -> impl Strategy<Value = Work> {
         Just(Work::SwapTables),
         Just(Work::SwapTablesBack),
         Just(Work::RetireTables),
+        option::of(option::of(text())).prop_map(|source| Work::BackUp {
+            database: source.map(|shown| shown.map_or(BackupSource::Made, BackupSource::Shown)),
+        }),
     ]
 }
 
@@ -228,6 +261,8 @@ fn answer() -> impl Strategy<Value = Answer> {
         Just(Answer::TablesSwapped),
         Just(Answer::TablesSwappedBack),
         Just(Answer::TablesRetired),
+        (archive(), option::of(backup()))
+            .prop_map(|(folder, database)| Answer::BackedUp(Box::new(NodeBackup { folder, database }))),
     ]
 }
 

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use keys::value::{Cipher, CipherVersion, Encoding};
 use keys::{KeySet, SecretKey};
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use wire::pki::{Authority, Role};
 use wire::tls::{Tls, TlsFiles};
 
-use super::Instance;
+use super::database::{Database, Sqlite};
+use super::{Instance, Listening};
 
 /// The node under test.
 pub(crate) const NODE: &str = "node-1";
@@ -30,36 +30,49 @@ const TARGETS: &str = "version = 1\n[[table]]\nname = \"entries\"\nkey = [\"id\"
 pub(crate) struct Farm {
     folder: tempfile::TempDir,
     authority: Authority,
+    pub(crate) database: Box<dyn Database>,
     pub(crate) instance: Instance,
     pub(crate) old: SecretKey,
     pub(crate) new: SecretKey,
 }
 
 impl Farm {
-    /// A farm whose one instance is online with the old key, and whose rows are under it.
+    /// A farm on SQLite whose one instance is online with the old key, and whose rows are under it.
     pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let database = Box::new(Sqlite::new(folder.path().join("vault.db")));
+        Self::on(folder, database).await
+    }
+
+    /// The same on another database, which is empty.
+    pub(crate) async fn on(folder: tempfile::TempDir, database: Box<dyn Database>) -> Self {
         let farm = Self {
             authority: Authority::create(FARM).unwrap(),
+            database,
             instance: Instance::install(folder.path().join("instance")),
             old: SecretKey::generate(),
             new: SecretKey::generate(),
             folder,
         };
-        farm.instance.store().create(&KeySet::new(FARM, farm.old.clone(), 1)).unwrap();
-        farm.instance.boot();
-        farm.issue(&farm.authority, Role::Agent, NODE);
         farm.seed().await;
-        fs::write(farm.path().join("targets.toml"), TARGETS).unwrap();
-        let text = format!(
-            "node = \"{NODE}\"\nfarm = \"{FARM}\"\nlisten = \"127.0.0.1:0\"\nstate_dir = \"state\"\n\
-             [tls]\nca = \"ca.pem\"\ncertificate = \"agent-{NODE}.pem\"\nkey = \"agent-{NODE}.key\"\n\
-             [database]\nurl = \"sqlite://{}/vault.db\"\ntargets = \"targets.toml\"\n{}",
-            farm.path().display(),
-            farm.instance.configuration(),
-        );
-        fs::write(farm.path().join("agent.toml"), text).unwrap();
+        farm.configure(NODE, &farm.instance, farm.path());
         farm
+    }
+
+    /// Makes a node: its certificate, its key store with the old key, its instance online, its configuration.
+    pub(crate) fn configure(&self, node: &str, instance: &Instance, folder: &Path) {
+        instance.store().create(&KeySet::new(FARM, self.old.clone(), 1)).unwrap();
+        instance.boot();
+        issue_into(folder, &self.authority, Role::Agent, node);
+        fs::write(folder.join("targets.toml"), TARGETS).unwrap();
+        let text = format!(
+            "node = \"{node}\"\nfarm = \"{FARM}\"\nlisten = \"127.0.0.1:0\"\nstate_dir = \"state\"\n\
+             [tls]\nca = \"ca.pem\"\ncertificate = \"agent-{node}.pem\"\nkey = \"agent-{node}.key\"\n\
+             [database]\n{}targets = \"targets.toml\"\n{}",
+            self.database.configuration(),
+            instance.configuration(),
+        );
+        fs::write(folder.join("agent.toml"), text).unwrap();
     }
 
     /// Where everything lies.
@@ -67,51 +80,25 @@ impl Farm {
         self.folder.path()
     }
 
-    async fn database(&self) -> SqlitePool {
-        let options = SqliteConnectOptions::new().filename(self.path().join("vault.db")).create_if_missing(true);
-        SqlitePool::connect_with(options).await.unwrap()
-    }
-
     async fn seed(&self) {
-        let database = self.database().await;
-        sqlx::query("CREATE TABLE entries (id INTEGER PRIMARY KEY, secret TEXT)").execute(&database).await.unwrap();
         let cipher = Cipher::new(&self.old);
-        for id in 1..=ROWS {
-            let stored = cipher.encrypt(plaintext(id).as_bytes(), Encoding::Base64, b"", CipherVersion::V2).unwrap();
-            sqlx::query("INSERT INTO entries VALUES (?, ?)")
-                .bind(id)
-                .bind(String::from_utf8(stored).unwrap())
-                .execute(&database)
-                .await
-                .unwrap();
-        }
-        database.close().await;
+        let stored = |id| cipher.encrypt(plaintext(id).as_bytes(), Encoding::Base64, b"", CipherVersion::V2).unwrap();
+        let rows = (1..=ROWS).map(|id| (id, String::from_utf8(stored(id)).unwrap())).collect();
+        self.database.seed(rows).await;
     }
 
     /// Every row opens under this key to what it was seeded with.
     pub(crate) async fn assert_rows_under(&self, key: &SecretKey) {
-        let database = self.database().await;
-        let rows: Vec<(i64, String)> =
-            sqlx::query_as("SELECT id, secret FROM entries ORDER BY id").fetch_all(&database).await.unwrap();
-        database.close().await;
+        let rows = self.database.rows().await;
         assert_eq!(rows.len(), usize::try_from(ROWS).unwrap());
         for (id, stored) in rows {
-            let opened = Cipher::new(key).open(stored.as_bytes(), Encoding::Base64, b"").unwrap();
-            assert_eq!(&opened.plaintext[..], plaintext(id).as_bytes(), "row {id}");
+            assert!(opens(key, id, &stored), "row {id}");
         }
     }
 
     /// The tables that are not the ledger's: the application's, their copies, and originals that are kept.
     pub(crate) async fn tables(&self) -> Vec<String> {
-        let database = self.database().await;
-        let names: Vec<(String,)> = sqlx::query_as(
-            "SELECT name FROM sqlite_schema WHERE type = 'table' AND (name = 'entries' OR name GLOB 'keyturn_????????_*') ORDER BY name",
-        )
-        .fetch_all(&database)
-        .await
-        .unwrap();
-        database.close().await;
-        names.into_iter().map(|(name,)| name).collect()
+        self.database.tables().await
     }
 
     /// An identity of this farm.
@@ -142,9 +129,41 @@ impl Farm {
         let running = runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             let shutdown = async { drop(stopped.await) };
-            agent::run_with(config, listener, shutdown).await
+            agent::run_with(config, std::sync::Arc::new(NoBackups), listener, shutdown).await
         });
         Agent { address, runtime: Some(runtime), stop: Some(stop), running: Some(running) }
+    }
+}
+
+/// No configuration of these tests names a folder for backups.
+#[derive(Debug)]
+struct NoBackups;
+
+#[async_trait::async_trait]
+impl agent::BackupTools for NoBackups {
+    async fn make(&self, _: &agent::BackupJob<'_>) -> Result<rotation::DatabaseBackup, rotation::Fault> {
+        unreachable!("nothing is backed up")
+    }
+
+    async fn prove(&self, _: &agent::BackupJob<'_>, _: &Path) -> Result<rotation::DatabaseBackup, rotation::Fault> {
+        unreachable!("nothing is backed up")
+    }
+
+    async fn examine(
+        &self,
+        _: &agent::BackupJob<'_>,
+        _: &[keys::SecretKey],
+        _: &Path,
+    ) -> Result<rotation::DatabaseBackup, rotation::Fault> {
+        unreachable!("nothing is backed up")
+    }
+
+    async fn archive(&self, _: &agent::BackupJob<'_>) -> Result<rotation::FolderArchive, rotation::Fault> {
+        unreachable!("nothing is backed up")
+    }
+
+    async fn load(&self, _: &Path, _: &str) -> Result<(), rotation::Fault> {
+        unreachable!("nothing is backed up")
     }
 }
 
@@ -164,6 +183,17 @@ fn issue_into(folder: &Path, authority: &Authority, role: Role, name: &str) -> T
     Tls::load(&files).unwrap()
 }
 
+/// Whether what row `id` holds opens under this key; what opens must be what it was seeded with.
+pub(crate) fn opens(key: &SecretKey, id: i64, stored: &str) -> bool {
+    match Cipher::new(key).open(stored.as_bytes(), Encoding::Base64, b"") {
+        Ok(opened) => {
+            assert_eq!(&opened.plaintext[..], plaintext(id).as_bytes(), "row {id}");
+            true
+        }
+        Err(_) => false,
+    }
+}
+
 /// What row `id` holds.
 fn plaintext(id: i64) -> String {
     format!("the secret of entry {id}")
@@ -177,12 +207,13 @@ pub(crate) struct Agent {
     running: Option<JoinHandle<Result<(), agent::RunError>>>,
 }
 
-impl Agent {
-    /// Where it listens.
-    pub(crate) fn address(&self) -> String {
+impl Listening for Agent {
+    fn address(&self) -> String {
         format!("https://{}", self.address)
     }
+}
 
+impl Agent {
     /// Asks it to stop and waits until it has.
     pub(crate) async fn stop(mut self) {
         drop(self.stop.take());

@@ -17,7 +17,7 @@ use wire::tls::{ExpectedPeer, Tls};
 use wire::v1;
 
 use super::farm::{FARM, NODE};
-use super::{Agent, Farm};
+use super::{Farm, Listening};
 
 /// The time in the dated name: 2023-11-14 22:13:20.
 pub(crate) const ACTIVATED_AT: Millis = Millis::new(1_700_000_000_000);
@@ -64,6 +64,8 @@ impl Failure {
 #[derive(Clone)]
 pub(crate) struct Leader {
     client: v1::agent_client::AgentClient<tonic::transport::Channel>,
+    /// The node that it gives work to.
+    pub(crate) node: NodeId,
     pub(crate) fence: Fence,
     pub(crate) rotation: RotationId,
     pub(crate) plan: Option<Vec<u8>>,
@@ -75,9 +77,10 @@ pub(crate) struct Leader {
 
 impl Leader {
     /// A leader of a cluster that the agent does not obey yet.
-    pub(crate) fn new(farm: &Farm, agent: &Agent) -> Self {
+    pub(crate) fn new(farm: &Farm, agent: &dyn Listening) -> Self {
         Self {
             client: client(&farm.tls(Role::Coordinator, "coordinator-1"), agent),
+            node: NODE.parse().unwrap(),
             fence: Fence { cluster: ClusterId::new(Uuid::from_u128(1)), term: Term::new(1), epoch: Epoch::new(1) },
             rotation: RotationId::new(Uuid::now_v7()),
             plan: None,
@@ -88,25 +91,25 @@ impl Leader {
     }
 
     /// A leader of a cluster that an operator enrolled the agent with.
-    pub(crate) async fn enrolled(farm: &Farm, agent: &Agent) -> Self {
+    pub(crate) async fn enrolled(farm: &Farm, agent: &dyn Listening) -> Self {
         let leader = Self::new(farm, agent);
         leader.adopt(farm, agent).await.unwrap();
         leader
     }
 
     /// An operator enrolls the agent with this leader's cluster.
-    pub(crate) async fn adopt(&self, farm: &Farm, agent: &Agent) -> Result<(), Status> {
+    pub(crate) async fn adopt(&self, farm: &Farm, agent: &dyn Listening) -> Result<(), Status> {
         let request = v1::AdoptRequest { cluster: self.fence.cluster.to_string(), farm: FARM.to_owned() };
         client(&farm.tls(Role::Operator, "alice"), agent).adopt(request).await.map(drop)
     }
 
     /// The same leader towards the same agent after a restart.
-    pub(crate) fn reconnect(&mut self, farm: &Farm, agent: &Agent) {
+    pub(crate) fn reconnect(&mut self, farm: &Farm, agent: &dyn Listening) {
         self.client = client(&farm.tls(Role::Coordinator, "coordinator-1"), agent);
     }
 
     /// The same caller with another certificate.
-    pub(crate) fn with_identity(&self, tls: &Tls, agent: &Agent) -> Self {
+    pub(crate) fn with_identity(&self, tls: &Tls, agent: &dyn Listening) -> Self {
         Self { client: client(tls, agent), ..self.clone() }
     }
 
@@ -124,12 +127,7 @@ impl Leader {
     pub(crate) async fn send(&self, work: Work) -> Result<Streaming<v1::Report>, Status> {
         let order = Order {
             fence: self.fence,
-            assignment: Assignment {
-                rotation: self.rotation,
-                epoch: self.fence.epoch,
-                node: NODE.parse().unwrap(),
-                work,
-            },
+            assignment: Assignment { rotation: self.rotation, epoch: self.fence.epoch, node: self.node.clone(), work },
             plan: self.plan.clone(),
             authorization: self.authorization.clone(),
             retirement: self.retirement.clone(),
@@ -158,7 +156,7 @@ impl Leader {
             Work::SurveyDatabase { accepted: Vec::new(), shards_wanted: 3, agents: 1, strategy: self.strategy };
         let Answer::DatabaseSurveyed(survey) = self.answer(survey).await else { unreachable!() };
         check_attestation(farm, self.rotation, &inspection);
-        self.plan = Some(plan(self.rotation, *inspection, *survey).to_bytes());
+        self.plan = Some(plan(self.rotation, vec![(self.node.clone(), *inspection)], *survey).to_bytes());
     }
 
     /// The plan as made.
@@ -186,23 +184,28 @@ impl Leader {
     ) -> Authorization {
         let plan = self.read_plan();
         let plan_digest = Plan::digest_of(self.plan.as_ref().unwrap());
-        let node: NodeId = NODE.parse().unwrap();
         let (old_key, new_key) = (farm.old.id(), farm.new.id());
-        let context = SealContext {
-            farm: FARM.to_owned(),
-            rotation: self.rotation,
-            node: node.clone(),
-            plan_digest,
-            old_key,
-            new_key,
-        };
-        let recipient_key = plan.nodes[&node].recipient_key.clone();
-        let sealed = sealed::seal(&recipient_key, &KeySet::new(FARM, farm.new.clone(), 2), current, &context).unwrap();
-        let grant = NodeGrant {
-            recipient_key,
-            sealed_digest: Digest::new(*blake3::hash(&sealed).as_bytes()),
-            possession_digest: possession::digest(&possession::proof(&farm.new, &self.rotation, &node)),
-        };
+        let (mut nodes, mut bundles) = (BTreeMap::new(), BTreeMap::new());
+        for (node, planned) in &plan.nodes {
+            let context = SealContext {
+                farm: FARM.to_owned(),
+                rotation: self.rotation,
+                node: node.clone(),
+                plan_digest,
+                old_key,
+                new_key,
+            };
+            let recipient_key = planned.recipient_key.clone();
+            let sealed =
+                sealed::seal(&recipient_key, &KeySet::new(FARM, farm.new.clone(), 2), current, &context).unwrap();
+            let grant = NodeGrant {
+                recipient_key,
+                sealed_digest: Digest::new(*blake3::hash(&sealed).as_bytes()),
+                possession_digest: possession::digest(&possession::proof(&farm.new, &self.rotation, node)),
+            };
+            nodes.insert(node.clone(), grant);
+            bundles.insert(node.clone(), sealed);
+        }
         let mut statement = Statement {
             format: Statement::FORMAT,
             farm: FARM.to_owned(),
@@ -210,7 +213,7 @@ impl Leader {
             plan_digest,
             old_key,
             new_key,
-            nodes: BTreeMap::from([(node.clone(), grant)]),
+            nodes,
         };
         change(&mut statement);
         let bytes = statement.to_bytes();
@@ -218,7 +221,7 @@ impl Leader {
             certificates: signer.certificates(),
             signature: wire::sign::sign(signer, "keyturn statement v1", &bytes),
             statement: bytes,
-            sealed: BTreeMap::from([(node, sealed)]),
+            sealed: bundles,
         }
     }
 
@@ -240,7 +243,7 @@ impl Leader {
     }
 
     /// Preflight and approval of a plan in which every table is copied.
-    pub(crate) async fn planned_with_shadows(farm: &Farm, agent: &Agent) -> Self {
+    pub(crate) async fn planned_with_shadows(farm: &Farm, agent: &dyn Listening) -> Self {
         let mut leader = Self::enrolled(farm, agent).await;
         leader.preflight(farm).await;
         let mut plan = leader.read_plan();
@@ -251,7 +254,7 @@ impl Leader {
     }
 
     /// Preflight and approval.
-    pub(crate) async fn planned(farm: &Farm, agent: &Agent) -> Self {
+    pub(crate) async fn planned(farm: &Farm, agent: &dyn Listening) -> Self {
         let mut leader = Self::enrolled(farm, agent).await;
         leader.preflight(farm).await;
         leader.approve(farm);
@@ -311,8 +314,8 @@ impl Leader {
     }
 }
 
-fn client(tls: &Tls, agent: &Agent) -> v1::agent_client::AgentClient<tonic::transport::Channel> {
-    let expected = ExpectedPeer { role: Role::Agent, name: Some(NODE.to_owned()) };
+fn client(tls: &Tls, agent: &dyn Listening) -> v1::agent_client::AgentClient<tonic::transport::Channel> {
+    let expected = ExpectedPeer { role: Role::Agent, name: None };
     wire::rpc::agent_client(tls.channel(&agent.address(), expected).unwrap())
 }
 
@@ -350,8 +353,9 @@ fn check_attestation(farm: &Farm, rotation: RotationId, inspection: &Inspection)
     assert_eq!(peer.name, NODE);
 }
 
-fn plan(rotation: RotationId, inspection: Inspection, survey: Survey) -> Plan {
-    let node = PlanNode {
+/// The plan of these answers.
+pub(crate) fn plan(rotation: RotationId, inspections: Vec<(NodeId, Inspection)>, survey: Survey) -> Plan {
+    let planned = |inspection: Inspection| PlanNode {
         release: inspection.release,
         current_key: inspection.current_key,
         recipient_key: inspection.recipient_key,
@@ -364,12 +368,14 @@ fn plan(rotation: RotationId, inspection: Inspection, survey: Survey) -> Plan {
         format: Plan::FORMAT,
         farm: FARM.to_owned(),
         rotation,
-        nodes: BTreeMap::from([(NODE.parse().unwrap(), node)]),
+        nodes: inspections.into_iter().map(|(node, inspection)| (node, planned(inspection))).collect(),
         tables: survey.tables.into_iter().collect(),
         shards: survey.shards,
         writers_max: survey.writers_max,
         accepted: Vec::new(),
         downtime_forecast_ms: survey.downtime_forecast_ms,
         budget: None,
+        backup: None,
+        folders: BTreeMap::new(),
     }
 }

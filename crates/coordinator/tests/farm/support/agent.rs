@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use futures::Stream;
 use rotation::{
-    AgentRelease, Answer, Attestation, ContentDigest, DatabaseIdentity, DatabaseKind, DatabasePosition, Digest, Fault,
-    Inspection, KeyId, NodeId, PlanTable, Shard, ShardId, ShardRange, ShardTally, Strategy, StrategyChoice, Survey,
-    Work, WorkKind,
+    AgentRelease, Answer, Attestation, BackupOffer, ContentDigest, DatabaseIdentity, DatabaseKind, DatabasePosition,
+    Digest, Fault, Inspection, KeyId, NodeId, PlanTable, Shard, ShardId, ShardRange, ShardTally, Strategy,
+    StrategyChoice, Survey, Work, WorkKind,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -202,7 +202,7 @@ fn tally(shard: ShardId) -> ShardTally {
 fn answer(node: &NodeId, order: &Order) -> Answer {
     match &order.assignment.work {
         Work::Inspect => Answer::Inspected(Box::new(Inspection {
-            release: AgentRelease { version: "0.1.0".to_owned(), protocol: 1 },
+            release: AgentRelease { version: "0.1.0".to_owned(), protocol: AgentRelease::PROTOCOL },
             current_key: old_key(),
             instance: "online".to_owned(),
             instance_online: true,
@@ -215,6 +215,7 @@ fn answer(node: &NodeId, order: &Order) -> Answer {
                 signature: "00".to_owned(),
                 mac: "00".to_owned(),
             },
+            backup: BackupOffer::Nothing,
         })),
         Work::SurveyDatabase { strategy: choice, .. } => {
             let rows = SHARDS * ROWS_PER_SHARD;
@@ -261,5 +262,6 @@ fn answer(node: &NodeId, order: &Order) -> Answer {
         Work::SwapTables => Answer::TablesSwapped,
         Work::SwapTablesBack => Answer::TablesSwappedBack,
         Work::RetireTables => Answer::TablesRetired,
+        Work::BackUp { .. } => unreachable!("no inspection of this agent offers a backup"),
     }
 }

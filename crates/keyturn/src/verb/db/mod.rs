@@ -16,6 +16,9 @@ use crate::database_url;
 use crate::exit::Exit;
 use crate::output::note;
 use crate::problem::Problem;
+use crate::process::told_to_end;
+
+pub(crate) use backup::backup_tools;
 
 /// What can be done with a database.
 #[derive(Debug, Subcommand)]
@@ -161,14 +164,6 @@ fn engine_problem(message: &str, error: &EngineError) -> Problem {
 
 /// Returns on Ctrl-C, and when the process is asked to end.
 async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-        (Ok(mut interrupt), Ok(mut terminate)) => tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        },
-        // Nothing will come; who cannot be interrupted goes on to the end.
-        _ => std::future::pending::<()>().await,
-    }
+    told_to_end().await;
     note("interrupted; cleaning up");
 }

@@ -4,17 +4,19 @@
 mod view;
 
 use std::io::{self, BufRead, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agent::recover::{Choice, Decision, Recovery, Verdict, decide};
+use agent::recover::{Choice, Decision, Findings, Recovery, Verdict, decide};
 use clap::Args;
 use rotation::{Fault, KeyId};
 
 use crate::exit::Exit;
 use crate::output::{OutputArgs, Paint, note, thousands};
 use crate::problem::Problem;
-use view::{RecoveryView, findings_text, plan_text};
+use crate::process::told_to_end;
+use crate::verb::db::backup_tools;
+use view::{RecoveryView, StepView, backup_text, findings_text, plan_text};
 
 /// A farm's name is far shorter; the limit ends a line that never does.
 const TYPED_BYTES_MAX: u64 = 1024;
@@ -30,6 +32,9 @@ pub(crate) struct Recover {
     /// The key that the data is under, after an older backup was restored
     #[arg(long, value_name = "ID")]
     key: Option<KeyId>,
+    /// Put this backup of the database back first, because the database cannot be undone
+    #[arg(long, value_name = "PATH")]
+    backup: Option<PathBuf>,
     /// The instances of all other nodes are offline, and somebody has seen it
     #[arg(long)]
     others_offline: bool,
@@ -43,6 +48,13 @@ pub(crate) struct Recover {
     output: OutputArgs,
 }
 
+/// A backup that is in its place.
+struct Restored {
+    key: KeyId,
+    /// What was done for it.
+    steps: Vec<StepView>,
+}
+
 impl Recover {
     /// Looks, shows, asks, does.
     pub(crate) async fn run(self) -> Result<Exit, Problem> {
@@ -54,18 +66,32 @@ impl Recover {
             )
             .because(&error)
         })?;
-        let mut recovery = Recovery::open(config).await.map_err(opening)?;
-        let found = recovery.look(&|_| {}).await.map_err(|fault| looking(&fault))?;
-        let choice = Choice { key: self.key, others_offline: self.others_offline };
+        let mut recovery = Recovery::open(config, backup_tools()).await.map_err(opening)?;
+        let mut choice = Choice { key: self.key, others_offline: self.others_offline, restored: false };
+        let mut done = Vec::new();
+        let mut found = recovery.look(&|_| {}).await;
+        if let Some(backup) = &self.backup {
+            let restoring = self.restore(&mut recovery, &found, &choice, backup).await?;
+            let Some(Restored { key, steps }) = restoring else { return Ok(Exit::Stuck) };
+            if self.look {
+                return Ok(Exit::Done);
+            }
+            choice = Choice { key: Some(key), restored: true, ..choice };
+            done = steps;
+            found = recovery.look(&|_| {}).await;
+        }
+        let found = found.map_err(|fault| looking(&fault))?;
         let decision = decide(&found, &choice);
-        let mut view = RecoveryView::new(&found, &decision);
+        let mut view = RecoveryView::new(&found, &decision).after(done);
         if !self.output.json() {
             note(&findings_text(&found));
             note("");
             note(&plan_text(&decision));
         }
         if !self.look && !decision.steps.is_empty() {
-            self.confirm(recovery.farm())?;
+            if self.backup.is_none() {
+                self.confirm(recovery.farm())?;
+            }
             if let Err(fault) = self.perform(&mut recovery, &decision, &mut view).await {
                 view.failed(&fault);
                 self.output.print(&view, || view.text())?;
@@ -75,8 +101,46 @@ impl Recover {
         self.output.print(&view, || view.text())?;
         Ok(match decision.verdict {
             Verdict::Impossible | Verdict::Wait => Exit::Stuck,
-            Verdict::Whole | Verdict::Back | Verdict::Forward | Verdict::Key => Exit::Done,
+            Verdict::Whole | Verdict::Back | Verdict::Forward | Verdict::Key | Verdict::Restore => Exit::Done,
         })
+    }
+
+    /// Proves the backup and puts it back. `None` when other nodes come first.
+    async fn restore(
+        &self,
+        recovery: &mut Recovery,
+        found: &Result<Findings, Fault>,
+        choice: &Choice,
+        path: &Path,
+    ) -> Result<Option<Restored>, Problem> {
+        let told = |words: &str| note(&format!("waiting for {words}"));
+        let proving = recovery.prove_backup(path, self.key, &told);
+        let backup = tokio::select! {
+            proved = proving => proved.map_err(|fault| not_proved(&fault))?,
+            () = told_to_end() => {
+                return Err(Problem::refused("interrupted", "nothing was changed", "run `keyturn recover` again"));
+            }
+        };
+        let decision = recovery.decide_restore(found.as_ref(), choice).await.map_err(|fault| looking(&fault))?;
+        let mut view = RecoveryView::of_restore(recovery.node(), &decision);
+        if !self.output.json() {
+            note(&backup_text(&backup));
+            note("");
+            note(&plan_text(&decision));
+        }
+        if !self.look && !decision.steps.is_empty() {
+            self.confirm(recovery.farm())?;
+            if let Err(fault) = self.perform(recovery, &decision, &mut view).await {
+                view.failed(&fault);
+                self.output.print(&view, || view.text())?;
+                return Err(step_failed(&fault));
+            }
+        }
+        let waits = decision.verdict == Verdict::Wait;
+        if self.look || waits {
+            self.output.print(&view, || view.text())?;
+        }
+        Ok((!waits).then(|| Restored { key: backup.key, steps: view.into_steps() }))
     }
 
     async fn perform(
@@ -97,7 +161,7 @@ impl Recover {
             };
             let result = recovery.perform(step, &progress).await?;
             note(&format!("    done: {result}"));
-            view.done(index, result);
+            view.done(result);
         }
         Ok(())
     }
@@ -144,6 +208,14 @@ fn looking(fault: &Fault) -> Problem {
     Problem::refused(
         fault.code.as_str(),
         format!("looking at this node failed, and nothing was changed: {}", fault.message),
+        fault.next_step.clone(),
+    )
+}
+
+fn not_proved(fault: &Fault) -> Problem {
+    Problem::refused(
+        fault.code.as_str(),
+        format!("the backup was not proved, and nothing was changed: {}", fault.message),
         fault.next_step.clone(),
     )
 }

@@ -1,17 +1,17 @@
 //! What `keyturn recover` tells: what was found, what is done, and what is left to do.
 
-use agent::recover::{Decision, Findings, Verdict};
+use agent::recover::{Decision, Findings, Step, Verdict};
 use keys::FileRole;
-use rotation::{Direction, Fault};
+use rotation::{DatabaseBackup, Direction, Fault, NodeId};
 use serde::Serialize;
 
-use crate::output::{Table, counted, fields};
+use crate::output::{Table, counted, date_time, fields, thousands};
 
 /// The one JSON object.
 #[derive(Debug, Serialize)]
 pub(super) struct RecoveryView {
     node: String,
-    /// `whole`, `back`, `forward`, `key`, `wait` or `impossible`.
+    /// `whole`, `back`, `forward`, `key`, `restore`, `wait` or `impossible`.
     verdict: &'static str,
     why: String,
     key: Option<String>,
@@ -54,7 +54,7 @@ struct TableView {
 }
 
 #[derive(Debug, Serialize)]
-struct StepView {
+pub(super) struct StepView {
     name: &'static str,
     text: String,
     /// `planned`, `done` or `failed`.
@@ -73,23 +73,40 @@ impl RecoveryView {
             instance: found.instance.clone().unwrap_or_else(|problem| format!("unknown: {problem}")),
             rotations: rotations(found),
             tables: tables(found),
-            steps: decision
-                .steps
-                .iter()
-                .map(|step| StepView {
-                    name: step.name(),
-                    text: step.to_string(),
-                    state: "planned",
-                    result: String::new(),
-                })
-                .collect(),
+            steps: steps(decision),
             next_steps: decision.next_steps.clone(),
         }
     }
 
-    /// A step was done.
-    pub(super) fn done(&mut self, index: usize, result: String) {
-        if let Some(step) = self.steps.get_mut(index) {
+    /// A backup that is put back, before the database was looked at again.
+    pub(super) fn of_restore(node: &NodeId, decision: &Decision) -> Self {
+        Self {
+            node: node.to_string(),
+            verdict: verdict_text(decision.verdict),
+            why: decision.why.clone(),
+            key: decision.key.map(|key| key.to_string()),
+            files: Vec::new(),
+            instance: String::new(),
+            rotations: Vec::new(),
+            tables: Vec::new(),
+            steps: steps(decision),
+            next_steps: decision.next_steps.clone(),
+        }
+    }
+
+    /// The same after these steps.
+    pub(super) fn after(mut self, earlier: Vec<StepView>) -> Self {
+        self.steps.splice(0..0, earlier);
+        self
+    }
+
+    pub(super) fn into_steps(self) -> Vec<StepView> {
+        self.steps
+    }
+
+    /// The next step was done.
+    pub(super) fn done(&mut self, result: String) {
+        if let Some(step) = self.steps.iter_mut().find(|step| step.state == "planned") {
             step.state = "done";
             step.result = result;
         }
@@ -116,12 +133,19 @@ impl RecoveryView {
     }
 }
 
+fn steps(decision: &Decision) -> Vec<StepView> {
+    let step =
+        |step: &Step| StepView { name: step.name(), text: step.to_string(), state: "planned", result: String::new() };
+    decision.steps.iter().map(step).collect()
+}
+
 fn verdict_text(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Whole => "whole",
         Verdict::Back => "back",
         Verdict::Forward => "forward",
         Verdict::Key => "key",
+        Verdict::Restore => "restore",
         Verdict::Wait => "wait",
         Verdict::Impossible => "impossible",
     }
@@ -222,6 +246,27 @@ pub(super) fn findings_text(found: &Findings) -> String {
     let node =
         fields(&[("Node", found.node.to_string()), ("Instance", format!("{instance}{held}")), ("Signed plan", kept)]);
     [node, files.render(), ledger.render(), data.render()].join("\n\n")
+}
+
+/// The backup that was proved, for people.
+pub(super) fn backup_text(backup: &DatabaseBackup) -> String {
+    let rows: u64 = backup.tables.values().map(|table| table.rows).sum();
+    let values: u64 = backup.tables.values().map(|table| table.values_opened).sum();
+    fields(&[
+        ("Backup", backup.path.clone()),
+        ("Of", format!("{}; what was written since is not in it", date_time(backup.made_at.get()))),
+        (
+            "Holds",
+            format!(
+                "{}, of which {} were opened under key {}",
+                counted(rows, "row"),
+                counted(values, "value"),
+                backup.key
+            ),
+        ),
+        ("Proof", backup.proof.clone()),
+        ("Size", format!("{} bytes, BLAKE3 {}", thousands(backup.bytes), backup.digest)),
+    ])
 }
 
 /// What would be done, for people.

@@ -35,6 +35,12 @@ pub(crate) struct Plan {
     /// What to do under way when it would be exceeded: undo in time to be back within it, or go on
     #[arg(long, value_name = "WHAT", value_enum, default_value_t, requires = "max_downtime")]
     on_budget: OnBudget,
+    /// Prove this backup of the database, in the backup folder of the node that has it, instead of making one
+    #[arg(long, value_name = "PATH", conflicts_with = "no_backup")]
+    backup: Option<String>,
+    /// Make no backup, whatever the agents' configurations say
+    #[arg(long)]
+    no_backup: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -114,6 +120,8 @@ impl Plan {
             strategy: self.strategy.choice().into(),
             max_downtime_ms: self.max_downtime.map(|given| u64::try_from(given.as_millis()).unwrap_or(u64::MAX)),
             on_budget: self.on_budget.choice().into(),
+            backup_shown: self.backup.clone(),
+            no_backup: self.no_backup,
         };
         let id = request_plan(&coordinators, request).await?;
         let rotation = follow(&coordinators, &id, |rotation| {

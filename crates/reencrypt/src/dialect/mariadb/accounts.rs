@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use fail_points::{Point, point};
 use rotation::Direction;
 use serde::{Deserialize, Serialize};
 use sqlx::mysql::MySqlConnection;
@@ -11,6 +12,7 @@ use super::ledger::{self, Hold};
 use super::sessions::{self, SESSIONS_POLL};
 use super::{Shared, literal};
 use crate::EngineError;
+use crate::dialect::durable;
 use crate::error::{Doing, mariadb_number};
 use crate::ledger::{Header, LedgerMark, direction_text, epoch_number};
 
@@ -90,9 +92,9 @@ async fn put_up(connection: &mut MySqlConnection, shared: &Shared, mark: &Ledger
         note(&mut transaction, user, &mut header).await?;
     }
     ledger::update_header(&mut transaction, mark, &header).await?;
-    transaction.commit().await.doing(doing)?;
+    durable::commit(point!(LEDGER_OPENED), transaction).await.doing(doing)?;
     match &shared.application_role {
-        Some(user) => lock(connection, user).await,
+        Some(user) => durable::around(point!(ACCOUNTS_LOCKED), lock(connection, user)).await,
         None => Ok(()),
     }
 }
@@ -210,16 +212,16 @@ async fn turn<'a>(
         (None, _) | (_, None) => None,
     };
     ledger::update_header(&mut transaction, mark, &header).await?;
-    transaction.commit().await.doing(doing)?;
+    durable::commit(point!(LEDGER_TURNED_BACK), transaction).await.doing(doing)?;
     if let Some(user) = fenced {
-        lock(connection, user).await?;
+        durable::around(point!(ACCOUNTS_LOCKED), lock(connection, user)).await?;
     }
     Ok(fenced)
 }
 
 pub(super) async fn lift_fence(connection: &mut MySqlConnection, mark: &LedgerMark) -> Result<(), EngineError> {
     let forward = mark.direction == Direction::Forward;
-    let_in(connection, mark, "lifting the fence", |header| header.let_in |= forward).await
+    let_in(connection, mark, ("lifting the fence", point!(FENCE_LIFTED)), |header| header.let_in |= forward).await
 }
 
 pub(super) async fn close(connection: &mut MySqlConnection, mark: &LedgerMark) -> Result<(), EngineError> {
@@ -232,7 +234,7 @@ pub(super) async fn close(connection: &mut MySqlConnection, mark: &LedgerMark) -
         return Ok(());
     }
     // Never leave a fence behind that nothing would lift any more.
-    let_in(connection, mark, "closing the ledger", |header| header.closed = true).await?;
+    let_in(connection, mark, ("closing the ledger", point!(LEDGER_CLOSED)), |header| header.closed = true).await?;
     // The shards of this rotation stay as evidence; those of earlier ones have served.
     sqlx::query(
         "DELETE s FROM keyturn_shard s JOIN keyturn_rotation r ON r.rotation = s.rotation
@@ -250,7 +252,7 @@ pub(super) async fn close(connection: &mut MySqlConnection, mark: &LedgerMark) -
 async fn let_in(
     connection: &mut MySqlConnection,
     mark: &LedgerMark,
-    doing: &'static str,
+    doing: (&'static str, Point),
     change: impl FnOnce(&mut Header) + Send,
 ) -> Result<(), EngineError> {
     if !ledger::exists(connection).await? {
@@ -265,7 +267,7 @@ async fn let_in(
 async fn give_back(
     connection: &mut MySqlConnection,
     mark: &LedgerMark,
-    what: &'static str,
+    (what, point): (&'static str, Point),
     change: impl FnOnce(&mut Header) + Send,
 ) -> Result<(), EngineError> {
     let doing = || what.to_owned();
@@ -275,7 +277,7 @@ async fn give_back(
     header.admit(mark)?;
     header.epoch = epoch_number(mark);
     ledger::update_header(&mut transaction, mark, &header).await?;
-    transaction.commit().await.doing(doing)?;
+    durable::commit(point!(LET_IN_PREPARED), transaction).await.doing(doing)?;
 
     // The note stays, as a sign that there is a fence to put up again.
     if let (Some(text), true) = (&header.role_saved, header.role_fenced) {
@@ -293,5 +295,5 @@ async fn give_back(
     header.role_fenced = false;
     change(&mut header);
     ledger::update_header(&mut transaction, mark, &header).await?;
-    transaction.commit().await.doing(doing)
+    durable::commit(point, transaction).await.doing(doing)
 }

@@ -1,11 +1,13 @@
 //! What the ledger in MariaDB remembers of whole rotations, and the notes that agents and recoveries leave in it.
 
+use fail_points::point;
 use rotation::RotationId;
 use sqlx::mysql::{MySqlConnection, MySqlRow};
 use sqlx::{Connection, Row as _};
 
 use super::ledger::{self, Hold};
 use crate::EngineError;
+use crate::dialect::durable;
 use crate::error::Doing;
 use crate::history::{LedgerRotation, NoteKind, StoredRotation, recovery_begun};
 use crate::ledger::SCRATCH_ROTATIONS;
@@ -103,12 +105,15 @@ pub(super) async fn note(
     let header = ledger::header(&mut transaction, rotation, hold).await?;
     if kind.goes_forward() {
         header.ok_or(EngineError::LedgerMissing(*rotation))?.still_forward(rotation)?;
-        let begun: i64 = sqlx::query("SELECT COUNT(*) FROM keyturn_note WHERE rotation = ? AND note = 'offline'")
-            .bind(rotation.to_string())
-            .fetch_one(&mut *transaction)
-            .await
-            .and_then(|row| row.try_get(0))
-            .doing(doing)?;
+        let begun: i64 = sqlx::query(
+            "SELECT COUNT(*) FROM keyturn_note WHERE rotation = ? AND note = 'offline' AND NOT EXISTS
+             (SELECT 1 FROM keyturn_note a WHERE a.rotation = keyturn_note.rotation AND a.note = 'admitted')",
+        )
+        .bind(rotation.to_string())
+        .fetch_one(&mut *transaction)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(doing)?;
         if begun > 0 {
             return Err(recovery_begun(rotation));
         }
@@ -123,5 +128,5 @@ pub(super) async fn note(
     .execute(&mut *transaction)
     .await
     .doing(doing)?;
-    transaction.commit().await.doing(doing)
+    durable::commit(point!(LEDGER_NOTE), transaction).await.doing(doing)
 }

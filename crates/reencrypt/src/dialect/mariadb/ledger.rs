@@ -1,5 +1,6 @@
 //! The ledger in MariaDB: its tables, entering a shard, and the transaction of a chunk.
 
+use fail_points::point;
 use rotation::{RotationId, ShardId};
 use sqlx::mysql::{MySqlConnection, MySqlRow};
 use sqlx::{AssertSqlSafe, Connection, Row as _};
@@ -7,6 +8,7 @@ use sqlx::{AssertSqlSafe, Connection, Row as _};
 use super::super::{Chunk, Written};
 use super::{rows, sessions};
 use crate::EngineError;
+use crate::dialect::durable;
 use crate::error::Doing;
 use crate::ledger::{
     Claim, Header, LEDGER_FORMAT, LedgerMark, Pass, SCRATCH_ROTATIONS, ShardRecord, StoredRecord, chunk_superseded,
@@ -221,6 +223,7 @@ pub(super) async fn enter(connection: &mut MySqlConnection, claim: &Claim) -> Re
     end_earlier_holders(connection, claim).await?;
     // Raised by itself, before the header is held shared: two that enter at once would otherwise each wait for the
     // other to let go. It is raised in the same direction only.
+    point!(HEADER_RAISED).before().map_err(sqlx::Error::Io).doing(doing)?;
     sqlx::query(
         "UPDATE keyturn_rotation SET epoch = ?
          WHERE rotation = ? AND epoch < ? AND direction = ? AND NOT closed AND format = ?",
@@ -233,6 +236,7 @@ pub(super) async fn enter(connection: &mut MySqlConnection, claim: &Claim) -> Re
     .execute(&mut *connection)
     .await
     .doing(doing)?;
+    point!(HEADER_RAISED).after().map_err(sqlx::Error::Io).doing(doing)?;
     let holder = sessions::take_name(connection).await?;
 
     let mut transaction = connection.begin().await.doing(doing)?;
@@ -261,7 +265,7 @@ pub(super) async fn enter(connection: &mut MySqlConnection, claim: &Claim) -> Re
         .doing(doing)?;
     let record = read_shard(&row).doing(doing)?.take_over(claim)?;
     write_shard(&mut transaction, claim, &record, Owner::Takes(&holder)).await?;
-    transaction.commit().await.doing(doing)?;
+    durable::commit(point!(SHARD_ENTERED), transaction).await.doing(doing)?;
     Ok(record)
 }
 
@@ -335,7 +339,7 @@ pub(super) async fn commit(
             return Ok(Written::RowsDiffer);
         }
     }
-    transaction.commit().await.doing(doing)?;
+    durable::commit(point!(CHUNK_COMMITTED), transaction).await.doing(doing)?;
     Ok(Written::Committed)
 }
 

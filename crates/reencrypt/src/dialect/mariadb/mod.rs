@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use fail_points::point;
 use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, ShardId};
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::{ConnectOptions as _, Connection, Row as _};
@@ -24,6 +25,7 @@ use sqlx::{ConnectOptions as _, Connection, Row as _};
 use super::found::Seen;
 use super::scratch::{Scratch, ScratchNames};
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
+use crate::dialect::durable;
 use crate::error::Doing;
 use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
@@ -296,7 +298,7 @@ impl Session for MariadbSession {
     }
 
     async fn commit(&mut self, chunk: &Chunk<'_>) -> Result<Written, EngineError> {
-        ledger::commit(&mut self.connection, chunk, self.packet_bytes_max).await
+        durable::around(point!(CHUNK), ledger::commit(&mut self.connection, chunk, self.packet_bytes_max)).await
     }
 
     async fn try_write(&mut self, table: &Table, key: &Key, turn: Turn<'_>) -> Result<bool, EngineError> {

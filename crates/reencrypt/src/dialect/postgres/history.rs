@@ -1,11 +1,13 @@
 //! What the ledger in PostgreSQL remembers of whole rotations, and the notes that agents and recoveries leave in it.
 
+use fail_points::point;
 use rotation::RotationId;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection, Row as _};
 
 use super::ledger::{self, Hold};
 use crate::EngineError;
+use crate::dialect::durable;
 use crate::error::Doing;
 use crate::history::{LedgerRotation, NoteKind, StoredRotation, recovery_begun};
 use crate::ledger::SCRATCH_ROTATIONS;
@@ -100,13 +102,15 @@ pub(super) async fn note(
     let header = ledger::header(&mut transaction, rotation, hold).await?;
     if kind.goes_forward() {
         header.ok_or(EngineError::LedgerMissing(*rotation))?.still_forward(rotation)?;
-        let begun: bool =
-            sqlx::query("SELECT EXISTS (SELECT 1 FROM keyturn.note WHERE rotation = $1 AND note = 'offline')")
-                .bind(rotation.to_string())
-                .fetch_one(&mut *transaction)
-                .await
-                .and_then(|row| row.try_get(0))
-                .doing(doing)?;
+        let begun: bool = sqlx::query(
+            "SELECT COALESCE(bool_or(note = 'offline') AND NOT bool_or(note = 'admitted'), false)
+                 FROM keyturn.note WHERE rotation = $1",
+        )
+        .bind(rotation.to_string())
+        .fetch_one(&mut *transaction)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(doing)?;
         if begun {
             return Err(recovery_begun(rotation));
         }
@@ -118,5 +122,5 @@ pub(super) async fn note(
         .execute(&mut *transaction)
         .await
         .doing(doing)?;
-    transaction.commit().await.doing(doing)
+    durable::commit(point!(LEDGER_NOTE), transaction).await.doing(doing)
 }

@@ -1,5 +1,6 @@
 //! The ledger in PostgreSQL: its tables, entering a shard, and the transaction of a chunk.
 
+use fail_points::point;
 use rotation::{RotationId, ShardId};
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection, Row as _};
@@ -8,6 +9,7 @@ use super::super::{Chunk, Written};
 use super::layout::Layout;
 use super::{load, rows};
 use crate::EngineError;
+use crate::dialect::durable;
 use crate::error::Doing;
 use crate::ledger::{
     Claim, Header, LEDGER_FORMAT, LedgerMark, Pass, SCRATCH_ROTATIONS, ShardRecord, StoredRecord, chunk_superseded,
@@ -279,6 +281,7 @@ pub(super) async fn enter(connection: &mut PgConnection, claim: &Claim) -> Resul
     end_earlier_holders(connection, claim).await?;
     // Raised by itself, before the header is held shared: two that enter at once would otherwise each wait for the
     // other to let go. It is raised in the same direction only.
+    point!(HEADER_RAISED).before().map_err(sqlx::Error::Io).doing(doing)?;
     sqlx::query(
         "UPDATE keyturn.rotation SET epoch = $2
          WHERE rotation = $1 AND epoch < $2 AND direction = $3 AND NOT closed AND format = $4",
@@ -290,6 +293,7 @@ pub(super) async fn enter(connection: &mut PgConnection, claim: &Claim) -> Resul
     .execute(&mut *connection)
     .await
     .doing(doing)?;
+    point!(HEADER_RAISED).after().map_err(sqlx::Error::Io).doing(doing)?;
 
     let mut transaction = connection.begin().await.doing(doing)?;
     let header = self::header(&mut transaction, &rotation, Hold::Shared).await?;
@@ -317,7 +321,7 @@ pub(super) async fn enter(connection: &mut PgConnection, claim: &Claim) -> Resul
         .doing(doing)?;
     let record = read_shard(&row).doing(doing)?.take_over(claim)?;
     write_shard(&mut transaction, claim, &record, None).await?;
-    transaction.commit().await.doing(doing)?;
+    durable::commit(point!(SHARD_ENTERED), transaction).await.doing(doing)?;
     Ok(record)
 }
 
@@ -402,7 +406,7 @@ pub(super) async fn commit(
             return Ok(Written::RowsDiffer);
         }
     }
-    transaction.commit().await.doing(doing)?;
+    durable::commit(point!(CHUNK_COMMITTED), transaction).await.doing(doing)?;
     Ok(Written::Committed)
 }
 

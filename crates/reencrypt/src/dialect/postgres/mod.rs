@@ -8,6 +8,7 @@ mod ledger;
 mod load;
 mod look;
 mod mend;
+mod place;
 mod replication;
 mod role;
 mod rows;
@@ -20,7 +21,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use place::PostgresPlace;
+
 use async_trait::async_trait;
+use fail_points::point;
 use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, ShardId};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Row as _};
@@ -29,6 +33,7 @@ use self::layout::Layout;
 use super::found::Seen;
 use super::scratch::{Scratch, ScratchNames};
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
+use crate::dialect::durable;
 use crate::error::Doing;
 use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
@@ -278,7 +283,7 @@ impl Session for PostgresSession {
             Some(_) => Some(self.layout(chunk.table).await?),
             None => None,
         };
-        ledger::commit(&mut self.connection, chunk, layout.as_deref()).await
+        durable::around(point!(CHUNK), ledger::commit(&mut self.connection, chunk, layout.as_deref())).await
     }
 
     async fn try_write(&mut self, table: &Table, key: &Key, turn: Turn<'_>) -> Result<bool, EngineError> {

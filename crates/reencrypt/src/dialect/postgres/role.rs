@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use fail_points::point;
 use rotation::Direction;
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnection;
@@ -10,6 +11,7 @@ use sqlx::{AssertSqlSafe, Connection, Row as _};
 use super::ledger::{self, Hold};
 use super::{APPLICATION_PREFIX, Shared};
 use crate::EngineError;
+use crate::dialect::durable;
 use crate::error::Doing;
 use crate::ledger::{LedgerMark, SCRATCH_ROTATIONS, direction_text, epoch_number};
 use crate::table::quote;
@@ -168,7 +170,7 @@ pub(super) async fn fence(
         shut(&mut transaction, role, &mut header).await?;
     }
     ledger::update_header(&mut transaction, mark, &header).await?;
-    transaction.commit().await.doing(doing)?;
+    durable::commit(point!(LEDGER_OPENED), transaction).await.doing(doing)?;
 
     let started = Instant::now();
     loop {
@@ -304,7 +306,7 @@ pub(super) async fn turn_back(
         (None, _) | (_, None) => None,
     };
     ledger::update_header(&mut transaction, mark, &header).await?;
-    transaction.commit().await.doing(doing)?;
+    durable::commit(point!(LEDGER_TURNED_BACK), transaction).await.doing(doing)?;
     if let Some(role) = fenced {
         end_all_sessions_of(connection, role, shared, mark).await?;
     }
@@ -366,7 +368,7 @@ pub(super) async fn lift_fence(connection: &mut PgConnection, mark: &LedgerMark)
     header.let_in |= mark.direction == Direction::Forward;
     give_back(&mut transaction, &mut header).await?;
     ledger::update_header(&mut transaction, mark, &header).await?;
-    transaction.commit().await.doing(doing)
+    durable::commit(point!(FENCE_LIFTED), transaction).await.doing(doing)
 }
 
 /// Gives the role back what was noted. The note stays, as a sign that there is a fence to put up again.
@@ -409,5 +411,5 @@ pub(super) async fn close(connection: &mut PgConnection, mark: &LedgerMark) -> R
     .execute(&mut *transaction)
     .await
     .doing(doing)?;
-    transaction.commit().await.doing(doing)
+    durable::commit(point!(LEDGER_CLOSED), transaction).await.doing(doing)
 }

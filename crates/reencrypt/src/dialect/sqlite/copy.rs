@@ -1,9 +1,10 @@
-//! A copy of the whole database while it is in use: one state of it, as a file of its own.
+//! A copy of the whole database while it is in use: one state of it, as a file of its own; and whether a file is whole.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
 
 use crate::EngineError;
@@ -18,4 +19,12 @@ pub(super) async fn copy_into(connection: &mut SqliteConnection, path: &Path) ->
     made.map_err(sqlx::Error::Io).doing(doing)?;
     sqlx::query("VACUUM main INTO ?").bind(text).execute(connection).await.doing(doing)?;
     File::open(path).and_then(|file| file.sync_all()).map_err(sqlx::Error::Io).doing(doing)
+}
+
+/// SQLite's own look at every page and every index.
+pub(super) async fn check(connection: &mut SqliteConnection) -> Result<(), EngineError> {
+    let doing = || "looking whether the file is whole".to_owned();
+    let row = sqlx::query("PRAGMA main.integrity_check(1)").fetch_one(connection).await.doing(doing)?;
+    let found: String = row.try_get(0).doing(doing)?;
+    if found == "ok" { Ok(()) } else { Err(EngineError::Damaged(found)) }
 }

@@ -1,11 +1,13 @@
 //! What the ledger in SQLite remembers of whole rotations, and the notes that agents and recoveries leave in it.
 
+use fail_points::point;
 use rotation::RotationId;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{Connection, Row as _};
+use sqlx::{Connection as _, Row as _};
 
 use super::ledger;
 use crate::EngineError;
+use crate::dialect::durable;
 use crate::error::Doing;
 use crate::history::{LedgerRotation, NoteKind, StoredRotation, recovery_begun};
 use crate::ledger::SCRATCH_ROTATIONS;
@@ -90,18 +92,20 @@ pub(super) async fn note(
     node: &str,
 ) -> Result<(), EngineError> {
     let doing = || "leaving a note in the ledger".to_owned();
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.doing(doing)?;
+    let mut transaction = ledger::begin(connection, doing).await?;
     sqlx::raw_sql(CREATE).execute(&mut *transaction).await.doing(doing)?;
     if kind.goes_forward() {
         let header = ledger::header(&mut transaction, rotation).await?;
         header.ok_or(EngineError::LedgerMissing(*rotation))?.still_forward(rotation)?;
-        let begun: bool =
-            sqlx::query("SELECT count(*) > 0 FROM main.keyturn_note WHERE rotation = ? AND note = 'offline'")
-                .bind(rotation.to_string())
-                .fetch_one(&mut *transaction)
-                .await
-                .and_then(|row| row.try_get(0))
-                .doing(doing)?;
+        let begun: bool = sqlx::query(
+            "SELECT total(note = 'offline') > 0 AND total(note = 'admitted') = 0
+                 FROM main.keyturn_note WHERE rotation = ?",
+        )
+        .bind(rotation.to_string())
+        .fetch_one(&mut *transaction)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(doing)?;
         if begun {
             return Err(recovery_begun(rotation));
         }
@@ -113,5 +117,5 @@ pub(super) async fn note(
         .execute(&mut *transaction)
         .await
         .doing(doing)?;
-    transaction.commit().await.doing(doing)
+    durable::commit(point!(LEDGER_NOTE), transaction).await.doing(doing)
 }

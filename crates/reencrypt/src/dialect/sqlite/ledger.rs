@@ -3,6 +3,7 @@
 
 pub(super) mod shadows;
 
+use fail_points::point;
 use rotation::{Direction, RotationId, ShardId};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection, Row as _, Sqlite, Transaction};
@@ -10,6 +11,7 @@ use sqlx::{AssertSqlSafe, Connection, Row as _, Sqlite, Transaction};
 use super::super::{Chunk, Turn, Written};
 use super::rows;
 use crate::EngineError;
+use crate::dialect::durable;
 use crate::error::Doing;
 use crate::key::Key;
 use crate::ledger::{
@@ -18,6 +20,9 @@ use crate::ledger::{
 };
 use crate::shadow::{Shadow, ShadowState};
 use crate::table::{Change, Table, quote};
+
+/// SQLite's primary code for a lock that another connection holds.
+const SQLITE_BUSY: i32 = 5;
 
 const CREATE: &str = "
     CREATE TABLE IF NOT EXISTS main.keyturn_rotation (
@@ -77,7 +82,15 @@ pub(super) async fn begin<'c>(
     connection: &'c mut SqliteConnection,
     doing: impl FnOnce() -> String,
 ) -> Result<Transaction<'c, Sqlite>, EngineError> {
-    connection.begin_with("BEGIN IMMEDIATE").await.doing(doing)
+    match connection.begin_with("BEGIN IMMEDIATE").await {
+        Err(error) if is_busy(&error) => Err(EngineError::Busy { doing: doing(), by: Vec::new(), source: error }),
+        begun => begun.doing(doing),
+    }
+}
+
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code()).and_then(|code| code.parse::<i32>().ok());
+    code.is_some_and(|code| code & 0xff == SQLITE_BUSY)
 }
 
 /// Whether the ledger is there in this release's form. One of an earlier form in which all is closed knows nothing of
@@ -196,7 +209,7 @@ pub(super) async fn fence(connection: &mut SqliteConnection, mark: &LedgerMark) 
         header.admit(mark)?;
     }
     write_header(&mut transaction, mark, false).await?;
-    transaction.commit().await.doing(doing)
+    durable::commit(point!(LEDGER_OPENED), transaction).await.doing(doing)
 }
 
 /// Makes the ledger's tables where they are missing.
@@ -273,7 +286,7 @@ pub(super) async fn turn_back(connection: &mut SqliteConnection, mark: &LedgerMa
         header.admit_epoch(mark)?;
     }
     write_header(&mut transaction, mark, false).await?;
-    transaction.commit().await.doing(doing)
+    durable::commit(point!(LEDGER_TURNED_BACK), transaction).await.doing(doing)
 }
 
 /// There is no role; the header alone is raised, so that a late worker learns that it is late, and notes that the
@@ -290,7 +303,7 @@ pub(super) async fn lift_fence(connection: &mut SqliteConnection, mark: &LedgerM
             .await
             .doing(doing)?;
     }
-    transaction.commit().await.doing(doing)
+    durable::commit(point!(FENCE_LIFTED), transaction).await.doing(doing)
 }
 
 /// Whether the application was let in going forward.
@@ -316,7 +329,7 @@ pub(super) async fn close(connection: &mut SqliteConnection, mark: &LedgerMark) 
     .execute(&mut *transaction)
     .await
     .doing(doing)?;
-    transaction.commit().await.doing(doing)
+    durable::commit(point!(LEDGER_CLOSED), transaction).await.doing(doing)
 }
 
 pub(super) async fn enter(connection: &mut SqliteConnection, claim: &Claim) -> Result<ShardRecord, EngineError> {
@@ -342,7 +355,7 @@ pub(super) async fn enter(connection: &mut SqliteConnection, claim: &Claim) -> R
         None => return Err(EngineError::Internal(format!("shard {} vanished from the ledger", claim.shard))),
     };
     write_shard(&mut transaction, claim, &record).await?;
-    transaction.commit().await.doing(doing)?;
+    durable::commit(point!(SHARD_ENTERED), transaction).await.doing(doing)?;
     Ok(record)
 }
 
@@ -389,7 +402,7 @@ pub(super) async fn commit(connection: &mut SqliteConnection, chunk: &Chunk<'_>)
             return Ok(Written::RowsDiffer);
         }
     }
-    transaction.commit().await.doing(doing)?;
+    durable::commit(point!(CHUNK_COMMITTED), transaction).await.doing(doing)?;
     Ok(Written::Committed)
 }
 

@@ -8,6 +8,7 @@ mod ledger;
 mod look;
 mod mend;
 mod others;
+mod place;
 mod rows;
 mod shadow;
 #[cfg(test)]
@@ -19,7 +20,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use place::SqlitePlace;
+
 use async_trait::async_trait;
+use fail_points::point;
 use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, ShardId};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 use sqlx::{Connection, Row as _};
@@ -28,6 +32,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use super::found::Seen;
 use super::scratch::{Scratch, ScratchNames};
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
+use crate::dialect::durable;
 use crate::error::Doing;
 use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
@@ -191,7 +196,8 @@ impl Session for SqliteSession {
 
     async fn enter(&mut self, claim: &Claim) -> Result<ShardRecord, EngineError> {
         let _turn = self.writing.lock().await;
-        ledger::enter(&mut self.connection, claim).await
+        let done = ledger::enter(&mut self.connection, claim).await;
+        others::blamed(&self.file, done)
     }
 
     async fn record(
@@ -205,7 +211,8 @@ impl Session for SqliteSession {
 
     async fn commit(&mut self, chunk: &Chunk<'_>) -> Result<Written, EngineError> {
         let _turn = self.writing.lock().await;
-        ledger::commit(&mut self.connection, chunk).await
+        let done = durable::around(point!(CHUNK), ledger::commit(&mut self.connection, chunk)).await;
+        others::blamed(&self.file, done)
     }
 
     async fn try_write(&mut self, table: &Table, key: &Key, turn: Turn<'_>) -> Result<bool, EngineError> {
@@ -216,22 +223,25 @@ impl Session for SqliteSession {
     async fn fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         {
             let _turn = self.writing.lock().await;
-            ledger::fence(&mut self.connection, mark).await?;
+            let done = ledger::fence(&mut self.connection, mark).await;
+            others::blamed(&self.file, done)?;
         }
         let (device, inode) = self.device_and_inode()?;
         others::wait_until_alone(device, inode, self.sessions_wait).await
     }
 
     async fn turn_back(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
-        // Sessions of other processes cannot be ended. One that is stopped inside its transaction holds the
-        // database's lock, which is told as a busy database until it goes on; afterwards it finds the ledger turned.
+        // Sessions of other processes cannot be ended. One that is stopped inside its transaction holds the database's
+        // lock, and is named until it goes on or ends; with its next transaction it finds the ledger turned.
         let _turn = self.writing.lock().await;
-        ledger::turn_back(&mut self.connection, mark).await
+        let done = ledger::turn_back(&mut self.connection, mark).await;
+        others::blamed(&self.file, done)
     }
 
     async fn lift_fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         let _turn = self.writing.lock().await;
-        ledger::lift_fence(&mut self.connection, mark).await
+        let done = ledger::lift_fence(&mut self.connection, mark).await;
+        others::blamed(&self.file, done)
     }
 
     async fn was_let_in(&mut self, rotation: &RotationId) -> Result<bool, EngineError> {
@@ -249,7 +259,8 @@ impl Session for SqliteSession {
 
     async fn shadow(&mut self, mark: &LedgerMark, table: &Table) -> Result<Shadow, EngineError> {
         let _turn = self.writing.lock().await;
-        shadow::make(&mut self.connection, mark, table).await
+        let done = shadow::make(&mut self.connection, mark, table).await;
+        others::blamed(&self.file, done)
     }
 
     async fn shadows(&mut self, rotation: &RotationId) -> Result<Vec<Shadow>, EngineError> {
@@ -262,12 +273,14 @@ impl Session for SqliteSession {
 
     async fn build(&mut self, mark: &LedgerMark, pair: &Pair, step: &BuildStep) -> Result<(), EngineError> {
         let _turn = self.writing.lock().await;
-        shadow::build(&mut self.connection, mark, pair, step).await
+        let done = shadow::build(&mut self.connection, mark, pair, step).await;
+        others::blamed(&self.file, done)
     }
 
     async fn built(&mut self, mark: &LedgerMark, pair: &Pair) -> Result<(), EngineError> {
         let _turn = self.writing.lock().await;
-        shadow::built(&mut self.connection, mark, pair).await
+        let done = shadow::built(&mut self.connection, mark, pair).await;
+        others::blamed(&self.file, done)
     }
 
     async fn hold_for_swap(&mut self, mark: &LedgerMark, _pairs: &[Pair]) -> Result<HeldReaders, EngineError> {
@@ -297,21 +310,28 @@ impl Session for SqliteSession {
 
     async fn drop_shadows(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         let _turn = self.writing.lock().await;
-        shadow::drop_all(&mut self.connection, mark).await
+        let done = shadow::drop_all(&mut self.connection, mark).await;
+        others::blamed(&self.file, done)
     }
 
     async fn retire(&mut self, rotation: &RotationId) -> Result<(), EngineError> {
         let _turn = self.writing.lock().await;
-        shadow::retire(&mut self.connection, rotation).await
+        let done = shadow::retire(&mut self.connection, rotation).await;
+        others::blamed(&self.file, done)
     }
 
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
         let _turn = self.writing.lock().await;
-        ledger::close(&mut self.connection, mark).await
+        let done = ledger::close(&mut self.connection, mark).await;
+        others::blamed(&self.file, done)
     }
 
     async fn copy_into(&mut self, path: &std::path::Path) -> Result<(), EngineError> {
         copy::copy_into(&mut self.connection, path).await
+    }
+
+    async fn check_file(&mut self) -> Result<(), EngineError> {
+        copy::check(&mut self.connection).await
     }
 
     async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError> {
@@ -320,7 +340,8 @@ impl Session for SqliteSession {
 
     async fn note(&mut self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError> {
         let _turn = self.writing.lock().await;
-        history::note(&mut self.connection, rotation, kind, node).await
+        let done = history::note(&mut self.connection, rotation, kind, node).await;
+        others::blamed(&self.file, done)
     }
 
     async fn hold_repairs(&mut self) -> Result<(), EngineError> {

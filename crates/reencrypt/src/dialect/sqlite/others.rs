@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::EngineError;
@@ -72,20 +72,54 @@ fn holders(proc: &Path, device: u64, inode: u64) -> io::Result<BTreeMap<u32, Str
     Ok(holders)
 }
 
+/// Names who is in the way of a transaction that could not begin.
+pub(super) fn blamed<T>(path: &Path, done: Result<T, EngineError>) -> Result<T, EngineError> {
+    done.map_err(|error| match error {
+        EngineError::Busy { doing, by: _, source } => EngineError::Busy { doing, by: writers(path), source },
+        other => other,
+    })
+}
+
+/// Who keeps others from writing to the database in this file, by the locks that the kernel shows: the writer that is in
+/// the middle of a transaction. In write-ahead mode its lock is on the file beside.
+fn writers(path: &Path) -> Vec<String> {
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let shared_memory = PathBuf::from(format!("{}-shm", path.display()));
+    let own = std::process::id();
+    let mut writers = BTreeMap::new();
+    for metadata in [path, &shared_memory].into_iter().filter_map(|file| fs::metadata(file).ok()) {
+        let held = locks.lines().filter(|line| line.contains(" WRITE ") && !line.contains("->"));
+        for pid in held.filter_map(|line| locker(line, metadata.dev(), metadata.ino())) {
+            if pid != own {
+                let process = Path::new("/proc").join(pid.to_string());
+                let stopped = if is_stopped(&process) { ", which is stopped" } else { "" };
+                writers.insert(pid, format!("{}{stopped}", named(&process, pid)));
+            }
+        }
+    }
+    writers.into_values().collect()
+}
+
+/// Whether a process stands still, by a signal or a debugger: the state behind its name, which may hold anything.
+fn is_stopped(process: &Path) -> bool {
+    let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+}
+
 /// Processes that hold a lock on the file, from lines such as
 /// `1: POSIX  ADVISORY  READ 1234 08:01:98765 1073741826 1073742335`, where major and minor are hexadecimal.
 fn lockers(locks: &str, device: u64, inode: u64) -> Vec<u32> {
-    let (major, minor) = (major(device), minor(device));
-    let holder = |line: &str| {
-        let mut words = line.split_whitespace().skip_while(|word| *word != "READ" && *word != "WRITE");
-        let pid = words.nth(1)?.parse().ok()?;
-        let mut file = words.next()?.split(':');
-        let same = u64::from_str_radix(file.next()?, 16).ok()? == major
-            && u64::from_str_radix(file.next()?, 16).ok()? == minor
-            && file.next()?.parse::<u64>().ok()? == inode;
-        same.then_some(pid)
-    };
-    locks.lines().filter_map(holder).collect()
+    locks.lines().filter_map(|line| locker(line, device, inode)).collect()
+}
+
+fn locker(line: &str, device: u64, inode: u64) -> Option<u32> {
+    let mut words = line.split_whitespace().skip_while(|word| *word != "READ" && *word != "WRITE");
+    let pid = words.nth(1)?.parse().ok()?;
+    let mut file = words.next()?.split(':');
+    let same = u64::from_str_radix(file.next()?, 16).ok()? == major(device)
+        && u64::from_str_radix(file.next()?, 16).ok()? == minor(device)
+        && file.next()?.parse::<u64>().ok()? == inode;
+    same.then_some(pid)
 }
 
 /// As the GNU C library takes a device number apart.

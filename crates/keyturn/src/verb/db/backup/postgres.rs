@@ -1,42 +1,76 @@
-//! PostgreSQL's own tools: `pg_dump` and `pg_restore`. The password reaches them in a service file for its owner alone, that
-//! is removed afterwards, never in an argument or the environment.
+//! PostgreSQL's own tools: `pg_dump` and `pg_restore`. The password reaches them in a service file that has no name: it is in
+//! memory alone, they open it as their standard input, and it is gone with them and us, whatever ends us.
 
+use std::fs::File;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
+use agent::BackupJob;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use tokio::process::Command;
 
-use super::{private_file, private_folder};
+use super::tools::login;
 use crate::problem::Problem;
 
 /// Where Debian and its kin put every installed version.
 const VERSIONS: &str = "/usr/lib/postgresql";
 /// The name of the one service in the file.
 const SERVICE: &str = "keyturn";
+/// Under which path a tool finds what it has as its standard input.
+const OWN_INPUT: &str = "/dev/fd/0";
+/// What `pg_restore` is told in any case: the first error ends it, and nobody is asked for a password.
+const RESTORE: [&str; 2] = ["--no-password", "--exit-on-error"];
 
-/// Dumps the whole database in PostgreSQL's custom format.
+/// Dumps the whole database in PostgreSQL's custom format, into a file that is there and empty.
 pub(super) async fn dump(url: &str, path: &Path) -> Result<(), Problem> {
-    drop(private_file(path)?);
-    let service = ServiceFile::new(url, path)?;
     let mut dump = tool("pg_dump");
     dump.args(["--format=custom", "--no-password", "--file"]).arg(path);
-    run(service.for_command(dump), "pg_dump").await
+    run(dump, url, "pg_dump").await
 }
 
-/// Restores a dump into an empty database.
-pub(super) async fn restore(path: &Path, url: &str) -> Result<(), Problem> {
-    let service = ServiceFile::new(url, path)?;
+/// Restores a dump into an empty database of a temporary server, which has neither the roles nor the tablespaces of the
+/// one that it was made of.
+pub(super) async fn restore_aside(job: &BackupJob<'_>, path: &Path, url: &str) -> Result<(), Problem> {
+    copy_role_names(&login(job)?, url).await;
     let mut restore = tool("pg_restore");
-    restore.args(["--no-password", "--exit-on-error", "--no-owner", "--no-privileges", "--dbname"]);
-    restore.arg(format!("service={SERVICE}")).arg(path);
-    run(service.for_command(restore), "pg_restore").await
+    restore.args(RESTORE).args(["--no-owner", "--no-privileges", "--no-tablespaces", "--no-publications"]);
+    restore.args(["--no-subscriptions", "--dbname"]).arg(format!("service={SERVICE}")).arg(path);
+    run(restore, url, "pg_restore").await
 }
 
-async fn run(mut command: Command, what: &str) -> Result<(), Problem> {
+/// Restores a dump into an empty database, with everybody's ownership and rights.
+pub(super) async fn load(path: &Path, url: &str) -> Result<(), Problem> {
+    let mut restore = tool("pg_restore");
+    restore.args(RESTORE).arg("--dbname").arg(format!("service={SERVICE}")).arg(path);
+    run(restore, url, "pg_restore").await
+}
+
+/// Policies of row security name roles, so a restored database needs them, without password or right. Best effort: where
+/// they cannot be read, a dump that needs them says so itself.
+async fn copy_role_names(from: &str, into: &str) {
+    let mut dump = tool("pg_dumpall");
+    dump.args(["--roles-only", "--no-role-passwords", "--no-password", "--dbname"]).arg(format!("service={SERVICE}"));
+    let roles = match for_service(&mut dump, from).map(|()| dump.stderr(Stdio::null()).kill_on_drop(true).output()) {
+        Ok(output) => output.await.ok().filter(|output| output.status.success()),
+        Err(_) => None,
+    };
+    let Some(roles) = roles.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()) else { return };
+    let names: Vec<&str> = roles.lines().filter(|line| line.starts_with("CREATE ROLE ")).collect();
+    for statement in names {
+        let mut psql = tool("psql");
+        psql.args(["--no-psqlrc", "--quiet", "--no-password", "--command", statement, "--dbname"]);
+        psql.arg(format!("service={SERVICE}"));
+        // The one that is there already is no loss.
+        let _ = run(psql, into, "psql").await;
+    }
+}
+
+async fn run(mut command: Command, url: &str, what: &str) -> Result<(), Problem> {
     let next =
         "docs/database.md lists the rights that a backup needs; a role of its own goes into url_file of [backup]";
-    let output = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).output();
+    for_service(&mut command, url)?;
+    let output = command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).output();
     let output = output.await.map_err(|error| {
         Problem::refused("backup", format!("{what} could not be started"), "install PostgreSQL's client programs")
             .because(&error)
@@ -48,6 +82,40 @@ async fn run(mut command: Command, what: &str) -> Result<(), Problem> {
     Err(Problem::refused("backup", format!("{what} failed ({}): {}", output.status, said.trim()), next))
 }
 
+/// Tells libpq where to connect: by a service file that only this command has, as its standard input.
+fn for_service(command: &mut Command, url: &str) -> Result<(), Problem> {
+    // Of our own environment nothing is given on that would lead elsewhere.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("PG")) {
+            command.env_remove(name);
+        }
+    }
+    command.env("PGSERVICEFILE", OWN_INPUT).env("PGSERVICE", SERVICE).stdin(service(url)?);
+    Ok(())
+}
+
+fn service(url: &str) -> Result<Stdio, Problem> {
+    let fields = parse(url).ok_or_else(|| {
+        Problem::refused(
+            "configuration",
+            "the database url cannot be understood",
+            "write it as postgres://ROLE:PASSWORD@HOST:PORT/DATABASE",
+        )
+    })?;
+    let mut text = zeroize::Zeroizing::new(format!("[{SERVICE}]\n"));
+    for (field, value) in fields {
+        // A line break would begin another field, and no name or password has one.
+        let value = value.replace(['\n', '\r'], "");
+        text.push_str(&format!("{field}={value}\n"));
+    }
+    let made = memfd_create("keyturn-service", MFdFlags::MFD_CLOEXEC).map(File::from).map_err(std::io::Error::from);
+    let written = made.and_then(|mut file| file.write_all(text.as_bytes()).map(|()| file));
+    written.map(Stdio::from).map_err(|error| {
+        Problem::refused("backup", "the tools' service file could not be made", "look at this machine's memory")
+            .because(&error)
+    })
+}
+
 /// The newest installed version's, or whatever the path leads to.
 fn tool(name: &str) -> Command {
     let versions = std::fs::read_dir(VERSIONS).into_iter().flatten().filter_map(|entry| {
@@ -57,62 +125,6 @@ fn tool(name: &str) -> Command {
         program.is_file().then_some((version, program))
     });
     versions.max().map_or_else(|| Command::new(name), |(_, program)| Command::new(program))
-}
-
-/// How libpq is told where to connect. Removed when dropped.
-struct ServiceFile {
-    path: PathBuf,
-}
-
-impl ServiceFile {
-    /// Beside the backup, whose folder is for its owner alone.
-    fn new(url: &str, beside: &Path) -> Result<Self, Problem> {
-        let fields = parse(url).ok_or_else(|| {
-            Problem::refused(
-                "configuration",
-                "the database url cannot be understood",
-                "write it as postgres://ROLE:PASSWORD@HOST:PORT/DATABASE",
-            )
-        })?;
-        if let Some(folder) = beside.parent() {
-            private_folder(folder)?;
-        }
-        let mut name = beside.as_os_str().to_owned();
-        name.push(format!(".{}.service", std::process::id()));
-        let path = PathBuf::from(name);
-        let mut file = private_file(&path)?;
-        let made = Self { path };
-        let mut text = format!("[{SERVICE}]\n");
-        for (field, value) in fields {
-            // A line break would begin another field, and no name or password has one.
-            let value = value.replace(['\n', '\r'], "");
-            text.push_str(&format!("{field}={value}\n"));
-        }
-        file.write_all(text.as_bytes()).map_err(|error| {
-            Problem::refused("write-file", "the tools' service file could not be written", "look at the disk's space")
-                .because(&error)
-        })?;
-        Ok(made)
-    }
-
-    fn for_command(&self, mut command: Command) -> Command {
-        // Of our own environment nothing is given on that would lead elsewhere.
-        for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with("PG")) {
-                command.env_remove(name);
-            }
-        }
-        command.env("PGSERVICEFILE", &self.path).env("PGSERVICE", SERVICE);
-        command
-    }
-}
-
-impl Drop for ServiceFile {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::warn!(%error, "the tools' service file {} could not be removed; delete it", self.path.display());
-        }
-    }
 }
 
 /// The parts of `postgres://ROLE:PASSWORD@HOST:PORT/DATABASE?…` as libpq names them.

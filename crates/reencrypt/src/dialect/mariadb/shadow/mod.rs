@@ -7,6 +7,7 @@ mod definition;
 mod state;
 mod swap;
 
+use fail_points::point;
 use rotation::{Direction, RotationId};
 use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
@@ -17,6 +18,7 @@ use super::grants::Grants;
 use super::ledger::{self, Hold};
 use super::{quote, sessions};
 use crate::EngineError;
+use crate::dialect::durable;
 use crate::error::{Doing, mariadb_number};
 use crate::ledger::{LedgerMark, direction_text};
 use crate::shadow::{BuildStep, Pair, Shadow, ShadowState, Space};
@@ -211,7 +213,7 @@ async fn make(connection: &mut MySqlConnection, mark: &LedgerMark, table: &Table
     let mut transaction = connection.begin().await.doing(doing)?;
     admit(&mut transaction, mark).await?;
     state::set(&mut transaction, &mark.rotation, &shadow.label, ShadowState::Building).await?;
-    transaction.commit().await.doing(doing)?;
+    durable::commit(point!(SHADOW_MADE), transaction).await.doing(doing)?;
     Ok(shadow)
 }
 
@@ -267,7 +269,7 @@ pub(super) async fn build(connection: &mut MySqlConnection, mark: &LedgerMark, p
     // The statement is made anew from the catalog, never taken from whoever asks.
     for step in build_steps(connection, mark, pair).await? {
         let doing = || format!("building the {} on the copy of {}", step.what, pair.original.label);
-        run(connection, step.sql, doing).await?;
+        durable::around(point!(SHADOW_STEP_BUILT), run(connection, step.sql, doing)).await?;
     }
     Ok(())
 }
@@ -283,7 +285,7 @@ pub(super) async fn built(connection: &mut MySqlConnection, mark: &LedgerMark, p
         same(&mut transaction, pair).await?;
         state::set(&mut transaction, &mark.rotation, label, ShadowState::Built).await?;
     }
-    transaction.commit().await.doing(doing)
+    durable::commit(point!(SHADOW_BUILT), transaction).await.doing(doing)
 }
 
 /// Refuses a copy that is not defined as its table is.
@@ -333,13 +335,13 @@ pub(super) async fn drop_shadows(connection: &mut MySqlConnection, mark: &Ledger
             ShadowState::Building | ShadowState::Built | ShadowState::Dropping => {
                 // Asked again after everything was dropped and the ledger closed, there is nothing to be let in for.
                 admit_now(connection, mark).await?;
-                drop_table(connection, &shadow.name).await?;
+                durable::around(point!(SHADOWS_DROPPED), drop_table(connection, &shadow.name)).await?;
                 state::remove(connection, &mark.rotation, &shadow.label).await?;
             }
             // The application has gone on with the copy; what it left behind is of no use to anybody.
             ShadowState::Kept => {
                 admit_now(connection, mark).await?;
-                drop_table(connection, &shadow.retained_name).await?;
+                durable::around(point!(SHADOWS_DROPPED), drop_table(connection, &shadow.retained_name)).await?;
                 state::set(connection, &mark.rotation, &shadow.label, ShadowState::Retired).await?;
             }
             ShadowState::Retired => {}
@@ -370,7 +372,7 @@ pub(super) async fn retire(connection: &mut MySqlConnection, rotation: &Rotation
         if shadow.state == ShadowState::Swapped {
             // If nobody noted it after the swap: without its retained table it could not be told any more.
             state::set(connection, rotation, &shadow.label, ShadowState::Swapped).await?;
-            drop_table(connection, &shadow.retained_name).await?;
+            durable::around(point!(TABLES_RETIRED), drop_table(connection, &shadow.retained_name)).await?;
             state::set(connection, rotation, &shadow.label, ShadowState::Retired).await?;
         }
     }

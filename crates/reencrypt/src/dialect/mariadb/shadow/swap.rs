@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use fail_points::point;
 use rotation::Direction;
 use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
@@ -11,6 +12,7 @@ use super::super::ledger::{self, Hold};
 use super::super::{Shared, connect, quote, sessions};
 use super::{must_go, name_of, same, state};
 use crate::EngineError;
+use crate::dialect::durable;
 use crate::error::Doing;
 use crate::ledger::{LedgerMark, epoch_number};
 use crate::shadow::{HeldReaders, Pair, ShadowState};
@@ -37,7 +39,7 @@ pub(in super::super) async fn hold(
     header.admit(mark)?;
     header.epoch = epoch_number(mark);
     ledger::update_header(&mut transaction, mark, &header).await?;
-    transaction.commit().await.doing(doing)?;
+    durable::commit(point!(HEADER_RAISED), transaction).await.doing(doing)?;
 
     let (mut guard, _) = connect(&shared.options).await?;
     let mut names = vec!["keyturn_rotation".to_owned(), "keyturn_shard".to_owned()];
@@ -74,7 +76,7 @@ pub(in super::super) async fn swap(
         renames.push(format!("{name} TO {}", quote(&shadow.retained_name)));
         renames.push(format!("{} TO {name}", quote(&shadow.name)));
     }
-    rename(connection, guard, &renames).await?;
+    durable::around(point!(TABLES_SWAPPED), rename(connection, guard, &renames)).await?;
     note(connection, mark, pairs, ShadowState::Swapped).await
 }
 
@@ -94,7 +96,7 @@ pub(in super::super) async fn swap_back(
         renames.push(format!("{name} TO {}", quote(&shadow.name)));
         renames.push(format!("{} TO {name}", quote(&shadow.retained_name)));
     }
-    rename(connection, guard, &renames).await?;
+    durable::around(point!(TABLES_SWAPPED_BACK), rename(connection, guard, &renames)).await?;
     note(connection, mark, back, ShadowState::Dropping).await
 }
 

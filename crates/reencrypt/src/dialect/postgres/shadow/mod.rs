@@ -8,6 +8,7 @@ mod space;
 mod state;
 mod swap;
 
+use fail_points::point;
 use rotation::{Direction, RotationId};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
@@ -19,6 +20,7 @@ use self::state::{Attached, Entry};
 use super::layout::{Layout, relation};
 use super::ledger::{self, Hold};
 use crate::EngineError;
+use crate::dialect::durable;
 use crate::error::Doing;
 use crate::ledger::{LedgerMark, direction_text};
 use crate::shadow::{BuildStep, Shadow, ShadowState};
@@ -129,7 +131,7 @@ pub(super) async fn shadow(
         Some(entry) => entry,
         None => make(&mut transaction, mark, table, oid).await?,
     };
-    transaction.commit().await.doing(doing)?;
+    durable::commit(point!(SHADOW_MADE), transaction).await.doing(doing)?;
     Ok(entry.shadow)
 }
 
@@ -262,7 +264,7 @@ pub(super) async fn build(
         copy.act_as_owner(&mut transaction).await?;
         relation::execute(&mut transaction, &known.build.sql, doing).await?;
     }
-    transaction.commit().await.doing(doing)
+    durable::commit(point!(SHADOW_STEP_BUILT), transaction).await.doing(doing)
 }
 
 /// Records that everything is built, once the copy is the original's like in every respect.
@@ -280,7 +282,7 @@ pub(super) async fn built(connection: &mut PgConnection, mark: &LedgerMark, tabl
         }
         state::set_state(&mut transaction, &mark.rotation, &table.label, ShadowState::Built).await?;
     }
-    transaction.commit().await.doing(doing)
+    durable::commit(point!(SHADOW_BUILT), transaction).await.doing(doing)
 }
 
 fn differs(label: &str, difference: &str) -> EngineError {
@@ -332,7 +334,7 @@ pub(super) async fn drop_shadows(connection: &mut PgConnection, mark: &LedgerMar
         drop_if_named(&mut transaction, oid, name, label).await?;
         state::forget(&mut transaction, &mark.rotation, label).await?;
     }
-    transaction.commit().await.doing(doing)
+    durable::commit(point!(SHADOWS_DROPPED), transaction).await.doing(doing)
 }
 
 /// Before the application is let in again after an undo: copies that are not in use yet still there let go of the rows of
@@ -354,7 +356,7 @@ pub(super) async fn let_go(connection: &mut PgConnection, mark: &LedgerMark) -> 
             }
         }
     }
-    transaction.commit().await.doing(doing)
+    durable::commit(point!(LET_IN_PREPARED), transaction).await.doing(doing)
 }
 
 /// Drops the originals that a rotation retained which has ended.
@@ -381,7 +383,7 @@ pub(super) async fn retire(connection: &mut PgConnection, rotation: &RotationId)
             state::set_state(&mut transaction, rotation, label, ShadowState::Retired).await?;
         }
     }
-    transaction.commit().await.doing(doing)
+    durable::commit(point!(TABLES_RETIRED), transaction).await.doing(doing)
 }
 
 /// Drops the relation with this oid, if it is there and still has the name that is ours. One that somebody has renamed,

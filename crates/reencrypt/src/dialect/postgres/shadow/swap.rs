@@ -1,6 +1,7 @@
 //! The swap: copies take the names of their tables, and of all that is attached to them, in one transaction with the
 //! ledger; and the way back.
 
+use fail_points::point;
 use rotation::Direction;
 use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
@@ -13,6 +14,7 @@ use super::relation::{self, Relation, act_as_agent, execute};
 use super::state::{self, Entry, Kind, Named};
 use super::{differs, must_go};
 use crate::EngineError;
+use crate::dialect::durable;
 use crate::error::Doing;
 use crate::ledger::{LedgerMark, epoch_number};
 use crate::shadow::{HeldReaders, Pair, ShadowState};
@@ -116,7 +118,7 @@ pub(in super::super) async fn swap(
         swap_in(connection, &entry).await?;
         state::set_state(connection, &mark.rotation, &entry.shadow.label, ShadowState::Swapped).await?;
     }
-    commit(connection).await
+    durable::around(point!(TABLES_SWAPPED), commit(connection)).await
 }
 
 async fn swap_in(connection: &mut PgConnection, entry: &Entry) -> Result<(), EngineError> {
@@ -165,7 +167,7 @@ pub(in super::super) async fn swap_back(
             state::set_state(connection, &mark.rotation, &entry.shadow.label, ShadowState::Kept).await?;
         }
     }
-    commit(connection).await
+    durable::around(point!(TABLES_SWAPPED_BACK), commit(connection)).await
 }
 
 async fn swap_out(connection: &mut PgConnection, entry: &Entry) -> Result<(), EngineError> {

@@ -6,12 +6,14 @@ mod attached;
 mod definition;
 mod swap;
 
+use fail_points::point;
 use rotation::RotationId;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::ledger::{self, shadows};
 use crate::EngineError;
+use crate::dialect::durable;
 use crate::error::Doing;
 use crate::ledger::{LedgerMark, direction_text};
 use crate::shadow::{BuildStep, Pair, Shadow, ShadowState, Space};
@@ -122,7 +124,7 @@ pub(super) async fn make(
         state: ShadowState::Building,
     };
     shadows::insert(&mut transaction, mark, &original.name, &shadow).await?;
-    transaction.commit().await.doing(doing)?;
+    durable::commit(point!(SHADOW_MADE), transaction).await.doing(doing)?;
     Ok(shadow)
 }
 
@@ -184,7 +186,7 @@ pub(super) async fn build(
     if is_missing {
         run(&mut transaction, step.sql.clone(), doing).await?;
     }
-    transaction.commit().await.doing(doing)
+    durable::commit(point!(SHADOW_STEP_BUILT), transaction).await.doing(doing)
 }
 
 pub(super) async fn built(
@@ -202,7 +204,7 @@ pub(super) async fn built(
         same(&mut transaction, pair).await?;
         shadows::set_state(&mut transaction, &mark.rotation, &pair.original.label, ShadowState::Built).await?;
     }
-    transaction.commit().await.doing(doing)
+    durable::commit(point!(SHADOW_BUILT), transaction).await.doing(doing)
 }
 
 /// Table and copy, if the one can take the other's place.
@@ -244,7 +246,7 @@ pub(super) async fn drop_all(connection: &mut SqliteConnection, mark: &LedgerMar
             }
         }
     }
-    transaction.commit().await.doing(doing)
+    durable::commit(point!(SHADOWS_DROPPED), transaction).await.doing(doing)
 }
 
 /// Drops the originals that a completed rotation retained.
@@ -265,7 +267,7 @@ pub(super) async fn retire(connection: &mut SqliteConnection, rotation: &Rotatio
             shadows::set_state(&mut transaction, rotation, &shadow.label, ShadowState::Retired).await?;
         }
     }
-    transaction.commit().await.doing(doing)
+    durable::commit(point!(TABLES_RETIRED), transaction).await.doing(doing)
 }
 
 async fn drop_table(connection: &mut SqliteConnection, name: &str) -> Result<(), EngineError> {

@@ -1,10 +1,12 @@
 //! The swap in SQLite: under the database's one lock, the first pages of tables and indexes change places in the schema.
 
+use fail_points::point;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::same;
 use crate::EngineError;
+use crate::dialect::durable;
 use crate::dialect::sqlite::ledger::{self, shadows};
 use crate::error::Doing;
 use crate::ledger::LedgerMark;
@@ -39,7 +41,7 @@ pub(in super::super) async fn swap(
         shadows::set_state(connection, &mark.rotation, &pair.shadow.label, ShadowState::Swapped).await?;
     }
     exchange(connection, pairs).await?;
-    run(connection, "COMMIT", "committing the swap").await
+    durable::around(point!(TABLES_SWAPPED), run(connection, "COMMIT", "committing the swap")).await
 }
 
 pub(in super::super) async fn swap_back(
@@ -54,7 +56,7 @@ pub(in super::super) async fn swap_back(
         }
     }
     exchange(connection, back).await?;
-    run(connection, "COMMIT", "committing the swap back").await
+    durable::around(point!(TABLES_SWAPPED_BACK), run(connection, "COMMIT", "committing the swap back")).await
 }
 
 /// Changes the pages, and has every connection read the schema anew, this one too. It is how SQLite's documentation

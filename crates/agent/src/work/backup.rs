@@ -1,0 +1,42 @@
+//! Backups before a rotation: the application's folder, and the database if this node is the one that is asked. Nothing
+//! that the rotation works on is changed.
+
+use std::path::Path;
+
+use rotation::{Answer, BackupSource, Fault, FaultCode, NodeBackup, RotationId};
+
+use crate::backup::BackupJob;
+use crate::fault::fault;
+use crate::node::Node;
+use crate::registry::Ticket;
+
+pub(super) async fn back_up(
+    node: &Node,
+    rotation: RotationId,
+    database: Option<&BackupSource>,
+    ticket: &Ticket,
+) -> Result<Answer, Fault> {
+    let settings = node.config.backup.as_ref().ok_or_else(|| {
+        fault(
+            FaultCode::Backup,
+            "this agent's configuration no longer says where backups go",
+            "plan again; [backup] in the agent's configuration names the folder",
+        )
+    })?;
+    let keys = node.current_keys()?;
+    let job = BackupJob {
+        config: &node.config,
+        settings,
+        // By the rotation: asked again after a restart, what is there is answered.
+        name: &format!("{}-rotation-{rotation}", node.farm),
+        key: &keys.active().secret,
+        told: &|words| ticket.waiting_for(words),
+    };
+    let folder = node.backups.archive(&job).await?;
+    let database = match database {
+        None => None,
+        Some(BackupSource::Made) => Some(node.backups.make(&job).await?),
+        Some(BackupSource::Shown(path)) => Some(node.backups.prove(&job, Path::new(path)).await?),
+    };
+    Ok(Answer::BackedUp(Box::new(NodeBackup { folder, database })))
+}

@@ -1,0 +1,243 @@
+//! Files of the backup folder: for their owner alone, under another name until they are whole, described beside
+//! themselves so that a later look tells what they hold and whether they were damaged since.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use rotation::{DatabaseBackup, Digest};
+use serde::{Deserialize, Serialize};
+
+use crate::problem::Problem;
+
+/// The format of a description.
+const FORMAT: &str = "keyturn-backup 1";
+/// What is not whole yet has this at the end of its name.
+const PARTIAL: &str = ".partial";
+/// How often it is looked whether another backup into the same folder has ended.
+const LOCK_POLL: Duration = Duration::from_millis(100);
+/// A description names tables and counts; a file of this size is none.
+const DESCRIPTION_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// The folder, held against every other backup into it.
+pub(super) struct Folder {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+/// What is known of a backup without opening it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Description {
+    pub(super) format: String,
+    pub(super) farm: String,
+    /// The database's name on its server, or the file's path.
+    pub(super) database: String,
+    pub(super) backup: DatabaseBackup,
+}
+
+impl Folder {
+    /// Makes the folder, or sees that nobody else can enter it; waits until nobody else makes a backup there, and
+    /// removes what one left that was killed.
+    pub(super) async fn enter(path: &Path) -> Result<Self, Problem> {
+        private_folder(path)?;
+        let lock = path.join(".lock");
+        let mut file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&lock);
+        let lock = loop {
+            let opened = file.map_err(|error| unusable(path, &error))?;
+            match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => break lock,
+                Err((returned, nix::errno::Errno::EWOULDBLOCK)) => {
+                    tokio::time::sleep(LOCK_POLL).await;
+                    file = Ok(returned);
+                }
+                Err((_, errno)) => return Err(unusable(path, &errno.into())),
+            }
+        };
+        let folder = Self { path: path.to_owned(), _lock: lock };
+        folder.remove_partial().map_err(|error| unusable(path, &error))?;
+        Ok(folder)
+    }
+
+    /// Under which name a file is made that shall have this one.
+    pub(super) fn partial(&self, name: &str) -> Partial {
+        Partial { path: self.path.join(format!("{name}{PARTIAL}")), whole: self.path.join(name) }
+    }
+
+    pub(super) fn path_of(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    fn remove_partial(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().contains(PARTIAL) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file that is not whole yet. Removed when it is dropped before.
+pub(super) struct Partial {
+    pub(super) path: PathBuf,
+    whole: PathBuf,
+}
+
+impl Partial {
+    /// Makes it, empty, for its owner alone.
+    pub(super) fn create(&self) -> Result<File, Problem> {
+        let made = File::options().read(true).write(true).create_new(true).mode(0o600).open(&self.path);
+        made.map_err(|error| not_written(&self.path, &error))
+    }
+
+    /// Flushes it, gives it its name, and makes that durable.
+    pub(super) fn keep(self) -> Result<PathBuf, Problem> {
+        let kept = (|| {
+            File::open(&self.path)?.sync_all()?;
+            fs::rename(&self.path, &self.whole)?;
+            File::open(self.whole.parent().unwrap_or(Path::new(".")))?.sync_all()
+        })();
+        kept.map_err(|error| not_written(&self.whole, &error))?;
+        Ok(self.whole.clone())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // Named otherwise by now, or never made: as good.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Where the description of a backup lies.
+fn beside(backup: &Path) -> PathBuf {
+    let mut name = backup.as_os_str().to_owned();
+    name.push(".json");
+    PathBuf::from(name)
+}
+
+/// Writes it, whole or not at all.
+pub(super) fn describe(farm: &str, database: &str, backup: &DatabaseBackup) -> Result<(), Problem> {
+    let (farm, database) = (farm.to_owned(), database.to_owned());
+    let description = Description { format: FORMAT.to_owned(), farm, database, backup: backup.clone() };
+    let bytes = serde_json::to_vec_pretty(&description).expect("a description has string keys only");
+    let whole = beside(Path::new(&backup.path));
+    let mut path = whole.as_os_str().to_owned();
+    path.push(PARTIAL);
+    let partial = Partial { path: PathBuf::from(path), whole };
+    io::Write::write_all(&mut partial.create()?, &bytes).map_err(|error| not_written(&partial.path, &error))?;
+    partial.keep().map(drop)
+}
+
+/// Reads it; `None` when the backup has none.
+pub(super) fn description(backup: &Path) -> Result<Option<Description>, Problem> {
+    let path = beside(backup);
+    let unreadable = |why: String| {
+        Problem::refused(
+            "backup-damaged",
+            format!("{} does not describe a backup: {why}", path.display()),
+            "take another backup; without its description a damaged one cannot be told from a whole one",
+        )
+    };
+    match fs::metadata(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unreadable(error.to_string())),
+        Ok(found) if found.len() > DESCRIPTION_BYTES_MAX => return Err(unreadable("it is too large".to_owned())),
+        Ok(_) => {}
+    }
+    let bytes = fs::read(&path).map_err(|error| unreadable(error.to_string()))?;
+    let description: Description = serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string()))?;
+    if description.format != FORMAT {
+        return Err(unreadable(format!("its format is {:?}, and this release reads {FORMAT:?}", description.format)));
+    }
+    Ok(Some(description))
+}
+
+/// Size and BLAKE3 of a file, read as a stream.
+pub(super) async fn digest(path: &Path) -> Result<(u64, Digest), Problem> {
+    let owned = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || {
+        let mut hasher = blake3::Hasher::new();
+        let mut file = File::open(&owned)?;
+        let bytes = io::copy(&mut file, &mut hasher)?;
+        Ok((bytes, Digest::new(*hasher.finalize().as_bytes())))
+    });
+    read.await.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error: io::Error| {
+        Problem::refused(
+            "backup-unreadable",
+            format!("the backup {} cannot be read", path.display()),
+            "give the path of a backup on this node",
+        )
+        .because(&error)
+    })
+}
+
+/// Sees that the file lies in the folder and is a plain one: whoever asked for it may not be trusted.
+pub(super) fn inside(folder: &Path, path: &Path) -> Result<PathBuf, Problem> {
+    let outside = |why: &str| {
+        Problem::refused(
+            "backup-unreadable",
+            format!("{} {why}", path.display()),
+            format!("put the backup, and the .json beside it, into {}", folder.display()),
+        )
+    };
+    let folder = folder.canonicalize().map_err(|error| unusable(folder, &error))?;
+    let found = folder.join(path).canonicalize().map_err(|error| outside("cannot be found").because(&error))?;
+    if found.parent() != Some(&folder) {
+        return Err(outside("is not in the backup folder of this node's configuration"));
+    }
+    match fs::metadata(&found) {
+        Ok(metadata) if metadata.is_file() => Ok(found),
+        Ok(_) | Err(_) => Err(outside("is no file")),
+    }
+}
+
+/// Makes the folder, or sees that nobody else can enter it.
+fn private_folder(folder: &Path) -> Result<(), Problem> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| unusable(folder, &error))?;
+    let metadata = fs::metadata(folder).map_err(|error| unusable(folder, &error))?;
+    if metadata.permissions().mode() & 0o077 != 0 || metadata.uid() != nix::unistd::Uid::effective().as_raw() {
+        return Err(Problem::refused(
+            "folder-exposed",
+            format!("{} is not for its owner alone, and a backup holds every ciphertext", folder.display()),
+            "chmod 0700 it, owned by whom keyturn runs as, or choose another folder",
+        ));
+    }
+    Ok(())
+}
+
+fn unusable(folder: &Path, error: &io::Error) -> Problem {
+    Problem::refused("write-file", format!("{} cannot be used", folder.display()), "choose another folder")
+        .because(error)
+}
+
+fn not_written(path: &Path, error: &io::Error) -> Problem {
+    Problem::refused(
+        "write-file",
+        format!("{} could not be written", path.display()),
+        "look at the folder's rights and at the space on the disk",
+    )
+    .because(error)
+}
+
+/// A problem whose cause is that the disk is full says so, whichever tool met it.
+pub(super) fn name_full_disk(problem: Problem, folder: &Path) -> Problem {
+    let texts = problem.causes.iter().chain([&problem.message]);
+    let full = ["No space left on device", "database or disk is full", "os error 28", "os error 122"];
+    if !texts.into_iter().any(|text| full.iter().any(|words| text.contains(words))) {
+        return problem;
+    }
+    Problem {
+        code: "disk-full".to_owned(),
+        next_step: format!(
+            "make room on the disk of {} (or of TMPDIR, where the backup is restored aside), then try again; what was \
+             half made is removed",
+            folder.display()
+        ),
+        ..problem
+    }
+}

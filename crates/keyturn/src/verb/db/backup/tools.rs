@@ -1,0 +1,285 @@
+//! Backups as the agent asks for them: made, proved, archived, loaded.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Instant, UNIX_EPOCH};
+
+use agent::{BackupJob, BackupTools, SharedBackupTools};
+use async_trait::async_trait;
+use keys::SecretKey;
+use reencrypt::{Engine, RestorePlace, TableCensus, Targets};
+use rotation::{DatabaseBackup, DatabaseKind, Digest, Fault, FaultCode, FolderArchive, KeyId, Millis};
+
+use super::super::engine_problem;
+use super::files::{self, Folder, name_full_disk};
+use super::prove::{self, Live};
+use super::{configuration, postgres};
+use crate::output::now_ms;
+use crate::problem::Problem;
+
+/// The databases' own tools, and temporary servers of this machine's binaries.
+#[derive(Debug)]
+struct Tools;
+
+/// For the agent and the verbs.
+pub(crate) fn backup_tools() -> SharedBackupTools {
+    Arc::new(Tools)
+}
+
+#[async_trait]
+impl BackupTools for Tools {
+    async fn make(&self, job: &BackupJob<'_>) -> Result<DatabaseBackup, Fault> {
+        make(job).await.map_err(|problem| fault(name_full_disk(problem, &job.settings.directory)))
+    }
+
+    async fn prove(&self, job: &BackupJob<'_>, path: &Path) -> Result<DatabaseBackup, Fault> {
+        prove_shown(job, path).await.map_err(|problem| fault(name_full_disk(problem, &job.settings.directory)))
+    }
+
+    async fn examine(&self, job: &BackupJob<'_>, keys: &[SecretKey], path: &Path) -> Result<DatabaseBackup, Fault> {
+        examine(job, keys, path).await.map_err(|problem| fault(name_full_disk(problem, &job.settings.directory)))
+    }
+
+    async fn archive(&self, job: &BackupJob<'_>) -> Result<FolderArchive, Fault> {
+        archive(job).await.map_err(|problem| fault(name_full_disk(problem, &job.settings.directory)))
+    }
+
+    async fn load(&self, path: &Path, url: &str) -> Result<(), Fault> {
+        postgres::load(path, url).await.map_err(fault)
+    }
+}
+
+/// As a rotation logs it.
+fn fault(problem: Problem) -> Fault {
+    let causes: Vec<String> =
+        problem.causes.iter().filter(|cause| !problem.message.contains(*cause)).cloned().collect();
+    let mut message = format!("{} ({})", problem.message, problem.code);
+    for cause in causes {
+        message.push_str(": ");
+        message.push_str(&cause);
+    }
+    Fault::new(FaultCode::Backup, message, problem.next_step)
+}
+
+struct Database {
+    live: Engine,
+    targets: Targets,
+    /// By which databases of one farm are told apart.
+    name: String,
+}
+
+async fn database(job: &BackupJob<'_>) -> Result<Database, Problem> {
+    let database = job.config.database.engine(&job.config.node).map_err(|error| configuration(&error))?;
+    let targets = Targets::load(&job.config.database.targets).map_err(|error| {
+        Problem::refused("targets", "targets.toml cannot be used", "correct it (docs/database.md)").because(&error)
+    })?;
+    let place = RestorePlace::new(&database, None, "");
+    let name = place.map_or_else(|_| String::new(), |place| place.name());
+    Ok(Database { live: prove::connect(&database, &targets).await?, targets, name })
+}
+
+/// Makes a backup and proves it. One of this name that is whole is described, not made again.
+pub(super) async fn make(job: &BackupJob<'_>) -> Result<DatabaseBackup, Problem> {
+    (job.told)("another backup into the same folder to end");
+    let folder = Folder::enter(&job.settings.directory).await?;
+    let Database { live, targets, name: database_name } = database(job).await?;
+    let name = format!("{}.{}", job.name, extension(live.kind()));
+    let whole = folder.path_of(&name);
+    if whole.exists()
+        && let (_, _, Some(described)) = prove::undamaged(&whole).await?
+    {
+        return Ok(described.backup);
+    }
+    (job.told)("a sample of the database to be opened");
+    let own = std::slice::from_ref(job.key);
+    let before = prove::census(&live, own).await?;
+    let position =
+        live.position().await.map_err(|error| engine_problem("the database did not say where it stands", &error))?;
+    let (made_at, started) = (Millis::new(now_ms()), Instant::now());
+    (job.told)("the database to be backed up");
+    let partial = folder.partial(&name);
+    match live.kind() {
+        DatabaseKind::Sqlite => live
+            .copy_into(&partial.path)
+            .await
+            .map_err(|error| engine_problem("the database was not copied", &error))?,
+        DatabaseKind::Postgres => {
+            drop(partial.create()?);
+            postgres::dump(&login(job)?, &partial.path).await?;
+        }
+        DatabaseKind::Mariadb => return Err(super::no_mariadb()),
+    }
+    let (made_ms, started) = (millis(started), Instant::now());
+    let (restored, proof) = prove::restored(job, own, live.kind(), &partial.path, &targets).await?;
+    let after = prove::census(&live, own).await?;
+    prove::compare(&whole, &Live { before: &before, after: &after }, &restored)?;
+    let (bytes, digest) = files::digest(&partial.path).await?;
+    let backup = DatabaseBackup {
+        node: job.config.node.clone(),
+        path: whole.display().to_string(),
+        bytes,
+        digest,
+        made_at,
+        shown: false,
+        position: Some(position),
+        key: job.key.id(),
+        tables: prove::tables(restored),
+        proof,
+        made_ms,
+        proved_ms: millis(started),
+    };
+    // Described first: a backup that has its name has its description.
+    files::describe(&job.config.farm, &database_name, &backup)?;
+    partial.keep()?;
+    Ok(backup)
+}
+
+/// Proves one that is there already, in the folder for backups.
+async fn prove_shown(job: &BackupJob<'_>, path: &Path) -> Result<DatabaseBackup, Problem> {
+    let path = files::inside(&job.settings.directory, path)?;
+    let Database { live, targets, name } = database(job).await?;
+    let started = Instant::now();
+    (job.told)("the backup to be read");
+    let (bytes, digest, description) = prove::undamaged(&path).await?;
+    same_database(job, &path, description.as_ref(), &name, live.kind())?;
+    let own = std::slice::from_ref(job.key);
+    let (restored, proof) = prove::restored(job, own, live.kind(), &path, &targets).await?;
+    prove::compare_shown(&path, &prove::census(&live, own).await?, &restored)?;
+    Ok(found(job, &path, (bytes, digest, description), restored, job.key.id(), proof, started))
+}
+
+/// Proves one that an administrator puts back, with nothing but the node's keys to compare it with.
+async fn examine(job: &BackupJob<'_>, keys: &[SecretKey], path: &Path) -> Result<DatabaseBackup, Problem> {
+    let Database { live, targets, name } = database(job).await?;
+    let started = Instant::now();
+    (job.told)("the backup to be read");
+    let (bytes, digest, description) = prove::undamaged(path).await?;
+    same_database(job, path, description.as_ref(), &name, live.kind())?;
+    let (restored, proof) = prove::restored(job, keys, live.kind(), path, &targets).await?;
+    let key = prove::key_of(path, keys, &restored)?;
+    Ok(found(job, path, (bytes, digest, description), restored, key, proof, started))
+}
+
+/// One that was there.
+fn found(
+    job: &BackupJob<'_>,
+    path: &Path,
+    (bytes, digest, description): (u64, Digest, Option<files::Description>),
+    restored: Vec<TableCensus>,
+    key: KeyId,
+    proof: String,
+    started: Instant,
+) -> DatabaseBackup {
+    let made_at = description.as_ref().map_or(Millis::new(modified_ms(path)), |one| one.backup.made_at);
+    DatabaseBackup {
+        node: job.config.node.clone(),
+        path: path.display().to_string(),
+        bytes,
+        digest,
+        made_at,
+        shown: true,
+        position: description.and_then(|described| described.backup.position),
+        key,
+        tables: prove::tables(restored),
+        proof,
+        made_ms: 0,
+        proved_ms: millis(started),
+    }
+}
+
+/// A backup of another farm or of another database must not pass for one of this. One without a description is judged by
+/// its tables and its key alone.
+fn same_database(
+    job: &BackupJob<'_>,
+    path: &Path,
+    description: Option<&files::Description>,
+    name: &str,
+    kind: DatabaseKind,
+) -> Result<(), Problem> {
+    let Some(described) = description else { return Ok(()) };
+    let other = |what: String| {
+        Err(Problem::refused(
+            "other-database",
+            format!("{} is of {what}", path.display()),
+            "take a backup of this farm's database; if it was moved or renamed since, take the .json beside the backup away",
+        ))
+    };
+    if described.farm != job.config.farm {
+        return other(format!("the farm {:?}, and this node belongs to {:?}", described.farm, job.config.farm));
+    }
+    if let Some(found) = described.backup.position.as_ref().map(|position| position.identity.kind)
+        && found != kind
+    {
+        return other(format!("a {found} database, and this one is {kind}"));
+    }
+    if described.database != name {
+        return other(format!("database {}, and this one is {name}", described.database));
+    }
+    Ok(())
+}
+
+/// Archives the application's folder as it is: `encryption.config` and what is configured beside it.
+pub(super) async fn archive(job: &BackupJob<'_>) -> Result<FolderArchive, Problem> {
+    (job.told)("another backup into the same folder to end");
+    let place = Folder::enter(&job.settings.directory).await?;
+    let folder = &job.config.store.directory;
+    let name = format!("{}-{}-folder.tar", job.name, job.config.node);
+    let whole = place.path_of(&name);
+    if !whole.exists() {
+        (job.told)("the application's folder to be archived");
+        let problem = |what: String| {
+            Problem::refused(
+                "archive",
+                format!("the application's folder {} {what}", folder.display()),
+                "look at its rights",
+            )
+        };
+        let partial = place.partial(&name);
+        let file = partial.create()?;
+        let made = tokio::process::Command::new("tar")
+            .args(["--create", "--file", "-", "--directory"])
+            .arg(folder)
+            .arg(".")
+            .stdin(Stdio::null())
+            .stdout(file)
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .map_err(|error| problem("could not be archived".to_owned()).because(&error))?;
+        // 1: a file changed while it was read. The application serves, and its own files are its own affair.
+        if !matches!(made.status.code(), Some(0 | 1)) {
+            return Err(problem(format!("was not archived: {}", String::from_utf8_lossy(&made.stderr).trim())));
+        }
+        partial.keep()?;
+    }
+    let (bytes, digest) = files::digest(&whole).await?;
+    let made_at = Millis::new(modified_ms(&whole));
+    Ok(FolderArchive { path: whole.display().to_string(), bytes, digest, made_at })
+}
+
+/// The URL that a database's own tools connect with.
+pub(super) fn login(job: &BackupJob<'_>) -> Result<String, Problem> {
+    match job.settings.url().map_err(|error| configuration(&error))? {
+        Some(url) => Ok(url),
+        None => Ok(job.config.database.engine(&job.config.node).map_err(|error| configuration(&error))?.url),
+    }
+}
+
+const fn extension(kind: DatabaseKind) -> &'static str {
+    match kind {
+        DatabaseKind::Sqlite => "db",
+        DatabaseKind::Postgres => "dump",
+        DatabaseKind::Mariadb => "sql",
+    }
+}
+
+fn modified_ms(path: &Path) -> u64 {
+    let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    modified.and_then(|at| u64::try_from(at.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()).unwrap_or(0)
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

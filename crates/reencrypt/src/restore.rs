@@ -1,0 +1,129 @@
+//! Puts a database that was restored from a backup into the place of a damaged one. The damaged one is moved aside, never
+//! dropped. Everything is named after the backup, so that whoever was interrupted finds how far it came.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::Location;
+use crate::dialect::{PostgresPlace, SqlitePlace};
+use crate::{DatabaseConfig, EngineError};
+
+/// Digits of the backup's digest in the names of what is made of it. Enough to tell backups of one database apart.
+const TAG_DIGITS: usize = 12;
+
+/// How far a restore has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestoreStage {
+    /// The database is as it was; nothing of the backup is whole beside it.
+    Untouched,
+    /// The backup is loaded beside it.
+    Loaded,
+    /// The backup is in its place, and what was there is moved aside.
+    InPlace,
+}
+
+/// The place that a database has, and what a backup of it is loaded beside it as.
+pub struct RestorePlace {
+    place: Place,
+}
+
+enum Place {
+    Postgres(PostgresPlace),
+    Sqlite(SqlitePlace),
+}
+
+impl RestorePlace {
+    /// The place of the configured database, for the backup of this digest. `login` is the URL of a role that may make and
+    /// rename databases; a file needs none.
+    pub fn new(config: &DatabaseConfig, login: Option<&str>, digest: &str) -> Result<Self, EngineError> {
+        let tag: String = digest.chars().take(TAG_DIGITS).collect();
+        let parse = |url: &str| Location::parse(url).map_err(EngineError::Url);
+        let place = match parse(&config.url)? {
+            Location::Sqlite(options) => {
+                Place::Sqlite(SqlitePlace::new(options.get_filename().to_owned(), &tag, config.sessions_wait))
+            }
+            Location::Postgres(options) => {
+                let url = login.unwrap_or(&config.url);
+                let Location::Postgres(login) = parse(url)? else {
+                    return Err(EngineError::Configuration("the URL to restore with is of another system".to_owned()));
+                };
+                Place::Postgres(PostgresPlace::new(&options, *login, url, &tag, config))
+            }
+            Location::Mariadb(_) => {
+                return Err(EngineError::Unsupported("this release puts no backup of MariaDB back".to_owned()));
+            }
+        };
+        Ok(Self { place })
+    }
+
+    /// The name of the database, as it tells databases of one farm apart: of a server's its name, else the file's path.
+    pub fn name(&self) -> String {
+        match &self.place {
+            Place::Postgres(place) => place.name().to_owned(),
+            Place::Sqlite(place) => place.name(),
+        }
+    }
+
+    /// Under which name the damaged database is kept, in words.
+    pub fn kept_as(&self) -> String {
+        match &self.place {
+            Place::Postgres(place) => format!("database {}", place.aside()),
+            Place::Sqlite(place) => place.aside().display().to_string(),
+        }
+    }
+
+    /// How far it has come.
+    pub async fn stage(&self) -> Result<RestoreStage, EngineError> {
+        match &self.place {
+            Place::Postgres(place) => place.stage().await,
+            Place::Sqlite(place) => place.stage(),
+        }
+    }
+
+    /// Makes an empty database beside the damaged one and answers its URL; what an earlier attempt had half loaded goes.
+    /// `None` where a file is simply [copied](Self::copy).
+    pub async fn prepare(&self) -> Result<Option<String>, EngineError> {
+        match &self.place {
+            Place::Postgres(place) => place.prepare().await.map(Some),
+            Place::Sqlite(_) => Ok(None),
+        }
+    }
+
+    /// Copies the backup of a SQLite database beside the damaged one.
+    pub fn copy(&self, backup: &Path) -> Result<(), EngineError> {
+        match &self.place {
+            Place::Postgres(_) => Ok(()),
+            Place::Sqlite(place) => place.copy(backup),
+        }
+    }
+
+    /// What was loaded is whole: gives it the rights and settings that belong to the database itself, and its name.
+    pub async fn loaded(&self) -> Result<(), EngineError> {
+        match &self.place {
+            Place::Postgres(place) => place.loaded().await,
+            Place::Sqlite(place) => place.loaded(),
+        }
+    }
+
+    /// Where the loaded database can be looked at.
+    pub fn loaded_url(&self) -> String {
+        match &self.place {
+            Place::Postgres(place) => place.loaded_url(),
+            Place::Sqlite(place) => place.loaded_url(),
+        }
+    }
+
+    /// Moves the damaged database aside and the loaded one into its place. Refused while anybody has it open.
+    pub async fn put_in_place(&self) -> Result<(), EngineError> {
+        match &self.place {
+            Place::Postgres(place) => place.put_in_place().await,
+            Place::Sqlite(place) => place.put_in_place().await,
+        }
+    }
+}
+
+/// A file's name with something at its end.
+pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}
