@@ -81,6 +81,8 @@ fn plan() -> Plan {
         accepted: Vec::new(),
         downtime_forecast_ms: 30_000,
         budget: None,
+        backup: None,
+        folders: BTreeMap::new(),
     }
 }
 

@@ -10,7 +10,7 @@ use rotation::{AgentRelease, Digest, Fault, FaultCode, KeyId, Millis, NodeId, Ro
 use wire::tls::Tls;
 
 use crate::backup::SharedBackupTools;
-use crate::config::Config;
+use crate::config::{BackupConfig, Config};
 use crate::durable::DurableError;
 use crate::fault::{chain, durable, fault, retryable};
 use crate::held::HeldFile;
@@ -38,8 +38,8 @@ pub(crate) struct Node {
     /// The names of the tables in it, as a plan names them.
     pub(crate) tables: Vec<String>,
     pub(crate) instance: Driver,
-    pub(crate) config: Config,
-    pub(crate) backups: SharedBackupTools,
+    /// How it backs up, where it is configured to.
+    pub(crate) backups: Option<Backups>,
     /// Held by the one assignment that may work on the instance or the key store.
     pub(crate) turn: tokio::sync::Mutex<()>,
     memory: Mutex<Memory>,
@@ -77,15 +77,22 @@ pub(crate) struct Parts {
     pub(crate) targets: Digest,
     pub(crate) tables: Vec<String>,
     pub(crate) instance: Driver,
+    pub(crate) backups: Option<Backups>,
+}
+
+/// How a node backs up.
+#[derive(Debug)]
+pub(crate) struct Backups {
     pub(crate) config: Config,
-    pub(crate) backups: SharedBackupTools,
+    pub(crate) settings: BackupConfig,
+    pub(crate) tools: SharedBackupTools,
 }
 
 impl Node {
     /// Reads what is remembered.
     pub(crate) fn open(parts: Parts) -> Result<Self, DurableError> {
         let memory = Memory::open(&parts.state_dir)?;
-        let Parts { id, farm, state_dir, tls, store, engine, targets, tables, instance, config, backups } = parts;
+        let Parts { id, farm, state_dir, tls, store, engine, targets, tables, instance, backups } = parts;
         Ok(Self {
             id,
             farm,
@@ -96,7 +103,6 @@ impl Node {
             targets,
             tables,
             instance,
-            config,
             backups,
             turn: tokio::sync::Mutex::new(()),
             memory: Mutex::new(memory),

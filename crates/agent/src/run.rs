@@ -27,7 +27,7 @@ use crate::harden::{HardenError, harden};
 use crate::held::HeldFile;
 use crate::instance::Driver;
 use crate::leftover;
-use crate::node::{Node, Parts};
+use crate::node::{Backups, Node, Parts};
 use crate::notify;
 use crate::registry::Registry;
 use crate::service::AgentService;
@@ -190,8 +190,7 @@ async fn open_node(config: &Config, backups: SharedBackupTools) -> Result<Node, 
         targets: targets_digest,
         tables,
         instance: Driver::new(config.instance.clone(), config.state_dir.join(RUNNING)),
-        config: config.clone(),
-        backups,
+        backups: config.backup.clone().map(|settings| Backups { config: config.clone(), settings, tools: backups }),
     })
     .map_err(RunError::State)
 }

@@ -68,6 +68,7 @@ impl Agent {
             tables: targets.tables().iter().map(reencrypt::TableTarget::label).collect(),
             engine,
             instance: Driver::with(instance, commands),
+            backups: None,
         })?);
         let guard = tokio::spawn(guard::keep_held(Arc::clone(&node), CancellationToken::new()));
         Ok(Self { service: AgentService::new(node, fence, Arc::new(Registry::default())), guard })

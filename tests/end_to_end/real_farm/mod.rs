@@ -10,6 +10,7 @@ pub(crate) mod watch;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::sync::MutexGuard;
@@ -84,7 +85,6 @@ pub(crate) struct RealFarm {
 pub(crate) struct Started {
     child: Child,
     bundle: u32,
-    from: Instant,
 }
 
 impl RealFarm {
@@ -253,7 +253,6 @@ impl RealFarm {
 
     /// Plans a rotation that holds at this phase, and starts it.
     pub(crate) fn start(&mut self, hold_at: &str) -> Started {
-        let from = Instant::now();
         let bundle = self.new_bundle();
         self.until("the rotation is planned", |farm| farm.operate(&["rotation", "plan", "--hold-at", hold_at]));
         let (new, current, password) = (self.bundle(bundle), self.bundle(self.current), self.path("password"));
@@ -272,7 +271,7 @@ impl RealFarm {
         let log = fs::File::create(self.path(&format!("start-{bundle}.log"))).expect("a log");
         let child = command.stdout(Stdio::null()).stderr(log).spawn().expect("nsenter runs");
         self.until("the rotation is held", |farm| farm.status().filter(|status| status["paused"] == true));
-        Started { child, bundle, from }
+        Started { child, bundle }
     }
 
     /// The rotation as the leader has it; `None` while nobody tells.
@@ -296,7 +295,7 @@ impl RealFarm {
     /// Waits for the rotation's end, then until every node serves, and looks at everything. Answers how it ended.
     #[track_caller]
     pub(crate) fn finish(&mut self, started: Started) -> String {
-        let Started { mut child, bundle, from } = started;
+        let Started { mut child, bundle } = started;
         let ended = self.until("the rotation ends", |farm| {
             let status = farm.status()?;
             (status["outcome"] != "running").then_some(status)
@@ -322,7 +321,6 @@ impl RealFarm {
         let rows = block_on(rows::count(&mut connection, &key, false)).expect("the rows are read");
         assert!(rows.not_under == 0 && rows.under > 300, "{rows:?} after {ended:#}");
         self.watch.assert_nothing_broken();
-        eprintln!("    {outcome} after {:.1} s", from.elapsed().as_secs_f32());
         outcome
     }
 
@@ -368,7 +366,8 @@ impl Drop for RealFarm {
             for machine in COORDINATORS.into_iter().chain(NODES) {
                 let log = fs::read_to_string(self.path(&format!("{machine}/log"))).unwrap_or_default();
                 let lines: Vec<&str> = log.lines().collect();
-                eprintln!("--- the end of {machine}'s log:\n{}", lines[lines.len().saturating_sub(25)..].join("\n"));
+                let end = lines[lines.len().saturating_sub(25)..].join("\n");
+                let _ = writeln!(std::io::stderr(), "--- the end of {machine}'s log:\n{end}");
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -205,7 +205,7 @@ fn binary(program: &str) -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").expect(MISSING);
     let mut found: Vec<PathBuf> = versions
         .filter_map(|entry| Some(entry.ok()?.path().join("bin").join(program)))
-        .filter(|path: &PathBuf| Path::exists(path))
+        .filter(|path| path.exists())
         .collect();
     found.sort();
     found.pop().expect(MISSING)

@@ -7,7 +7,7 @@ use rotation::{Answer, BackupSource, Fault, FaultCode, NodeBackup, RotationId};
 
 use crate::backup::BackupJob;
 use crate::fault::fault;
-use crate::node::Node;
+use crate::node::{Backups, Node};
 use crate::registry::Ticket;
 
 pub(super) async fn back_up(
@@ -16,7 +16,7 @@ pub(super) async fn back_up(
     database: Option<&BackupSource>,
     ticket: &Ticket,
 ) -> Result<Answer, Fault> {
-    let settings = node.config.backup.as_ref().ok_or_else(|| {
+    let Backups { config, settings, tools } = node.backups.as_ref().ok_or_else(|| {
         fault(
             FaultCode::Backup,
             "this agent's configuration no longer says where backups go",
@@ -25,18 +25,18 @@ pub(super) async fn back_up(
     })?;
     let keys = node.current_keys()?;
     let job = BackupJob {
-        config: &node.config,
+        config,
         settings,
         // By the rotation: asked again after a restart, what is there is answered.
         name: &format!("{}-rotation-{rotation}", node.farm),
         key: &keys.active().secret,
         told: &|words| ticket.waiting_for(words),
     };
-    let folder = node.backups.archive(&job).await?;
+    let folder = tools.archive(&job).await?;
     let database = match database {
         None => None,
-        Some(BackupSource::Made) => Some(node.backups.make(&job).await?),
-        Some(BackupSource::Shown(path)) => Some(node.backups.prove(&job, Path::new(path)).await?),
+        Some(BackupSource::Made) => Some(tools.make(&job).await?),
+        Some(BackupSource::Shown(path)) => Some(tools.prove(&job, Path::new(path)).await?),
     };
     Ok(Answer::BackedUp(Box::new(NodeBackup { folder, database })))
 }

@@ -50,7 +50,7 @@ pub(super) async fn inspect(node: &Node, rotation: RotationId, ticket: &Ticket) 
         targets_digest: node.targets,
         recipient_key: context.recipient_key,
         attestation,
-        backup: match node.config.backup.as_ref().map(|backup| backup.database) {
+        backup: match node.backups.as_ref().map(|backups| backups.settings.database) {
             None => BackupOffer::Nothing,
             Some(BackedUpDatabase::None) => BackupOffer::Folder,
             Some(BackedUpDatabase::Make) => BackupOffer::Database,
