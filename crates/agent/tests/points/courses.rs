@@ -64,8 +64,19 @@ pub(crate) fn forward(shards: usize) -> Vec<(WorkKind, Step)> {
     steps
 }
 
+/// Whether closing an undone ledger commits the dropping of copies also where there are none.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Drops {
+    Always,
+    WhatIsThere,
+}
+
 /// The undo from as far as there is one: instances had been started.
-pub(crate) fn undo(shards: usize) -> Vec<(WorkKind, Step)> {
+pub(crate) fn undo(shards: usize, drops: Drops) -> Vec<(WorkKind, Step)> {
+    let closed: Passes = match drops {
+        Drops::Always => &[FENCE, Point::SHADOWS_DROPPED, Point::LEDGER_CLOSED],
+        Drops::WhatIsThere => &[FENCE, Point::LEDGER_CLOSED],
+    };
     let mut steps = untried(
         forward(shards)
             .into_iter()
@@ -85,7 +96,7 @@ pub(crate) fn undo(shards: usize) -> Vec<(WorkKind, Step)> {
         }),
         tried(WorkKind::AdmitInstance, &[FENCE, Point::HELD_RELEASED, Point::INSTANCE_ADMIT], |_| Work::AdmitInstance),
         tried(WorkKind::DiscardKey, &[FENCE, Point::PENDING_DISCARDED, Point::RECIPIENT_DELETED], |_| Work::DiscardKey),
-        tried(WorkKind::CloseLedger, &[FENCE, Point::LEDGER_CLOSED], close(Direction::Back)),
+        tried(WorkKind::CloseLedger, closed, close(Direction::Back)),
     ]);
     steps
 }
@@ -220,7 +231,7 @@ fn close(direction: Direction) -> impl Fn(&Bench) -> Work {
 
 /// What the courses try, and what they pass.
 pub(crate) fn covered() -> (BTreeSet<WorkKind>, BTreeSet<Point>) {
-    let courses = [preflight(), forward(1), undo(1), copied(1), retired(), swapped_back(1)];
+    let courses = [preflight(), forward(1), undo(1, Drops::Always), copied(1), retired(), swapped_back(1)];
     let tried = courses.into_iter().flatten().filter_map(|(kind, step)| Some((kind, step.passes?)));
     let (kinds, points): (BTreeSet<WorkKind>, Vec<Vec<Point>>) = tried.unzip();
     (kinds, points.into_iter().flatten().collect())

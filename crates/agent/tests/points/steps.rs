@@ -6,7 +6,7 @@ use rotation::{StrategyChoice, WorkKind};
 use wire::pki::Role;
 
 use crate::bench::{Bench, Step, kinds};
-use crate::courses::{self, Beyond};
+use crate::courses::{self, Beyond, Drops};
 use crate::servers::{Mariadb, Postgres};
 
 /// Points that no assignment passes on SQLite: the first three on servers, the last two in a recovery by hand.
@@ -56,10 +56,10 @@ async fn forward(mut bench: Bench, beyond: Option<Beyond>) {
     assert_eq!(bench.farm.instance.state(), "online");
 }
 
-async fn undone(mut bench: Bench, beyond: Option<Beyond>) {
+async fn undone(mut bench: Bench, beyond: Option<Beyond>, drops: Drops) {
     bench.approve().await;
     let shards = bench.leader.read_plan().shards.len();
-    bench.go(steps(courses::undo(shards), beyond)).await;
+    bench.go(steps(courses::undo(shards, drops), beyond)).await;
     bench.farm.assert_rows_under(&bench.farm.old).await;
     assert_eq!(bench.farm.instance.state(), "online");
 }
@@ -95,7 +95,7 @@ async fn each_step_forward_fails_repeats_and_crashes_on_sqlite() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_step_of_an_undo_fails_repeats_and_crashes_on_sqlite() {
-    undone(Bench::new().await, None).await;
+    undone(Bench::new().await, None, Drops::Always).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,7 +115,7 @@ async fn each_step_forward_fails_repeats_and_crashes_on_postgres() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_step_of_an_undo_fails_repeats_and_crashes_on_postgres() {
-    undone(Bench::on(Box::new(Postgres::new().await)).await, Some(POSTGRES_BACK)).await;
+    undone(Bench::on(Box::new(Postgres::new().await)).await, Some(POSTGRES_BACK), Drops::Always).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -135,7 +135,7 @@ async fn each_step_forward_fails_repeats_and_crashes_on_mariadb() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_step_of_an_undo_fails_repeats_and_crashes_on_mariadb() {
-    undone(Bench::on(Box::new(Mariadb::new().await)).await, Some(MARIADB)).await;
+    undone(Bench::on(Box::new(Mariadb::new().await)).await, Some(MARIADB), Drops::WhatIsThere).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
