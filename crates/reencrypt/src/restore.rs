@@ -27,7 +27,7 @@ pub struct RestorePlace {
 }
 
 enum Place {
-    Postgres(PostgresPlace),
+    Postgres(Box<PostgresPlace>),
     Sqlite(SqlitePlace),
 }
 
@@ -46,7 +46,7 @@ impl RestorePlace {
                 let Location::Postgres(login) = parse(url)? else {
                     return Err(EngineError::Configuration("the URL to restore with is of another system".to_owned()));
                 };
-                Place::Postgres(PostgresPlace::new(&options, *login, url, &tag, config))
+                Place::Postgres(Box::new(PostgresPlace::new(&options, *login, url, &tag, config)))
             }
             Location::Mariadb(_) => {
                 return Err(EngineError::Unsupported("this release puts no backup of MariaDB back".to_owned()));

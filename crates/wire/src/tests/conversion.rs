@@ -9,11 +9,11 @@ use proptest::option;
 use proptest::prelude::*;
 use prost::Message;
 use rotation::{
-    AgentRelease, Answer, Assignment, Attestation, Authorization, BackedUpTable, BackupChoice, BackupOffer,
-    BackupSource, ClusterId, ContentDigest, DatabaseBackup, DatabaseIdentity, DatabaseKind, DatabasePosition, Digest,
-    Direction, Epoch, Fault, FaultCode, Fence, FolderArchive, Inspection, KeyBound, KeyId, LeaseNumber, Millis,
-    NodeBackup, NodeId, Phase, PlanTable, RotationId, Shard, ShardId, ShardRange, ShardTally, SignedRetirement,
-    Strategy as Way, StrategyChoice, Survey, Term, UndecryptableValue, Work,
+    AgentRelease, Answer, Assignment, Attestation, Authorization, BackedUpTable, BackupOffer, BackupSource, ClusterId,
+    ContentDigest, DatabaseBackup, DatabaseIdentity, DatabaseKind, DatabasePosition, Digest, Direction, Epoch, Fault,
+    FaultCode, Fence, FolderArchive, Inspection, KeyBound, KeyId, LeaseNumber, Millis, NodeBackup, NodeId, Phase,
+    PlanTable, RotationId, Shard, ShardId, ShardRange, ShardTally, SignedRetirement, Strategy as Way, StrategyChoice,
+    Survey, Term, UndecryptableValue, Work,
 };
 use uuid::Uuid;
 
