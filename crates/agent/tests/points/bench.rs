@@ -316,7 +316,7 @@ fn copy(from: &Path, into: &Path) {
 
 /// Every kind of work: a new one does not compile here until it is listed, and the courses must try it.
 pub(crate) fn kinds() -> BTreeSet<WorkKind> {
-    const ALL: [WorkKind; 20] = [
+    const ALL: [WorkKind; 21] = [
         WorkKind::Inspect,
         WorkKind::SurveyDatabase,
         WorkKind::StoreKey,
@@ -337,6 +337,7 @@ pub(crate) fn kinds() -> BTreeSet<WorkKind> {
         WorkKind::SwapTables,
         WorkKind::SwapTablesBack,
         WorkKind::RetireTables,
+        WorkKind::BackUp,
     ];
     let all: BTreeSet<WorkKind> = ALL.into_iter().collect();
     // Every variant's number, by an exhaustive match.
@@ -366,5 +367,6 @@ fn number(kind: WorkKind) -> usize {
         WorkKind::SwapTables => 17,
         WorkKind::SwapTablesBack => 18,
         WorkKind::RetireTables => 19,
+        WorkKind::BackUp => 20,
     }
 }
