@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent::recover::{Choice, Recovery, decide};
@@ -13,6 +14,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::support::Listening;
+use crate::support::farm::NoBackups;
 
 /// Names the folder of the agent's configuration in the environment of its process.
 const CONFIGURATION: &str = "KEYTURN_TEST_AGENT";
@@ -34,7 +36,7 @@ fn agent_process() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         // The test's harness writes to the same line.
         println!("\nlistening={}", listener.local_addr().unwrap());
-        agent::run_with(config, listener, std::future::pending()).await.unwrap();
+        agent::run_with(config, Arc::new(NoBackups), listener, std::future::pending()).await.unwrap();
     });
 }
 
@@ -45,9 +47,9 @@ fn recovery_process() {
     let config = agent::Config::load(&Path::new(&folder).join("agent.toml")).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let mut recovery = Recovery::open(config).await.unwrap();
+        let mut recovery = Recovery::open(config, Arc::new(NoBackups)).await.unwrap();
         let found = recovery.look(&|_| {}).await.unwrap();
-        let decision = decide(&found, &Choice { key: None, others_offline: false });
+        let decision = decide(&found, &Choice::default());
         for step in &decision.steps {
             recovery.perform(step, &|_| {}).await.unwrap();
         }

@@ -32,7 +32,8 @@ const MARIADB: Beyond = &[
 #[test]
 fn every_kind_of_work_is_tried_and_every_point_is_passed() {
     let (tried, passed) = courses::covered();
-    assert_eq!(tried, kinds());
+    // A backup changes nothing of the farm's, and is made by tools that these agents do not have.
+    assert_eq!(tried, kinds().into_iter().filter(|kind| *kind != WorkKind::BackUp).collect());
     let expected = Point::ALL.iter().filter(|point| !ELSEWHERE.contains(point)).copied().collect();
     assert_eq!(passed, expected);
 }

@@ -197,7 +197,10 @@ fn events() -> Vec<(&'static str, Event)> {
             },
         ),
         ("work-done-last", Event::WorkDone { assignment: work(), answer: Answer::TablesRetired }),
-        ("work-done-last", Event::WorkDone { assignment: work(), answer: Answer::BackedUp(Box::new(node_backup())) }),
+        (
+            "work-done-backed-up",
+            Event::WorkDone { assignment: work(), answer: Answer::BackedUp(Box::new(node_backup())) },
+        ),
         ("work-failed", Event::WorkFailed { assignment: work(), fault: fault() }),
         ("deadline-missed", Event::DeadlineMissed { assignment: work(), fault: fault() }),
         ("lease-expired", Event::LeaseExpired { assignment: work() }),

@@ -137,7 +137,7 @@ impl Farm {
 
 /// No configuration of these tests names a folder for backups.
 #[derive(Debug)]
-struct NoBackups;
+pub(crate) struct NoBackups;
 
 #[async_trait::async_trait]
 impl agent::BackupTools for NoBackups {
