@@ -25,7 +25,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// How long a client rests after it was refused: a person would, and the farm has better things to do.
 const REST: Duration = Duration::from_millis(250);
 
-/// For how long reading back is tried again when nobody answers.
+/// For how long reading a row back is tried again when nobody answers.
 const READ_BACK_LIMIT: Duration = Duration::from_secs(20);
 
 /// Out of a hundred requests, so many write.
@@ -107,8 +107,9 @@ impl Client {
 
     /// Reads every row that was written, through the balancer, and insists on an answer.
     pub(super) async fn read_back(&mut self) {
-        let deadline = Instant::now() + READ_BACK_LIMIT;
         for row in self.memory.rows() {
+            // For each row: after hours there are many, and one that is refused once is not lost.
+            let deadline = Instant::now() + READ_BACK_LIMIT;
             while !self.read(row).await {
                 if Instant::now() >= deadline {
                     let (table, key) = (TABLES[row.0].name, key(row.0, row.1));

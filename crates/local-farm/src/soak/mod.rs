@@ -143,7 +143,12 @@ async fn soak(
         }
         load = resting.go_on();
     }
-    tally.load(load.finish().await.counts);
+    let outcome = load.finish().await;
+    tally.load(outcome.counts);
+    for problem in outcome.problems {
+        say(&format!("wrong: {problem}"));
+        tally.problem(problem);
+    }
     Ok(())
 }
 
