@@ -132,6 +132,9 @@ pub enum EngineError {
     /// The ledger has gone on without this worker.
     #[error("this work is too late: {0}")]
     Superseded(String),
+    /// What another session had begun came about while this one was about to begin.
+    #[error("{0} failed: the tables were renamed meanwhile, by a session that was thought to be lost")]
+    Overtaken(String),
     /// The ledger does not know the rotation, so the database was never fenced for it, or has lost history since.
     #[error("the ledger in the database knows nothing of rotation {0}")]
     LedgerMissing(RotationId),
@@ -239,9 +242,11 @@ impl EngineError {
     /// The kind of fault.
     pub const fn code(&self) -> FaultCode {
         match self {
-            Self::Url(_) | Self::Configuration(_) | Self::Database { .. } | Self::TimedOut { .. } => {
-                FaultCode::Database
-            }
+            Self::Url(_)
+            | Self::Configuration(_)
+            | Self::Database { .. }
+            | Self::TimedOut { .. }
+            | Self::Overtaken(_) => FaultCode::Database,
             Self::ScratchTaken(_) | Self::Unsupported(_) | Self::RepairUnderWay | Self::Busy { .. } => {
                 FaultCode::Database
             }
@@ -286,7 +291,7 @@ impl EngineError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Database { source, .. } => is_passing(source),
-            Self::TimedOut { .. } | Self::Busy { .. } => true,
+            Self::TimedOut { .. } | Self::Busy { .. } | Self::Overtaken(_) => true,
             Self::Url(_)
             | Self::Configuration(_)
             | Self::Targets(_)
@@ -358,6 +363,7 @@ impl EngineError {
                 "do not start the application; compare the database with its backup, then `keyturn rotation retry`"
             }
             Self::Superseded(_) => "nothing: the work has moved on without this worker",
+            Self::Overtaken(_) => "nothing: asked again, it finds out how far things have come",
             Self::LedgerMissing(_) | Self::Position(_) => {
                 "check that no other server or backup has taken the database's place, then retry or abort; at admit, where \
                  nothing is aborted any more: `keyturn recover` on every node"

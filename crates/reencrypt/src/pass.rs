@@ -48,6 +48,8 @@ pub(crate) struct Scope<'a> {
     pub(crate) page_rows_max: usize,
     pub(crate) limits: Limits,
     pub(crate) rooms: &'a Rooms,
+    /// Whether rows that are to be written still hold all that was read of them.
+    pub(crate) keeps_read: bool,
     /// What must have been counted at the end; else the pass begins again when it is next tried.
     pub(crate) expected: Option<ShardTally>,
 }
@@ -227,8 +229,8 @@ async fn rows_changed(scope: &Scope<'_>, session: &mut dyn Session, changes: &[C
     let mut count = 0_usize;
     for change in changes {
         match session.row(scope.table, &change.row.key).await {
-            // Of a row that is copied, the old values are not kept.
-            Ok(Some(row)) if row.values == change.row.values || scope.into.is_some() => {}
+            // Of a row that is copied, the old values may not have been kept.
+            Ok(Some(row)) if row.values == change.row.values || !scope.keeps_read => {}
             Ok(found) => {
                 count += 1;
                 if named.len() < KEYS_NAMED_MAX {

@@ -33,6 +33,8 @@ pub(crate) enum HandOn {
     Changed,
     /// Every one, without the old bytes of values that were turned.
     Every,
+    /// Every one, with the values that were read, to be compared with what stands there when it is written.
+    EveryAsRead,
 }
 
 /// Values that may stay undecryptable, each bound to its raw bytes: (table, column, key) to digest.
@@ -152,6 +154,11 @@ impl Transformer {
                             *stored = Stored::Null;
                         }
                     }
+                    changes.push(Change { row, new });
+                }
+                HandOn::EveryAsRead => {
+                    // The server has the other columns itself.
+                    row.rest = Vec::new();
                     changes.push(Change { row, new });
                 }
                 HandOn::Changed if changed => {

@@ -87,6 +87,11 @@ pub(crate) trait Dialect: Send + Sync {
     /// Whether `auto` takes the shadow for a table that can have one; else the reason why updating is better here.
     fn auto_shadow(&self) -> Result<(), &'static str>;
 
+    /// Whether a chunk that goes into a copy compares what it copies with what was read, which must then be kept for it.
+    fn compares_copied(&self) -> bool {
+        false
+    }
+
     /// Opens a connection with the settings that the work needs.
     async fn open(&self) -> Result<Box<dyn Session>, EngineError>;
 

@@ -117,6 +117,7 @@ async fn begin<'e>(engine: &'e Engine, job: &ShardJob, pass: Pass) -> Result<Sha
     Ok(ShardWork {
         claim,
         page_rows_max: engine.dialect.page_rows_max(&table),
+        compares_copied: engine.dialect.compares_copied(),
         rooms: engine.rooms.clone(),
         limits: Limits { rows_per_second: job.rows_per_second, ..engine.limits },
         table,
@@ -137,6 +138,7 @@ struct ShardWork<'e> {
     range: KeyRange,
     record: ShardRecord,
     page_rows_max: usize,
+    compares_copied: bool,
     limits: Limits,
     rooms: Rooms,
     reader: Box<dyn Session>,
@@ -173,7 +175,11 @@ impl ShardWork<'_> {
     ) -> Result<ShardRecord, EngineError> {
         let accepted = Accepted::new(&job.accepted);
         let keys = (&job.old, &job.new);
-        let hand_on = if self.into.is_some() { HandOn::Every } else { HandOn::Changed };
+        let hand_on = match (&self.into, self.compares_copied) {
+            (None, _) => HandOn::Changed,
+            (Some(_), false) => HandOn::Every,
+            (Some(_), true) => HandOn::EveryAsRead,
+        };
         let transformer =
             Transformer::new(self.table.clone(), self.claim.pass, keys, &job.mark.rotation, accepted, hand_on);
         let scope = Scope {
@@ -184,6 +190,7 @@ impl ShardWork<'_> {
             page_rows_max: self.page_rows_max,
             limits: self.limits,
             rooms: &self.rooms,
+            keeps_read: hand_on != HandOn::Every,
             expected,
         };
         let (reader, writer) = (self.reader.as_mut(), self.writer.as_mut());

@@ -178,6 +178,8 @@ on_mariadb! {
     unsigned_bigint_keys_above_the_signed_ones: "k bigint unsigned", ["k"], "(k))",
         "18446744073709551615 - CAST(n AS UNSIGNED) * 8000000000000000";
     uuid_keys: "k uuid", ["k"], "(k))", "UUID()";
+    inet6_keys: "k inet6", ["k"], "(k))", "CONCAT(HEX(n * 7), '::', IF(n % 2, '1.2.3.4', 'ffff'))";
+    inet4_keys: "k inet4", ["k"], "(k DESC))", "INET_NTOA(n * 1234567)";
     text_keys_that_ignore_case_and_accents: "k varchar(40) CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci", ["k"], "(k))",
         "ELT(n % 8 + 1, 'ä', 'Z', 'z', 'a-', 'A', 'ß', '_', '') || n";
     text_keys_of_a_binary_collation: "k varchar(40) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin", ["k"], "(k))",

@@ -143,6 +143,10 @@ impl Server {
         format!("mariadb://{user}@localhost/{database}?socket={}/s", self.path())
     }
 
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join("s")
+    }
+
     /// A session of the administrator.
     pub(crate) async fn superuser(&self, database: &str) -> MySqlConnection {
         let began = Instant::now();

@@ -1,4 +1,4 @@
-//! A unix socket before PostgreSQL's own that lets a given number of statements through and then cuts every connection.
+//! A unix socket before the server's own that lets a given number of statements through and then cuts every connection.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,17 +6,29 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 /// What a client asks for before it sends a startup message.
 const ENCRYPTION_REQUEST: [u8; 4] = 80_877_103_u32.to_be_bytes();
 
-/// Whether the last statement still reaches the server, which then does what nobody hears of.
+/// What becomes of the last statement, and of all connections with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {
+    /// It does not reach the server.
     Before,
+    /// It still reaches the server, which then does what nobody hears of.
     After,
+    /// It reaches the server, and connections stay; whoever waits for [`Proxy::last`] does something to them.
+    Passed,
+}
+
+/// How messages of clients are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wire {
+    Postgres,
+    Mariadb,
 }
 
 pub(crate) struct Proxy {
@@ -26,8 +38,17 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Lets `statements` of clients through, over all connections, to the server whose socket is in `server`.
+    /// Lets `statements` of clients through, over all connections, to the PostgreSQL server whose socket is in `server`.
     pub(crate) fn new(server: PathBuf, statements: i64, cut: Cut) -> Self {
+        Self::before(Wire::Postgres, server.join(".s.PGSQL.5432"), statements, cut)
+    }
+
+    /// The same to the MariaDB server of this socket.
+    pub(crate) fn mariadb(socket: PathBuf, statements: i64, cut: Cut) -> Self {
+        Self::before(Wire::Mariadb, socket, statements, cut)
+    }
+
+    fn before(wire: Wire, socket: PathBuf, statements: i64, cut: Cut) -> Self {
         let directory = tempfile::Builder::new().prefix("kt-px-").tempdir_in("/tmp").unwrap();
         let listener = UnixListener::bind(directory.path().join(".s.PGSQL.5432")).unwrap();
         let left = Arc::new(AtomicI64::new(statements));
@@ -35,32 +56,35 @@ impl Proxy {
         let (shared, sender) = (Arc::clone(&left), cutting.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (server, left, mut cuts, sender) =
-                    (server.clone(), Arc::clone(&shared), cuts.clone(), sender.clone());
+                let (socket, left, mut cuts, sender) =
+                    (socket.clone(), Arc::clone(&shared), cuts.clone(), sender.clone());
                 tokio::spawn(async move {
-                    let Ok(server) = UnixStream::connect(server.join(".s.PGSQL.5432")).await else { return };
+                    let Ok(server) = UnixStream::connect(socket).await else { return };
                     let (mut from_client, mut to_client) = client.into_split();
                     let (mut from_server, mut to_server) = server.into_split();
                     let up = async {
                         let mut begun = false;
-                        while let Some(message) = read(&mut from_client, &mut begun).await {
-                            // What is executed counts: simple queries, bound ones, and what a copy is sent.
-                            let counts = matches!(message.first(), Some(b'Q' | b'E' | b'd' | b'c'));
+                        while let Some((message, counts)) = read(wire, &mut from_client, &mut begun).await {
                             let last = counts && left.fetch_sub(1, Ordering::SeqCst) <= 1;
-                            if (!last || cut == Cut::After) && to_server.write_all(&message).await.is_err() {
+                            if (!last || cut != Cut::Before) && to_server.write_all(&message).await.is_err() {
                                 break;
                             }
                             if last {
                                 let _ = sender.send(true);
-                                break;
+                                if matches!(cut, Cut::Before | Cut::After) {
+                                    break;
+                                }
                             }
                         }
                     };
                     let down = tokio::io::copy(&mut from_server, &mut to_client);
+                    let ends = async {
+                        let _ = cuts.wait_for(|is_cut| *is_cut && matches!(cut, Cut::Before | Cut::After)).await;
+                    };
                     tokio::select! {
                         () = up => {}
                         _ = down => {}
-                        _ = cuts.wait_for(|cut| *cut) => {}
+                        () = ends => {}
                     }
                 });
             }
@@ -73,14 +97,51 @@ impl Proxy {
         format!("postgres://{role}@{host}/{database}")
     }
 
-    /// Whether connections were cut.
+    pub(crate) fn mariadb_url(&self, user: &str, database: &str) -> String {
+        let folder = self.directory.path().to_str().unwrap();
+        format!("mariadb://{user}@localhost/{database}?socket={folder}/.s.PGSQL.5432")
+    }
+
+    /// Whether connections were cut, or would have been.
     pub(crate) fn has_cut(&self) -> bool {
         *self.cutting.borrow() || self.left.load(Ordering::SeqCst) <= 0
     }
+
+    /// Waits for the last statement.
+    pub(crate) async fn last(&self) {
+        self.cutting.subscribe().wait_for(|is_cut| *is_cut).await.unwrap();
+    }
 }
 
-/// One message of a client; the first ones have no letter.
-async fn read(client: &mut tokio::net::unix::OwnedReadHalf, begun: &mut bool) -> Option<Vec<u8>> {
+/// One message of a client, and whether it counts as a statement: what is executed does.
+async fn read(wire: Wire, client: &mut OwnedReadHalf, begun: &mut bool) -> Option<(Vec<u8>, bool)> {
+    match wire {
+        Wire::Postgres => {
+            let message = postgres(client, begun).await?;
+            // Simple queries, bound ones, and what a copy is sent.
+            let counts = matches!(message.first(), Some(b'Q' | b'E' | b'd' | b'c'));
+            Some((message, counts))
+        }
+        Wire::Mariadb => {
+            let message = mariadb(client).await?;
+            // The first packet of a command is number 0: a query, or a prepared statement that is executed.
+            let counts = message[3] == 0 && matches!(message.get(4), Some(0x03 | 0x17));
+            Some((message, counts))
+        }
+    }
+}
+
+async fn mariadb(client: &mut OwnedReadHalf) -> Option<Vec<u8>> {
+    let mut message = vec![0; 4];
+    client.read_exact(&mut message).await.ok()?;
+    let length = usize::from(message[0]) | usize::from(message[1]) << 8 | usize::from(message[2]) << 16;
+    message.resize(4 + length, 0);
+    client.read_exact(&mut message[4..]).await.ok()?;
+    Some(message)
+}
+
+/// The first messages have no letter.
+async fn postgres(client: &mut OwnedReadHalf, begun: &mut bool) -> Option<Vec<u8>> {
     let mut message = Vec::new();
     if *begun {
         message.push(client.read_u8().await.ok()?);

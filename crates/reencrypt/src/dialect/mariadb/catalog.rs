@@ -347,6 +347,8 @@ fn key_type(name: &str, column: &Column, problems: &mut Vec<String>) -> Option<(
         "date" => (KeyKind::Other, "CAST(? AS DATE)".to_owned()),
         "datetime" | "timestamp" => (KeyKind::Other, format!("CAST(? AS DATETIME({}))", column.fraction_digits)),
         "uuid" => (KeyKind::Other, "CAST(? AS UUID)".to_owned()),
+        "inet6" => (KeyKind::Other, "CAST(? AS INET6)".to_owned()),
+        "inet4" => (KeyKind::Other, "CAST(? AS INET4)".to_owned()),
         "decimal" => {
             let precision = column.full_type.trim_end_matches(" zerofill").trim_end_matches(" unsigned");
             (KeyKind::Other, format!("CAST(? AS {precision})"))
@@ -354,7 +356,7 @@ fn key_type(name: &str, column: &Column, problems: &mut Vec<String>) -> Option<(
         other => {
             problems.push(format!(
                 "has the key column {name:?} of type {other}; supported are integers, decimal, char, varchar, binary, \
-                 varbinary, date, datetime, timestamp and uuid"
+                 varbinary, date, datetime, timestamp, uuid, inet4 and inet6"
             ));
             return None;
         }

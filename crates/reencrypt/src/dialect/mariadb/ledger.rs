@@ -67,6 +67,12 @@ const SHARD: &str = "
            rest_digest, raw_digest
     FROM keyturn_shard WHERE rotation = ? AND shard = ? AND pass = ?";
 
+/// Seconds in which a session that enters may say nothing: less than the next one waits for a lock.
+const ENTERING: &str = "SET SESSION idle_transaction_timeout = 3";
+
+/// What it is otherwise, as in the settings of every session.
+const ENTERED: &str = "SET SESSION idle_transaction_timeout = 15";
+
 /// Whether the ledger's tables are there.
 pub(super) async fn exists(connection: &mut MySqlConnection) -> Result<bool, EngineError> {
     let count: i64 = sqlx::query(
@@ -238,7 +244,8 @@ pub(super) async fn enter(connection: &mut MySqlConnection, claim: &Claim) -> Re
     .doing(doing)?;
     point!(HEADER_RAISED).after().map_err(sqlx::Error::Io).doing(doing)?;
     let holder = sessions::take_name(connection).await?;
-
+    // Until it has committed nobody can know its name, so one that stops in here is ended by the server, and soon.
+    sqlx::raw_sql(ENTERING).execute(&mut *connection).await.doing(doing)?;
     let mut transaction = connection.begin().await.doing(doing)?;
     let header = self::header(&mut transaction, &rotation, Hold::Shared).await?;
     header.ok_or(EngineError::LedgerMissing(rotation))?.admit(&claim.mark)?;
@@ -266,6 +273,7 @@ pub(super) async fn enter(connection: &mut MySqlConnection, claim: &Claim) -> Re
     let record = read_shard(&row).doing(doing)?.take_over(claim)?;
     write_shard(&mut transaction, claim, &record, Owner::Takes(&holder)).await?;
     durable::commit(point!(SHARD_ENTERED), transaction).await.doing(doing)?;
+    sqlx::raw_sql(ENTERED).execute(connection).await.doing(doing)?;
     Ok(record)
 }
 

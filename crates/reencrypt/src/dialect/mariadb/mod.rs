@@ -93,7 +93,7 @@ struct Shared {
     application_role: Option<String>,
     allowed_session_users: Vec<String>,
     sessions_wait: Duration,
-    /// For the second session of a swap.
+    /// For the other sessions of a swap.
     options: MySqlConnectOptions,
 }
 
@@ -129,7 +129,7 @@ struct MariadbSession {
     /// Bytes that one statement, and one row of an answer, may have.
     packet_bytes_max: usize,
     /// Holds tables for a swap.
-    guard: Option<MySqlConnection>,
+    guard: Option<shadow::Guard>,
 }
 
 #[async_trait]
@@ -148,7 +148,12 @@ impl Dialect for Mariadb {
     }
 
     fn auto_shadow(&self) -> Result<(), &'static str> {
-        Err("copying a table is not known to be faster on MariaDB")
+        Err("on MariaDB copying rows costs the server more than updating them")
+    }
+
+    fn compares_copied(&self) -> bool {
+        // The server copies from the original itself, and later than the row was read.
+        true
     }
 
     async fn open(&self) -> Result<Box<dyn Session>, EngineError> {
@@ -200,8 +205,8 @@ fn version_problem(version: &str) -> Option<String> {
 }
 
 impl MariadbSession {
-    /// The session that holds the tables of a swap.
-    fn take_guard(&mut self) -> Result<MySqlConnection, EngineError> {
+    /// The sessions that hold the tables of a swap.
+    fn take_guard(&mut self) -> Result<shadow::Guard, EngineError> {
         self.guard.take().ok_or_else(|| EngineError::Internal("no tables are held for a swap".to_owned()))
     }
 

@@ -230,55 +230,65 @@ pub(super) async fn update(
     changes: &[Change],
     packet_bytes_max: usize,
 ) -> Result<u64, EngineError> {
-    let bytes_max = packet_bytes_max.saturating_sub(STATEMENT_OTHER_BYTES);
     let mut written = 0;
-    let mut rest = changes;
-    while !rest.is_empty() {
-        let mut bytes = 0;
-        let fits = |change: &&Change| {
-            bytes += change_bytes(change);
-            bytes <= bytes_max.min(STATEMENT_BYTES_MAX)
-        };
-        let rows = rest.iter().take(STATEMENT_ROWS_MAX).take_while(fits).count().max(1);
-        let (now, later) = rest.split_at(rows);
-        // What is too large to be sent together with what it replaces is compared by its digest.
-        let by_digest = rows == 1 && change_bytes(&now[0]) > bytes_max;
-        let kept = rows == STATEMENT_ROWS_MAX;
-        let done = update_statement(table, now, by_digest).query(kept).execute(&mut *connection).await;
+    for batch in batches(changes, packet_bytes_max) {
+        let done = update_statement(table, &batch).query(batch.is_full()).execute(&mut *connection).await;
         written += done.doing(|| format!("writing {}", table.label))?.rows_affected();
-        rest = later;
     }
     Ok(written)
 }
 
-/// Inserts all of the page into a copy, on the server: only the new values are sent. Says how many rows there were. What
-/// was read is compared when the copy is verified, and once more, under lock, before the swap.
+/// Inserts all of the page into a copy, on the server: only registered values are sent. Says how many rows still held what
+/// was read; those are locked until the transaction ends. The other columns are compared when the copy is verified, and
+/// everything once more, under lock, before the swap.
 pub(super) async fn copy(
     connection: &mut MySqlConnection,
     (table, into): (&Table, &Table),
     changes: &[Change],
     packet_bytes_max: usize,
 ) -> Result<u64, EngineError> {
-    let bytes_max = packet_bytes_max.saturating_sub(STATEMENT_OTHER_BYTES).min(STATEMENT_BYTES_MAX);
     let mut written = 0;
-    let mut rest = changes;
-    while !rest.is_empty() {
-        let mut bytes = 0;
-        let fits = |change: &&Change| {
-            bytes += change.new.iter().flatten().map(Vec::len).sum::<usize>();
-            bytes <= bytes_max
-        };
-        let rows = rest.iter().take(STATEMENT_ROWS_MAX).take_while(fits).count().max(1);
-        let (now, later) = rest.split_at(rows);
-        let done = copy_statement(table, into, now).query(rows == STATEMENT_ROWS_MAX).execute(&mut *connection).await;
+    for batch in batches(changes, packet_bytes_max) {
+        let done = copy_statement(table, into, &batch).query(batch.is_full()).execute(&mut *connection).await;
         written += done.doing(|| format!("copying {}", table.label))?.rows_affected();
-        rest = later;
     }
     Ok(written)
 }
 
+/// Rows of one statement.
+struct Batch<'a> {
+    changes: &'a [Change],
+    /// What is too large to be sent together with what it replaces is compared by its digest.
+    by_digest: bool,
+}
+
+impl Batch<'_> {
+    /// A statement of the size that most of them have is kept prepared.
+    const fn is_full(&self) -> bool {
+        self.changes.len() == STATEMENT_ROWS_MAX
+    }
+}
+
+/// Divides rows into statements.
+fn batches(changes: &[Change], packet_bytes_max: usize) -> impl Iterator<Item = Batch<'_>> {
+    let bytes_max = packet_bytes_max.saturating_sub(STATEMENT_OTHER_BYTES);
+    let mut rest = changes;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |change: &&Change| {
+            bytes += change_bytes(change);
+            bytes <= bytes_max.min(STATEMENT_BYTES_MAX)
+        };
+        let rows = rest.iter().take(STATEMENT_ROWS_MAX).take_while(fits).count().max(1);
+        let (now, later) = rest.split_at_checked(rows)?;
+        rest = later;
+        Some(Batch { changes: now, by_digest: rows == 1 && change_bytes(&now[0]) > bytes_max })
+    })
+}
+
 /// Every column by its name, so that hidden ones come along. A column without a new value keeps what it has.
-fn copy_statement<'a>(table: &Table, into: &Table, changes: &'a [Change]) -> Statement<'a> {
+fn copy_statement<'a>(table: &Table, into: &Table, batch: &Batch<'a>) -> Statement<'a> {
+    let changes = batch.changes;
     let registered = table.columns.iter().map(|column| &column.sql);
     let names: Vec<&str> = registered.chain(&table.others).map(String::as_str).collect();
     let mut statement = Statement::default();
@@ -291,10 +301,9 @@ fn copy_statement<'a>(table: &Table, into: &Table, changes: &'a [Change]) -> Sta
     for other in &table.others {
         statement.sql(", t.").sql(other);
     }
-    statement.sql(" FROM ").sql(&table.from).sql(" AS t FORCE INDEX (PRIMARY) WHERE ");
-    for (at, change) in changes.iter().enumerate() {
-        statement.sql(if at > 0 { " OR (" } else { "(" }).key_is(table, &change.row.key).sql(")");
-    }
+    statement.sql(" FROM ").sql(&table.from).sql(" AS t FORCE INDEX (PRIMARY)");
+    still_as_read(&mut statement, table, batch);
+    statement.sql(" LOCK IN SHARE MODE");
     statement
 }
 
@@ -305,7 +314,8 @@ fn change_bytes(change: &Change) -> usize {
 /// Each value is looked up by the row's key. A column without a new value keeps what it has; every registered column
 /// must hold what was read, byte by byte, also those that are not written. Rows are found by the key as its index
 /// compares it, and values by the key's own bytes, so that a key that is spelled otherwise is another one.
-fn update_statement<'a>(table: &Table, changes: &'a [Change], by_digest: bool) -> Statement<'a> {
+fn update_statement<'a>(table: &Table, batch: &Batch<'a>) -> Statement<'a> {
+    let changes = batch.changes;
     let mut statement = Statement::default();
     statement.sql("UPDATE ").sql(&table.from).sql(" AS t FORCE INDEX (PRIMARY) SET ");
     for (at, column) in table.columns.iter().enumerate() {
@@ -316,6 +326,13 @@ fn update_statement<'a>(table: &Table, changes: &'a [Change], by_digest: bool) -
     for kept in &table.kept {
         statement.sql(", t.").sql(kept).sql(" = t.").sql(kept);
     }
+    still_as_read(&mut statement, table, batch);
+    statement
+}
+
+/// Adds the condition that takes the rows of the batch, each only if it holds what was read.
+fn still_as_read<'a>(statement: &mut Statement<'a>, table: &Table, batch: &Batch<'a>) {
+    let changes = batch.changes;
     statement.sql(" WHERE (");
     for (at, change) in changes.iter().enumerate() {
         if at > 0 {
@@ -326,17 +343,16 @@ fn update_statement<'a>(table: &Table, changes: &'a [Change], by_digest: bool) -
     statement.sql(")");
     for (at, column) in table.columns.iter().enumerate() {
         let bytes = bytes_of(column);
-        if by_digest {
+        if batch.by_digest {
             statement.sql(" AND SHA2(").sql(&bytes).sql(", 256) <=> ");
-            by_key(&mut statement, table, changes, |change| {
+            by_key(statement, table, changes, |change| {
                 Bind::Owned(change.row.values[at].bytes().map(|raw| hex::encode(digest(&SHA256, raw))))
             });
         } else {
             statement.sql(" AND ").sql(&bytes).sql(" <=> ");
-            by_key(&mut statement, table, changes, |change| Bind::Bytes(change.row.values[at].bytes()));
+            by_key(statement, table, changes, |change| Bind::Bytes(change.row.values[at].bytes()));
         }
     }
-    statement
 }
 
 /// Adds what looks a value up by the row's key.

@@ -24,7 +24,7 @@ use crate::ledger::{LedgerMark, direction_text};
 use crate::shadow::{BuildStep, Pair, Shadow, ShadowState, Space};
 use crate::table::Table;
 
-pub(super) use self::swap::{hold, release, swap, swap_back};
+pub(super) use self::swap::{Guard, hold, release, swap, swap_back};
 
 /// What copies take, on the whole database: their names are not known beforehand.
 const RIGHTS: [&str; 7] = ["SELECT", "INSERT", "CREATE", "DROP", "ALTER", "LOCK TABLES", "SHOW VIEW"];

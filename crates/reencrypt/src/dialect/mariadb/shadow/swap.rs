@@ -1,5 +1,5 @@
 //! The swap in MariaDB: one RENAME of all tables, which is atomic and survives a crash. RENAME is refused in a session that
-//! holds tables, so a second session holds them; it lets go when the RENAME waits in front of everybody else.
+//! holds tables, so others hold them, and pass every table on to the RENAME only when it waits there in front of everybody.
 
 use std::time::{Duration, Instant};
 
@@ -13,23 +13,52 @@ use super::super::{Shared, connect, quote, sessions};
 use super::{must_go, name_of, same, state};
 use crate::EngineError;
 use crate::dialect::durable;
-use crate::error::Doing;
+use crate::error::{Doing, mariadb_number};
 use crate::ledger::{LedgerMark, epoch_number};
 use crate::shadow::{HeldReaders, Pair, ShadowState};
 
 /// How often it is looked whether the RENAME waits.
-const WAIT_POLL: Duration = Duration::from_millis(10);
+const WAIT_POLL: Duration = Duration::from_millis(5);
 
-/// How long it may take to. The RENAME itself gives up a moment later.
+/// How long it may take to come to the next table. The RENAME itself gives up a moment later.
 const WAIT_TIME_MAX: Duration = Duration::from_secs(4);
 
-/// Raises the header, and opens the session that keeps everybody from writing to originals, copies, header and shards.
+/// Sessions that hold the application's tables, one each: none is let go before the RENAME waits for that very table. Where
+/// there are more tables, some share a session, and of those that share one only the first is never free for a moment.
+const HOLDERS_MAX: usize = 32;
+
+/// The error of a lock that cannot be had at once.
+const LOCK_WAIT_TIMEOUT: u16 = 1205;
+
+/// The error of a table that there is not.
+const NO_SUCH_TABLE: u16 = 1146;
+
+/// The tables of the ledger that a worker of a shard writes before any row.
+const LEDGER: [&str; 2] = ["keyturn_rotation", "keyturn_shard"];
+
+/// Sessions that keep everybody from writing to originals, copies, header and shards.
+pub(in super::super) struct Guard {
+    /// Holds the tables of the ledger.
+    ledger: MySqlConnection,
+    /// In the order in which a RENAME comes to the tables that they hold.
+    holders: Vec<Holder>,
+    /// Holds nothing, and looks how far the RENAME has come.
+    looker: MySqlConnection,
+}
+
+/// One of them.
+struct Holder {
+    connection: MySqlConnection,
+    tables: Vec<String>,
+}
+
+/// Raises the header, and holds everything for reading.
 pub(in super::super) async fn hold(
     connection: &mut MySqlConnection,
     shared: &Shared,
     mark: &LedgerMark,
     pairs: &[Pair],
-) -> Result<(MySqlConnection, HeldReaders), EngineError> {
+) -> Result<(Guard, HeldReaders), EngineError> {
     let doing = || "holding the tables for the swap".to_owned();
     admit(connection, mark).await?;
     sessions::end_other_workers(connection).await?;
@@ -41,18 +70,45 @@ pub(in super::super) async fn hold(
     ledger::update_header(&mut transaction, mark, &header).await?;
     durable::commit(point!(HEADER_RAISED), transaction).await.doing(doing)?;
 
-    let (mut guard, _) = connect(&shared.options).await?;
-    let mut names = vec!["keyturn_rotation".to_owned(), "keyturn_shard".to_owned()];
+    let mut tables = Vec::with_capacity(pairs.len() * 2);
     for pair in pairs {
         let is_swapped = pair.shadow.state == ShadowState::Swapped;
-        names.push(name_of(&pair.original));
-        names.push(if is_swapped { pair.shadow.retained_name.clone() } else { pair.shadow.name.clone() });
+        let copy = if is_swapped { &pair.shadow.retained_name } else { &pair.shadow.name };
+        tables.push((name_of(&pair.original), true));
+        tables.push((copy.clone(), false));
     }
-    let locks: Vec<String> = names.iter().map(|name| format!("{} READ", quote(name))).collect();
-    run(&mut guard, format!("LOCK TABLES {}", locks.join(", ")), doing).await?;
+    let (mut ledger, _) = connect(&shared.options).await?;
+    lock(&mut ledger, &LEDGER.map(str::to_owned)).await?;
+    let mut holders = Vec::new();
+    for tables in shared_out(tables) {
+        let (mut connection, _) = connect(&shared.options).await?;
+        lock(&mut connection, &tables).await?;
+        holders.push(Holder { connection, tables });
+    }
+    let (looker, _) = connect(&shared.options).await?;
     // From here on it stays what it is.
     admit(connection, mark).await?;
-    Ok((guard, HeldReaders::Everybody))
+    Ok((Guard { ledger, holders, looker }, HeldReaders::Everybody))
+}
+
+/// Who holds what: names with whether the application writes to them. A RENAME comes to tables by the bytes of their names;
+/// that is not relied upon, since a table is let go only when somebody waits for it alone. Copies that follow each other
+/// have one holder, for nobody but a worker writes to them, and the ledger keeps all of those out.
+fn shared_out(mut tables: Vec<(String, bool)>) -> Vec<Vec<String>> {
+    tables.sort_unstable();
+    let originals = tables.iter().filter(|(_, is_original)| *is_original).count();
+    let each_max = originals.div_ceil(HOLDERS_MAX).max(1);
+    let mut shares: Vec<Vec<(String, bool)>> = Vec::new();
+    for (name, is_original) in tables {
+        let joins = |share: &&mut Vec<(String, bool)>| {
+            share.iter().all(|(_, other)| *other == is_original) && (!is_original || share.len() < each_max)
+        };
+        match shares.last_mut().filter(joins) {
+            Some(share) => share.push((name, is_original)),
+            None => shares.push(vec![(name, is_original)]),
+        }
+    }
+    shares.into_iter().map(|share| share.into_iter().map(|(name, _)| name).collect()).collect()
 }
 
 async fn admit(connection: &mut MySqlConnection, mark: &LedgerMark) -> Result<(), EngineError> {
@@ -62,7 +118,7 @@ async fn admit(connection: &mut MySqlConnection, mark: &LedgerMark) -> Result<()
 
 pub(in super::super) async fn swap(
     connection: &mut MySqlConnection,
-    guard: MySqlConnection,
+    guard: Guard,
     mark: &LedgerMark,
     pairs: &[Pair],
 ) -> Result<(), EngineError> {
@@ -82,7 +138,7 @@ pub(in super::super) async fn swap(
 
 pub(in super::super) async fn swap_back(
     connection: &mut MySqlConnection,
-    guard: MySqlConnection,
+    guard: Guard,
     mark: &LedgerMark,
     back: &[Pair],
     kept: &[Pair],
@@ -96,6 +152,13 @@ pub(in super::super) async fn swap_back(
         renames.push(format!("{name} TO {}", quote(&shadow.name)));
         renames.push(format!("{} TO {name}", quote(&shadow.retained_name)));
     }
+    let mut guard = guard;
+    // What stays where it is stands in no RENAME's way, so nothing would wait for it.
+    let moves = |table: &String| {
+        back.iter().any(|Pair { original, shadow }| *table == name_of(original) || *table == shadow.retained_name)
+    };
+    guard.holders.iter_mut().for_each(|holder| holder.tables.retain(moves));
+    guard.holders.retain(|holder| !holder.tables.is_empty());
     durable::around(point!(TABLES_SWAPPED_BACK), rename(connection, guard, &renames)).await?;
     note(connection, mark, back, ShadowState::Dropping).await
 }
@@ -112,57 +175,123 @@ async fn note(
     Ok(())
 }
 
-/// Renames, from under the hold of another session: a RENAME that waits comes before whoever wants to write, also
-/// before those that have waited for longer.
-async fn rename(
-    connection: &mut MySqlConnection,
-    mut guard: MySqlConnection,
-    renames: &[String],
-) -> Result<(), EngineError> {
+/// Renames, from under the hold of the others. At every moment each table is held against writers, or is the RENAME's,
+/// which keeps everybody from it.
+async fn rename(connection: &mut MySqlConnection, mut guard: Guard, renames: &[String]) -> Result<(), EngineError> {
     let doing = || "swapping tables".to_owned();
-    if !renames.is_empty() {
-        let session: i64 = sqlx::raw_sql("SELECT CAST(CONNECTION_ID() AS SIGNED)")
-            .fetch_one(&mut *connection)
-            .await
-            .and_then(|row| row.try_get(0))
-            .doing(doing)?;
+    if renames.is_empty() {
+        return release(guard).await;
+    }
+    let session: i64 = sqlx::raw_sql("SELECT CAST(CONNECTION_ID() AS SIGNED)")
+        .fetch_one(&mut *connection)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(doing)?;
+    let swapped = {
         let renaming = run(connection, format!("RENAME TABLE {}", renames.join(", ")), doing);
-        let letting_go = async {
-            let began = Instant::now();
-            while !waits(&mut guard, session).await? {
-                if began.elapsed() >= WAIT_TIME_MAX {
-                    return Err(EngineError::TimedOut { doing: doing(), seconds: WAIT_TIME_MAX.as_secs() });
-                }
-                tokio::time::sleep(WAIT_POLL).await;
-            }
-            run(&mut guard, "UNLOCK TABLES".to_owned(), doing).await
-        };
-        tokio::try_join!(renaming, letting_go)?;
+        let passing_on = pass_on(&mut guard, session);
+        tokio::try_join!(renaming, passing_on)
+    };
+    if let Err(error) = swapped {
+        // It must not come through when what is held is let go.
+        if let Err(error) = sessions::end(&mut guard.looker, &[session]).await {
+            tracing::warn!(%error, "the session of a RENAME that failed could not be ended");
+        }
+        return Err(error);
     }
     release(guard).await
 }
 
+/// Lets one table after the other go to the RENAME. A lock for writing that waits comes before whoever wants to write,
+/// also before those that have waited for longer; that the RENAME waits for a table shows in that nobody gets to it
+/// any more, not even to read, whom those who want to write would not keep out.
+async fn pass_on(guard: &mut Guard, session: i64) -> Result<(), EngineError> {
+    let doing = || "passing the held tables on".to_owned();
+    let Guard { holders, looker, .. } = guard;
+    for Holder { connection, tables } in holders {
+        let Some(first) = tables.first() else { continue };
+        let began = Instant::now();
+        while !is_wanted(looker, first).await? || !waits(looker, session).await? {
+            if began.elapsed() >= WAIT_TIME_MAX {
+                return Err(EngineError::TimedOut { doing: doing(), seconds: WAIT_TIME_MAX.as_secs() });
+            }
+            tokio::time::sleep(WAIT_POLL).await;
+        }
+        run(connection, "UNLOCK TABLES".to_owned(), doing).await?;
+    }
+    Ok(())
+}
+
+/// Whether somebody waits for a table alone that is held for reading, so that no further reader is let in.
+async fn is_wanted(connection: &mut MySqlConnection, table: &str) -> Result<bool, EngineError> {
+    // Reviewed: a quoted identifier only.
+    let sql = format!("SET STATEMENT lock_wait_timeout = 0 FOR SELECT 1 FROM {} LIMIT 0", quote(table));
+    match sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection).await {
+        Ok(_) => Ok(false),
+        Err(error) if mariadb_number(&error) == Some(LOCK_WAIT_TIMEOUT) => Ok(true),
+        Err(error) => Err(error).doing(|| "looking whether the tables can be swapped".to_owned()),
+    }
+}
+
 /// Whether this session waits for a table that somebody holds.
-async fn waits(guard: &mut MySqlConnection, session: i64) -> Result<bool, EngineError> {
+async fn waits(connection: &mut MySqlConnection, session: i64) -> Result<bool, EngineError> {
     // Reviewed: a number.
     let sql = format!(
         "SELECT COUNT(*) FROM information_schema.PROCESSLIST
          WHERE ID = {session} AND STATE LIKE 'Waiting for table metadata lock%'"
     );
     let count: i64 = sqlx::raw_sql(AssertSqlSafe(sql))
-        .fetch_one(guard)
+        .fetch_one(connection)
         .await
         .and_then(|row| row.try_get(0))
         .doing(|| "looking whether the tables can be swapped".to_owned())?;
     Ok(count > 0)
 }
 
+/// Holds these tables for reading.
+async fn lock(connection: &mut MySqlConnection, tables: &[String]) -> Result<(), EngineError> {
+    let locks: Vec<String> = tables.iter().map(|name| format!("{} READ", quote(name))).collect();
+    let doing = || "holding the tables for the swap".to_owned();
+    // Reviewed: quoted identifiers only.
+    match sqlx::raw_sql(AssertSqlSafe(format!("LOCK TABLES {}", locks.join(", ")))).execute(connection).await {
+        Err(error) if mariadb_number(&error) == Some(NO_SUCH_TABLE) => Err(EngineError::Overtaken(doing())),
+        other => other.map(drop).doing(doing),
+    }
+}
+
 /// Lets go of what is held.
-pub(in super::super) async fn release(guard: MySqlConnection) -> Result<(), EngineError> {
-    guard.close().await.doing(|| "letting the tables go".to_owned())
+pub(in super::super) async fn release(guard: Guard) -> Result<(), EngineError> {
+    let doing = || "letting the tables go".to_owned();
+    for holder in guard.holders {
+        holder.connection.close().await.doing(doing)?;
+    }
+    guard.looker.close().await.doing(doing)?;
+    guard.ledger.close().await.doing(doing)
 }
 
 async fn run(connection: &mut MySqlConnection, sql: String, doing: impl FnOnce() -> String) -> Result<(), EngineError> {
     // Reviewed: quoted identifiers only.
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop).doing(doing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_table_of_the_applications_has_a_holder_of_its_own_as_long_as_there_are_enough() {
+        let named = |name: &str, is_original| (name.to_owned(), is_original);
+        let tables = vec![
+            named("zoo", true),
+            named("keyturn_1_new", false),
+            named("entries", true),
+            named("keyturn_0_new", false),
+            named("Users", true),
+        ];
+        let shares = shared_out(tables);
+        assert_eq!(shares, [&["Users"][..], &["entries"], &["keyturn_0_new", "keyturn_1_new"], &["zoo"]]);
+        let many = (0..100).map(|number| named(&format!("t{number:03}"), true)).collect();
+        let shares = shared_out(many);
+        assert!(shares.len() <= HOLDERS_MAX && shares.concat().len() == 100, "{}", shares.len());
+    }
 }

@@ -1,0 +1,193 @@
+//! What comes between a worker and its work in MariaDB, in place and by copies: connections that are lost or ended at every
+//! statement, and locks of others. A named error, nothing lost, and the work goes on where it was.
+
+use reencrypt::{DatabaseConfig, Engine, EngineError, ShardJob, SwapJob};
+use rotation::{Direction, Shard, Strategy, Survey};
+
+use crate::farm::{Census, Place, Vault, turned};
+use crate::proxy::{Cut, Proxy};
+
+const TARGETS: &str = "version = 1\n[[table]]\nname = 'vault'\nkey = ['id']\n[[table.column]]\nname = 'secret'\n";
+
+const TABLE: &str = "CREATE TABLE vault (id int PRIMARY KEY, owner int, secret longblob, KEY by_owner (owner))";
+
+/// More than any step of this small a table sends.
+const STATEMENTS_MAX: i64 = 300;
+
+struct Farm {
+    vault: Vault,
+    survey: Survey,
+    census: Census,
+}
+
+impl Farm {
+    async fn new(strategy: Strategy, rows: i64) -> Self {
+        Self::on(Vault::mariadb_bare(TARGETS).await, strategy, rows).await
+    }
+
+    async fn on(mut vault: Vault, strategy: Strategy, rows: i64) -> Self {
+        vault.strategy = strategy;
+        vault.run(TABLE).await;
+        vault.grant("vault", "", "secret").await;
+        let rows: Vec<String> = (0..rows)
+            .map(|at| format!("({at}, {}, {})", at % 9, vault.literal(&vault.raw(&format!("secret {at}"), ""))))
+            .collect();
+        for rows in rows.chunks(1000) {
+            vault.run(&format!("INSERT INTO vault VALUES {}", rows.join(","))).await;
+        }
+        let survey = vault.survey().await;
+        // Only now: the survey measures for its forecast where it may.
+        vault.grant_shadows().await;
+        vault.engine().await.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
+        Self { census: vault.census().await, vault, survey }
+    }
+
+    fn job(&self, shard: &Shard, epoch: u64, direction: Direction) -> ShardJob {
+        self.vault.job(shard, epoch, self.vault.mark(epoch, direction))
+    }
+
+    fn swap_job(&self, epoch: u64, direction: Direction) -> SwapJob {
+        self.vault.swap_job(&self.survey, self.vault.mark(epoch, direction))
+    }
+
+    async fn turn(&self, engine: &Engine) -> Result<(), EngineError> {
+        for shard in &self.survey.shards {
+            engine.reencrypt(&self.job(shard, 2, Direction::Forward), &|_| {}).await?;
+        }
+        engine.finish_shadows(&self.vault.mark(2, Direction::Forward), &|_| {}).await
+    }
+
+    async fn verify(&self, engine: &Engine) -> Result<(), EngineError> {
+        for shard in &self.survey.shards {
+            engine.verify(&self.job(shard, 3, Direction::Forward), &|_| {}).await?;
+        }
+        Ok(())
+    }
+
+    async fn swap(&self, engine: &Engine) -> Result<(), EngineError> {
+        engine.swap(&self.swap_job(4, Direction::Forward), &|_| {}).await
+    }
+
+    async fn turn_back(&self, engine: &Engine) -> Result<(), EngineError> {
+        engine.turn_back(&self.vault.mark(5, Direction::Back)).await
+    }
+
+    async fn swap_back(&self, engine: &Engine) -> Result<(), EngineError> {
+        engine.swap_back(&self.swap_job(6, Direction::Back), &|_| {}).await
+    }
+
+    async fn restore(&self, engine: &Engine) -> Result<(), EngineError> {
+        for shard in &self.survey.shards {
+            engine.reencrypt(&self.job(shard, 7, Direction::Back), &|_| {}).await?;
+            engine.verify(&self.job(shard, 7, Direction::Back), &|_| {}).await?;
+        }
+        Ok(())
+    }
+
+    async fn let_in(&self, engine: &Engine) -> Result<(), EngineError> {
+        engine.lift_fence(&self.vault.mark(8, Direction::Back)).await
+    }
+
+    async fn close(&self, engine: &Engine) -> Result<(), EngineError> {
+        engine.close(&self.vault.mark(9, Direction::Back)).await
+    }
+
+    /// The server and the names that a connection past the proxy needs.
+    async fn engine_behind(&self, statements: i64, cut: Cut) -> (Engine, Proxy) {
+        let Place::Mariadb { server, database, agent, .. } = &self.vault.place else { panic!("MariaDB only") };
+        let proxy = Proxy::mariadb(server.socket(), statements, cut);
+        let config = DatabaseConfig { url: proxy.mariadb_url(agent, database), ..self.vault.config.clone() };
+        (Engine::connect(&config, self.vault.targets.clone()).await.unwrap(), proxy)
+    }
+
+    /// Does the step again and again, letting one statement more through each time, until it is done.
+    async fn through_cuts(&self, cut: Cut, step: impl AsyncFn(&Engine) -> Result<(), EngineError>) -> i64 {
+        let Place::Mariadb { agent, .. } = &self.vault.place else { panic!("MariaDB only") };
+        for statements in 1..STATEMENTS_MAX {
+            let (engine, proxy) = self.engine_behind(statements, cut).await;
+            let ending = async {
+                proxy.last().await;
+                if cut == Cut::Passed {
+                    self.vault.run(&format!("KILL USER {agent}")).await;
+                }
+                std::future::pending::<()>().await;
+            };
+            let done = tokio::select! {
+                done = step(&engine) => done,
+                () = ending => unreachable!("it only waits"),
+            };
+            match done {
+                Ok(()) if proxy.has_cut() => {}
+                Ok(()) => return statements,
+                Err(error) => {
+                    let fault = error.fault();
+                    assert!(fault.retryable, "after {statements} statements: {}", fault.message);
+                }
+            }
+        }
+        panic!("it is not done after {STATEMENTS_MAX} statements")
+    }
+
+    async fn cut_everywhere(&self, cut: Cut) {
+        let mut cuts = self.through_cuts(cut, async |engine| self.turn(engine).await).await;
+        cuts += self.through_cuts(cut, async |engine| self.verify(engine).await).await;
+        cuts += self.through_cuts(cut, async |engine| self.swap(engine).await).await;
+        assert!(self.vault.census().await == turned(&self.census));
+        cuts += self.through_cuts(cut, async |engine| self.turn_back(engine).await).await;
+        cuts += self.through_cuts(cut, async |engine| self.swap_back(engine).await).await;
+        cuts += self.through_cuts(cut, async |engine| self.restore(engine).await).await;
+        cuts += self.through_cuts(cut, async |engine| self.let_in(engine).await).await;
+        cuts += self.through_cuts(cut, async |engine| self.close(engine).await).await;
+        assert!(self.vault.census().await == self.census);
+        let ours = "SELECT CAST(count(*) AS text) FROM information_schema.TABLES
+            WHERE TABLE_SCHEMA = DATABASE() AND (TABLE_NAME LIKE '%_new' OR TABLE_NAME LIKE '%_old')";
+        assert_eq!(self.vault.text(ours).await, "0");
+        // The steps have far more statements than there are steps.
+        assert!(cuts > 60, "{cuts}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_may_be_lost_before_every_statement() {
+    Farm::new(Strategy::Shadow, 12).await.cut_everywhere(Cut::Before).await;
+    Farm::new(Strategy::InPlace, 12).await.cut_everywhere(Cut::Before).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_may_be_lost_after_every_statement() {
+    Farm::new(Strategy::Shadow, 12).await.cut_everywhere(Cut::After).await;
+    Farm::new(Strategy::InPlace, 12).await.cut_everywhere(Cut::After).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_administrator_may_end_the_sessions_at_every_statement() {
+    Farm::new(Strategy::Shadow, 12).await.cut_everywhere(Cut::Passed).await;
+    Farm::new(Strategy::InPlace, 12).await.cut_everywhere(Cut::Passed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_of_somebody_else_is_a_fault_that_may_be_tried_again() {
+    for strategy in [Strategy::InPlace, Strategy::Shadow] {
+        let farm = Farm::new(strategy, 12).await;
+        let engine = farm.vault.engine().await;
+        let mut other = farm.vault.root().await;
+        sqlx::raw_sql("BEGIN; UPDATE vault SET owner = 7 WHERE id = 7").execute(&mut other).await.unwrap();
+        let fault = farm.turn(&engine).await.unwrap_err().fault();
+        assert!(fault.retryable && fault.next_step.contains("lock"), "{fault:?}");
+        sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+        farm.turn(&engine).await.unwrap();
+        farm.verify(&engine).await.unwrap();
+        if strategy == Strategy::Shadow {
+            // A reader in a transaction lets the hold come about, and not the RENAME; a writer not even the hold.
+            for sql in ["BEGIN; SELECT COUNT(*) FROM vault", "BEGIN; UPDATE vault SET owner = 7 WHERE id = 7"] {
+                sqlx::raw_sql(sql).execute(&mut other).await.unwrap();
+                let fault = farm.swap(&engine).await.unwrap_err().fault();
+                assert!(fault.retryable, "{fault:?}");
+                assert!(farm.vault.census().await == farm.census);
+                sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+            }
+        }
+        farm.swap(&engine).await.unwrap();
+        assert!(farm.vault.census().await == turned(&farm.census));
+    }
+}
