@@ -43,7 +43,6 @@ async fn an_observation_that_lies_does_not_pass_for_a_running_process() {
     leader.answer(Work::TakeOffline).await;
     farm.instance.write("lie", "started\n");
     leader.next_phase();
-    leader.let_in().await;
     let fault = leader.ask(Work::StartInstance { key: farm.old.id() }).await.unwrap_err().fault();
     assert_eq!(fault.code, FaultCode::Canary, "{fault}");
     assert!(fault.message.contains("no process listens"), "{fault}");
