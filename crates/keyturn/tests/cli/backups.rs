@@ -210,8 +210,10 @@ fn a_backup_that_is_ended_takes_its_tools_with_it_and_its_password_was_nowhere_t
     let mut locker = runtime.block_on(sqlx::PgConnection::connect(&vault.urls.agent)).expect("connected");
     // Inside its transaction it would see the sessions of one moment for ever.
     let mut watcher = runtime.block_on(sqlx::PgConnection::connect(&vault.urls.agent)).expect("connected");
-    let lock = "CREATE TABLE held (id int); BEGIN; LOCK TABLE held IN ACCESS EXCLUSIVE MODE";
-    runtime.block_on(sqlx::raw_sql(lock).execute(&mut locker)).expect("locked");
+    // Each by itself: sent together, the table would be part of what BEGIN begins, and nobody would see it.
+    for statement in ["CREATE TABLE held (id int)", "BEGIN", "LOCK TABLE held IN ACCESS EXCLUSIVE MODE"] {
+        runtime.block_on(sqlx::raw_sql(statement).execute(&mut locker)).expect("locked");
+    }
     for signal in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGTERM] {
         let (mut backup, dump) = waiting(&runtime, &mut watcher, &vault.farm.path("backup.toml"));
         for place in ["cmdline", "environ"] {

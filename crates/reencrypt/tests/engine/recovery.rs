@@ -75,6 +75,7 @@ on_both! {
         vault.seed(10).await;
         let engine = vault.engine().await;
         engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
+        engine.lift_fence(&vault.mark(2, Direction::Forward)).await.unwrap();
         engine.note(&vault.rotation, NoteKind::Started, "node-1").await.unwrap();
         engine.note(&vault.rotation, NoteKind::Admitted, "node-1").await.unwrap();
         engine.note(&vault.rotation, NoteKind::Offline, "node-2").await.unwrap();
