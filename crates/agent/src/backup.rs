@@ -41,9 +41,9 @@ pub trait BackupTools: Send + Sync + fmt::Debug {
     /// Archives the application's folder.
     async fn archive(&self, job: &BackupJob<'_>) -> Result<FolderArchive, Fault>;
 
-    /// Loads a backup that was proved into the empty database of this URL, owners and rights with it. Of a database that
-    /// has a server; a file is copied.
-    async fn load(&self, path: &Path, url: &str) -> Result<(), Fault>;
+    /// Loads a backup that was proved into the empty database of this URL, owners and rights with it, if its file is still
+    /// what was proved. Of a database that has a server; a file is copied.
+    async fn load(&self, backup: &DatabaseBackup, url: &str) -> Result<(), Fault>;
 }
 
 /// As the agent holds them.

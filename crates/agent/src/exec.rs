@@ -1,6 +1,7 @@
 //! Runs one command of the configuration: argv and no shell, a deadline, bounded output, an environment without
 //! secrets; a command that does not end in time is killed with everything it started.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -22,9 +23,14 @@ const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 const OUTPUT_GRACE: Duration = Duration::from_millis(500);
 /// How much of a command's error output a fault repeats.
 const TAIL_CHARS_MAX: usize = 400;
-/// What a command may see of the agent's environment. Everything else is withheld: it may hold secrets.
+/// What a program may see of the agent's environment. Everything else is withheld: it may hold secrets.
 const ENVIRONMENT: [&str; 8] =
     ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"];
+
+/// Of the agent's own environment, what a program may see that it starts.
+pub fn harmless_environment() -> impl Iterator<Item = (&'static str, OsString)> {
+    ENVIRONMENT.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)))
+}
 
 /// Who runs the commands of the configuration.
 #[tonic::async_trait]
@@ -128,7 +134,7 @@ async fn run(
     let mut child = tokio::process::Command::new(command.program())
         .args(command.arguments())
         .env_clear()
-        .envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+        .envs(harmless_environment())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -40,5 +40,6 @@ pub use config::{
     StoreConfig, TlsConfig,
 };
 pub use durable::DurableError;
+pub use exec::harmless_environment;
 pub use harden::HardenError;
 pub use run::{RunError, held_for, open_store, run, run_with};

@@ -24,7 +24,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use server::SpareDatabase;
+pub use server::{Extension, SpareDatabase};
 
 /// What `keyturn demo` was asked for.
 #[derive(Debug, Clone)]

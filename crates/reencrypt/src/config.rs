@@ -2,12 +2,16 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::mysql::MySqlConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
+
+use crate::percent;
 
 /// Connections that an engine holds at once unless configured: two shards with a reader and a writer each, and one
 /// for everything else.
@@ -54,6 +58,11 @@ pub struct DatabaseConfig {
 }
 
 impl DatabaseConfig {
+    /// A SQLite file, to be read and not written.
+    pub fn sqlite_file(path: &Path) -> Self {
+        Self::new(format!("{}?mode=ro", sqlite_url(path)))
+    }
+
     /// The configuration for this URL, everything else by default.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
@@ -84,6 +93,11 @@ impl fmt::Debug for DatabaseConfig {
     }
 }
 
+/// The URL of a SQLite file, whatever its name holds.
+pub(crate) fn sqlite_url(path: &Path) -> String {
+    format!("sqlite://{}", percent::encoded(path.as_os_str().as_bytes()))
+}
+
 /// A database URL that cannot be used. Never quotes the URL, which may hold a password.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseUrlError {
@@ -96,6 +110,9 @@ pub enum DatabaseUrlError {
     /// SQLite in memory cannot be shared with the application.
     #[error("the database url names no file: write sqlite:///absolute/path")]
     NoFile,
+    /// No tool of the database could be told so.
+    #[error("the database url's {0} holds a line break, which no tool of the database takes; name a file")]
+    Control(&'static str),
     /// MariaDB would connect, and know no table by its name alone.
     #[error("the database url names no database: write mariadb://user@host/database")]
     NoDatabase,
@@ -157,6 +174,17 @@ mod tests {
         assert!(matches!(parse("oracle://a@b/c"), Err(DatabaseUrlError::Scheme(scheme)) if scheme == "oracle"));
         assert!(matches!(parse("sqlite::memory:"), Err(DatabaseUrlError::NoFile)));
         assert!(matches!(parse("sqlite://"), Err(DatabaseUrlError::NoFile)));
+    }
+
+    #[test]
+    fn a_file_is_found_whatever_its_name_holds() {
+        for path in ["/a/plain.db", "/a b/50%?mode=rw#x&y=ü.db"] {
+            let Ok(Location::Sqlite(options)) = Location::parse(&DatabaseConfig::sqlite_file(Path::new(path)).url)
+            else {
+                panic!("{path} is not understood")
+            };
+            assert_eq!(options.get_filename(), Path::new(path));
+        }
     }
 
     #[test]

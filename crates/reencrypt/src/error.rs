@@ -144,6 +144,9 @@ pub enum EngineError {
     /// The ledger holds what cannot be read.
     #[error("the ledger in the database cannot be read: {0}")]
     LedgerUnreadable(String),
+    /// A database under the name that one loaded from a backup would have.
+    #[error("database {0} is there, and this login did not load it from this backup")]
+    NotLoaded(String),
     /// A file that is no whole database.
     #[error("the database file is damaged: {0}")]
     Damaged(String),
@@ -255,6 +258,7 @@ impl EngineError {
             | Self::LedgerOpen(_)
             | Self::LedgerUnreadable(_)
             | Self::Damaged(_)
+            | Self::NotLoaded(_)
             | Self::LedgerOld(_)
             | Self::Space { .. }
             | Self::ShadowState { .. } => FaultCode::Database,
@@ -311,6 +315,7 @@ impl EngineError {
             | Self::LedgerOpen(_)
             | Self::LedgerUnreadable(_)
             | Self::Damaged(_)
+            | Self::NotLoaded(_)
             | Self::LedgerOld(_)
             | Self::Shadows(_)
             | Self::Space { .. }
@@ -370,6 +375,7 @@ impl EngineError {
             }
             Self::LedgerOpen(_) => "end that rotation first: `keyturn rotation status`, or `keyturn recover`",
             Self::Damaged(_) => "restore a backup that is whole: `keyturn recover --backup`",
+            Self::NotLoaded(_) => "find out who made it, drop or rename it, then run `keyturn recover --backup` again",
             Self::LedgerUnreadable(_) => "use the release that wrote the ledger on every node",
             Self::LedgerOld(_) => "end that rotation with the release that began it, then go on with this one",
             Self::Shadows(_) => "leave --strategy at auto: such tables are re-encrypted in place",

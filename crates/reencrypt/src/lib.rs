@@ -21,6 +21,7 @@ mod ledger;
 mod offload;
 mod pace;
 mod pass;
+mod percent;
 mod restore;
 pub mod scan;
 mod shadow;
@@ -33,6 +34,7 @@ mod transform;
 
 pub use census::{CensusRequest, TableCensus};
 pub use config::{DatabaseConfig, DatabaseUrlError};
+pub use dialect::{libpq_fields, role_names};
 pub use engine::{Engine, Progress, ShardJob, SurveyRequest, SwapJob};
 pub use error::EngineError;
 pub use history::{LedgerRotation, NoteKind};

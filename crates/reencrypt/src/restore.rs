@@ -39,14 +39,13 @@ impl RestorePlace {
         let parse = |url: &str| Location::parse(url).map_err(EngineError::Url);
         let place = match parse(&config.url)? {
             Location::Sqlite(options) => {
-                Place::Sqlite(SqlitePlace::new(options.get_filename().to_owned(), &tag, config.sessions_wait))
+                Place::Sqlite(SqlitePlace::new(options.get_filename().to_owned(), &tag, digest, config.sessions_wait))
             }
             Location::Postgres(options) => {
-                let url = login.unwrap_or(&config.url);
-                let Location::Postgres(login) = parse(url)? else {
+                let Location::Postgres(login) = parse(login.unwrap_or(&config.url))? else {
                     return Err(EngineError::Configuration("the URL to restore with is of another system".to_owned()));
                 };
-                Place::Postgres(Box::new(PostgresPlace::new(&options, *login, url, &tag, config)))
+                Place::Postgres(Box::new(PostgresPlace::new(*options, *login, &tag, digest, config)))
             }
             Location::Mariadb(_) => {
                 return Err(EngineError::Unsupported("this release puts no backup of MariaDB back".to_owned()));
@@ -71,6 +70,14 @@ impl RestorePlace {
         }
     }
 
+    /// Whether the backup is loaded by one as whom any function of the database may do anything.
+    pub async fn loads_as_superuser(&self) -> Result<bool, EngineError> {
+        match &self.place {
+            Place::Postgres(place) => place.loads_as_superuser().await,
+            Place::Sqlite(_) => Ok(false),
+        }
+    }
+
     /// How far it has come.
     pub async fn stage(&self) -> Result<RestoreStage, EngineError> {
         match &self.place {
@@ -88,7 +95,16 @@ impl RestorePlace {
         }
     }
 
-    /// Copies the backup of a SQLite database beside the damaged one.
+    /// Whether what was loaded by an earlier attempt is still what the backup holds, as far as that can be told cheaply.
+    pub fn is_as_loaded(&self) -> Result<bool, EngineError> {
+        match &self.place {
+            // It says itself of which backup it is.
+            Place::Postgres(_) => Ok(true),
+            Place::Sqlite(place) => place.is_as_loaded(),
+        }
+    }
+
+    /// Copies the backup of a SQLite database beside the damaged one. What is copied must be of the backup's digest.
     pub fn copy(&self, backup: &Path) -> Result<(), EngineError> {
         match &self.place {
             Place::Postgres(_) => Ok(()),
@@ -104,18 +120,19 @@ impl RestorePlace {
         }
     }
 
-    /// Where the loaded database can be looked at.
-    pub fn loaded_url(&self) -> String {
+    /// Where the loaded database can be looked at, as the agent's own role.
+    pub fn loaded_url(&self) -> Result<String, EngineError> {
         match &self.place {
             Place::Postgres(place) => place.loaded_url(),
-            Place::Sqlite(place) => place.loaded_url(),
+            Place::Sqlite(place) => Ok(place.loaded_url()),
         }
     }
 
-    /// Moves the damaged database aside and the loaded one into its place. Refused while anybody has it open.
-    pub async fn put_in_place(&self) -> Result<(), EngineError> {
+    /// Moves the damaged database aside and the loaded one into its place. Refused while anybody has it open. With
+    /// `lift_fence` the application's role is let in again, which a rotation that goes with the damaged one had shut out.
+    pub async fn put_in_place(&self, lift_fence: bool) -> Result<(), EngineError> {
         match &self.place {
-            Place::Postgres(place) => place.put_in_place().await,
+            Place::Postgres(place) => place.put_in_place(lift_fence).await,
             Place::Sqlite(place) => place.put_in_place().await,
         }
     }

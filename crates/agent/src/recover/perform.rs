@@ -42,7 +42,7 @@ impl Recovery {
                 Ok(format!("encryption.config holds key {key}"))
             }
             Step::LoadBackup { .. } => self.load_backup().await,
-            Step::PutInPlace { .. } => self.put_in_place().await,
+            Step::PutInPlace { lift_fence, .. } => self.put_in_place(*lift_fence).await,
             Step::StartInstance { key } => self.start(*key).await,
             Step::AdmitInstance { rotation } => self.admit(*rotation).await,
             Step::LeaveMark { rotation, key } => {

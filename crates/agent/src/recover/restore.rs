@@ -30,10 +30,14 @@ pub struct RestoreFindings<'a> {
     pub stage: RestoreStage,
     /// Under which name the damaged database is kept.
     pub kept_as: String,
+    /// It is loaded by a superuser, and so are the functions called that it defines.
+    pub by_superuser: bool,
     /// What was found of the damaged database and this node; `Err` when the database cannot be looked at.
     pub found: Result<&'a Findings, &'a Fault>,
     /// The rotation that the agent followed last.
     pub followed: Option<RotationId>,
+    /// In that one this node was taken offline, and the application's role may be shut out since.
+    pub was_held: bool,
     /// The other nodes of the plan that this node keeps; `None` when it keeps none.
     pub others: Option<Vec<NodeId>>,
 }
@@ -71,8 +75,11 @@ pub fn decide_restore(on: &RestoreFindings<'_>, choice: &Choice) -> Decision {
             return waits(key, steps, &at_risk);
         }
     }
-    steps.push(Step::LoadBackup { path: on.backup.path.clone(), key });
-    steps.push(Step::PutInPlace { kept_as: on.kept_as.clone() });
+    steps.push(Step::LoadBackup { path: on.backup.path.clone(), key, by_superuser: on.by_superuser });
+    // Who shut the role out is in the ledger, else what this node remembers has to do. A role that an administrator
+    // locked stays locked.
+    let lift_fence = on.found.map_or(on.was_held, |found| found.ledger.iter().any(|rotation| rotation.role_fenced));
+    steps.push(Step::PutInPlace { kept_as: on.kept_as.clone(), lift_fence });
     Decision { verdict: Verdict::Restore, why, key: Some(key), steps, next_steps: Vec::new() }
 }
 
@@ -154,7 +161,8 @@ impl Recovery {
     /// Decides how the proved backup is put back.
     pub async fn decide_restore(&self, found: Result<&Findings, &Fault>, choice: &Choice) -> Result<Decision, Fault> {
         let Restore { backup, place } = self.proved()?;
-        let followed = self.memory.pin.current().map(|followed| followed.rotation);
+        let current = self.memory.pin.current();
+        let (followed, was_held) = (current.map(|one| one.rotation), current.is_some_and(|one| one.was_held));
         let kept = match followed {
             Some(rotation) => self.memory.kept.read(rotation).map_err(|error| durable(&error))?,
             None => None,
@@ -162,32 +170,36 @@ impl Recovery {
         let node = self.config.node.clone();
         let others = kept.map(|kept| kept.plan.nodes.into_keys().filter(|other| *other != node).collect());
         let stage = place.stage().await.map_err(|error| error.fault())?;
-        let on = RestoreFindings { node, backup, stage, kept_as: place.kept_as(), found, followed, others };
+        let by_superuser = place.loads_as_superuser().await.map_err(|error| error.fault())?;
+        let kept_as = place.kept_as();
+        let on = RestoreFindings { node, backup, stage, kept_as, by_superuser, found, followed, was_held, others };
         Ok(decide_restore(&on, choice))
     }
 
     pub(super) async fn load_backup(&self) -> Result<String, Fault> {
         let Restore { backup, place } = self.proved()?;
-        if place.stage().await.map_err(|error| error.fault())? == RestoreStage::Loaded {
+        if place.stage().await.map_err(|error| error.fault())? == RestoreStage::Loaded
+            && place.is_as_loaded().map_err(|error| error.fault())?
+        {
             return Ok("it was loaded before".to_owned());
         }
-        let path = Path::new(&backup.path);
         match place.prepare().await.map_err(|error| error.fault())? {
-            Some(url) => self.backups.load(path, &url).await?,
-            None => place.copy(path).map_err(|error| error.fault())?,
+            Some(url) => self.backups.load(backup, &url).await?,
+            None => place.copy(Path::new(&backup.path)).map_err(|error| error.fault())?,
         }
         place.loaded().await.map_err(|error| error.fault())?;
         Ok("it lies whole beside the damaged database".to_owned())
     }
 
     /// What was loaded is looked at once more before it takes the place.
-    pub(super) async fn put_in_place(&self) -> Result<String, Fault> {
+    pub(super) async fn put_in_place(&self, lift_fence: bool) -> Result<String, Fault> {
         let Restore { backup, place } = self.proved()?;
         if place.stage().await.map_err(|error| error.fault())? == RestoreStage::InPlace {
             return Ok("it is in its place".to_owned());
         }
         let configured = self.config.database.engine(&self.config.node).map_err(|error| configuration(&error))?;
-        let loaded = reencrypt::DatabaseConfig { url: place.loaded_url(), ..configured };
+        let url = place.loaded_url().map_err(|error| error.fault())?;
+        let loaded = reencrypt::DatabaseConfig { url, ..configured };
         let engine = Engine::connect(&loaded, self.engine.targets().clone()).await.map_err(|error| error.fault())?;
         engine.check_file().await.map_err(|error| error.fault())?;
         let keys = [self.key(backup.key)?];
@@ -204,7 +216,7 @@ impl Recovery {
             }
         }
         drop(engine);
-        place.put_in_place().await.map_err(|error| {
+        place.put_in_place(lift_fence).await.map_err(|error| {
             let mut fault = error.fault();
             if fault.code == FaultCode::SessionsRemain {
                 "take the named instances offline (`keyturn recover` on their nodes does), then run this again"

@@ -78,11 +78,15 @@ pub enum Step {
         path: String,
         /// The key that it is under.
         key: KeyId,
+        /// By a superuser, as whom functions that the database defines run meanwhile.
+        by_superuser: bool,
     },
     /// The damaged database is moved aside, and the loaded one takes its place.
     PutInPlace {
         /// Under which name the damaged one is kept.
         kept_as: String,
+        /// The application's role, which a rotation shut out, is let in again.
+        lift_fence: bool,
     },
     /// The instance is started, without clients, and opens a value that was encrypted just now.
     StartInstance {
@@ -157,14 +161,22 @@ impl fmt::Display for Step {
             Self::ActivatePending { key, .. } => {
                 write!(f, "make the pending file (which holds key {key}) encryption.config, and date the present one")
             }
-            Self::LoadBackup { path, key } => {
-                write!(f, "load {path}, which is under key {key}, beside the damaged database")
+            Self::LoadBackup { path, key, by_superuser } => {
+                write!(f, "load {path}, which is under key {key}, beside the damaged database")?;
+                if *by_superuser {
+                    f.write_str(
+                        ", as a superuser: functions that its constraints and indexes call can do anything to the server \
+                         meanwhile, so only if you trust who could define them (docs/database.md says how to do without)",
+                    )?;
+                }
+                Ok(())
             }
-            Self::PutInPlace { kept_as } => {
+            Self::PutInPlace { kept_as, lift_fence } => {
                 write!(
                     f,
                     "move the damaged database aside (it is kept as {kept_as}) and put the loaded one into its place"
-                )
+                )?;
+                if *lift_fence { f.write_str(", and let the application's role in again") } else { Ok(()) }
             }
             Self::StartInstance { key } => {
                 write!(f, "start the instance without clients, and have it open a value under key {key}")

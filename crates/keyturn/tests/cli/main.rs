@@ -7,6 +7,7 @@ mod db;
 mod examples;
 mod farm;
 mod help;
+mod hostile;
 mod keys;
 mod operator;
 mod pki;

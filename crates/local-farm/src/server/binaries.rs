@@ -16,6 +16,9 @@ const VERSIONS: &str = "/usr/lib/postgresql";
 /// The user that PostgreSQL's packages make; its programs refuse to run as root.
 const USER: &str = "postgres";
 
+/// What a server and its tools may see of our environment.
+const ENVIRONMENT: [&str; 3] = ["PATH", "LANG", "TZ"];
+
 /// PostgreSQL's programs.
 #[derive(Debug, Clone)]
 pub(super) struct Binaries {
@@ -56,9 +59,9 @@ impl Binaries {
     pub(super) fn command(&self, program: &str) -> Command {
         let program = self.folder.join(program);
         let mut command = match &self.user {
-            None => Command::new(program),
+            None => self::program(program),
             Some(user) => {
-                let mut command = Command::new("setpriv");
+                let mut command = self::program("setpriv");
                 command.args([format!("--reuid={}", user.uid), format!("--regid={}", user.gid)]);
                 command.args(["--clear-groups", "--"]).arg(program);
                 command
@@ -68,6 +71,13 @@ impl Binaries {
         command.current_dir("/").env("LC_ALL", "C.UTF-8").kill_on_drop(true);
         command
     }
+}
+
+/// A program that sees of our own environment only what is harmless; the rest may hold secrets.
+pub(super) fn program(path: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(path);
+    command.env_clear().envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command
 }
 
 fn newest_version() -> Option<PathBuf> {

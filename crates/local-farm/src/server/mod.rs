@@ -2,6 +2,7 @@
 
 mod binaries;
 mod mariadb;
+mod restoring;
 mod roles;
 mod spare;
 mod temporary;
@@ -15,6 +16,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 
 use crate::database::Database;
 use mariadb::{ADMINISTRATOR, TemporaryMariadb, Users};
+pub use restoring::Extension;
 use roles::Roles;
 pub use spare::SpareDatabase;
 use temporary::TemporaryServer;

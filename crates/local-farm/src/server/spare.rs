@@ -1,10 +1,12 @@
-//! An empty database of this machine's own binaries, for measurements: gone when it is no longer wanted.
+//! An empty database of this machine's own binaries, for measurements and for proving backups: gone when it is no longer wanted.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use tempfile::TempDir;
 
+use super::restoring::{self, Extension, RESTORER};
+use super::roles::Roles;
 use super::{Place, UnusableDatabase, VaultDatabase};
 use crate::WrongUsage;
 
@@ -36,6 +38,18 @@ impl SpareDatabase {
     /// Its URL, with all rights.
     pub fn url(&self) -> &str {
         &self.database.admin_url
+    }
+
+    /// Prepares it for a backup of somebody else's database: roles of these names are there, without any right, and these
+    /// extensions. Answers the URL of a role that owns it and may do nothing beyond it, as which all that the backup defines
+    /// is made and run. Of PostgreSQL alone.
+    pub async fn for_restore(&self, roles: &[String], extensions: &[Extension]) -> anyhow::Result<String> {
+        let Place::Temporary(server) = &self.database.place else {
+            bail!("a {} database is not restored into as a role of its own", self.database.kind())
+        };
+        let database = Roles::of_own_server().database;
+        restoring::prepare(self.url(), &database, roles, extensions).await?;
+        Ok(server.url(RESTORER, &database))
     }
 
     /// Ends its server and removes its files.

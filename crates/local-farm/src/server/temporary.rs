@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::str::FromStr as _;
@@ -13,6 +14,7 @@ use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::Instant;
 
 use super::binaries::Binaries;
@@ -27,6 +29,9 @@ pub(super) const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// How often a starting server is asked.
 pub(super) const POLL: Duration = Duration::from_millis(50);
 
+/// How much of a server's log is repeated.
+const LOG_BYTES_MAX: usize = 16 * 1024;
+
 /// A path of a unix socket has at most 107 bytes, `/.s.PGSQL.5432` included.
 const SOCKET_FOLDER_BYTES_MAX: usize = 90;
 
@@ -36,6 +41,7 @@ pub(super) struct TemporaryServer {
     binaries: Binaries,
     /// Holds `data` and is itself the folder of the socket.
     folder: TempDir,
+    log: Log,
     child: Child,
     process: ProcessIdentity,
 }
@@ -55,8 +61,9 @@ impl TemporaryServer {
         initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync"]);
         initdb.stdout(Stdio::null());
         run(initdb, "initdb").await?;
-        let (child, process) = spawn(&binaries, folder.path())?;
-        let mut server = Self { binaries, folder, child, process };
+        let log = Log::new()?;
+        let (child, process) = spawn(&binaries, folder.path(), &log)?;
+        let mut server = Self { binaries, folder, log, child, process };
         server.wait_ready().await?;
         Ok(server)
     }
@@ -67,10 +74,15 @@ impl TemporaryServer {
         format!("postgres://{role}@{socket}/{database}")
     }
 
+    #[cfg(test)]
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Ends the server as `systemctl restart` would, and starts it again.
     pub(super) async fn restart(&mut self) -> anyhow::Result<()> {
         self.end().await?;
-        (self.child, self.process) = spawn(&self.binaries, self.folder.path())?;
+        (self.child, self.process) = spawn(&self.binaries, self.folder.path(), &self.log)?;
         self.wait_ready().await
     }
 
@@ -105,7 +117,7 @@ impl TemporaryServer {
                 Ok(connection) => return connection.close().await.context("closing a connection to PostgreSQL"),
                 Err(error) => {
                     if let Some(status) = self.child.try_wait()? {
-                        bail!("PostgreSQL ended at once ({status}): {}", self.log());
+                        bail!("PostgreSQL ended at once ({status}): {}", self.log.text());
                     }
                     if Instant::now() >= deadline {
                         return Err(error).context("PostgreSQL did not take connections in time");
@@ -115,20 +127,49 @@ impl TemporaryServer {
             tokio::time::sleep(POLL).await;
         }
     }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-    }
 }
 
 impl Drop for TemporaryServer {
     fn drop(&mut self) {
         // SIGQUIT: the server ends all its processes at once. Killed itself, it would leave them to find out.
         let _ = self.process.signal(Signal::SIGQUIT);
+        wait_for_end(&self.process);
+    }
+}
+
+/// Waits until a process that was told to end has ended, before its folder goes; without holding up other tasks.
+pub(super) fn wait_for_end(process: &ProcessIdentity) {
+    let wait = || {
         let deadline = std::time::Instant::now() + STOP_LIMIT;
-        while self.process.is_alive() && std::time::Instant::now() < deadline {
+        while process.is_alive() && std::time::Instant::now() < deadline {
             std::thread::sleep(POLL);
         }
+    };
+    match Handle::try_current() {
+        Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => tokio::task::block_in_place(wait),
+        Ok(_) | Err(_) => wait(),
+    }
+}
+
+/// What a server says: in a file without a name, since its folder belongs to another user, who could lay a link there.
+#[derive(Debug)]
+pub(super) struct Log(fs::File);
+
+impl Log {
+    pub(super) fn new() -> anyhow::Result<Self> {
+        tempfile::tempfile().map(Self).context("making the server's log")
+    }
+
+    /// For a process to write into.
+    pub(super) fn output(&self) -> anyhow::Result<Stdio> {
+        self.0.try_clone().map(Stdio::from).context("sharing the log")
+    }
+
+    /// Its beginning, in which a server that does not start says why.
+    pub(super) fn text(&self) -> String {
+        let mut bytes = vec![0; LOG_BYTES_MAX];
+        let length = self.0.read_at(&mut bytes, 0).unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
     }
 }
 
@@ -146,17 +187,14 @@ pub(super) fn folder(prefix: &str) -> std::io::Result<TempDir> {
     builder().tempdir_in("/tmp")
 }
 
-fn spawn(binaries: &Binaries, folder: &Path) -> anyhow::Result<(Child, ProcessIdentity)> {
-    let path = folder.join("log");
-    let log = fs::File::options().create(true).append(true).open(&path);
-    let log = log.with_context(|| format!("opening {}", path.display()))?;
+fn spawn(binaries: &Binaries, folder: &Path, log: &Log) -> anyhow::Result<(Child, ProcessIdentity)> {
     let mut postgres = binaries.command("postgres");
     postgres.arg("-D").arg(folder.join("data")).arg("-k").arg(folder);
     postgres.args(["-c", "listen_addresses=", "-c", "max_connections=60"]);
     // A signal from the terminal is for the demo, which ends the server in order; and dropping the handle must not
     // kill the server without its processes.
     postgres.process_group(0).kill_on_drop(false);
-    postgres.stdin(Stdio::null()).stdout(log.try_clone().context("sharing the log")?).stderr(log);
+    postgres.stdin(Stdio::null()).stdout(log.output()?).stderr(log.output()?);
     let child = postgres.spawn().context("starting PostgreSQL")?;
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
     let process = pid.and_then(ProcessIdentity::of).context("PostgreSQL ended before it began")?;

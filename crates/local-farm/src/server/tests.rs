@@ -31,6 +31,19 @@ async fn a_temporary_server_restarts_with_its_data_and_can_be_dumped() {
 }
 
 #[tokio::test]
+async fn nothing_is_written_where_a_link_in_the_server_s_folder_leads() {
+    let target = tempfile::NamedTempFile::new().unwrap();
+    let mut server = TemporaryServer::start().await.unwrap();
+    let folder = server.folder().to_owned();
+    assert!(!folder.join("log").exists());
+    // As the server's user could, whom the folder belongs to.
+    std::os::unix::fs::symlink(target.path(), folder.join("log")).unwrap();
+    server.restart().await.unwrap();
+    server.stop().await.unwrap();
+    assert_eq!(fs::read(target.path()).unwrap(), b"");
+}
+
+#[tokio::test]
 async fn a_temporary_mariadb_restarts_with_its_data_and_can_be_dumped() {
     let folder = tempfile::tempdir().unwrap();
     let mut place = VaultDatabase::prepare("mariadb", folder.path()).await.unwrap();

@@ -25,6 +25,7 @@ use scratch::{Scratch, ScratchNames};
 
 pub(crate) use mariadb::Mariadb;
 pub(crate) use postgres::{Postgres, PostgresPlace};
+pub use postgres::{libpq_fields, role_names};
 pub(crate) use sqlite::{Sqlite, SqlitePlace};
 
 /// How much one page of rows may hold.

@@ -26,6 +26,7 @@ mod planner;
 mod proxy;
 mod recovery;
 mod rest;
+mod restore;
 mod rotate;
 mod scan;
 mod schema;

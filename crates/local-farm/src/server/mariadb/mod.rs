@@ -17,7 +17,8 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use super::UnusableDatabase;
-use super::temporary::{POLL, START_LIMIT, STOP_LIMIT, folder, run};
+use super::binaries;
+use super::temporary::{Log, POLL, START_LIMIT, STOP_LIMIT, folder, run, wait_for_end};
 use crate::process::ProcessIdentity;
 
 pub(super) use users::{Users, grant};
@@ -67,9 +68,9 @@ impl Programs {
     fn command(&self, program: &str) -> Command {
         let path = path_of(program).unwrap_or_else(|| PathBuf::from(program));
         let mut command = match &self.user {
-            None => Command::new(path),
+            None => binaries::program(path),
             Some(user) => {
-                let mut command = Command::new("setpriv");
+                let mut command = binaries::program("setpriv");
                 command.args([format!("--reuid={}", user.uid), format!("--regid={}", user.gid)]);
                 command.args(["--clear-groups", "--"]).arg(path);
                 command
@@ -95,6 +96,7 @@ pub(super) struct TemporaryMariadb {
     programs: Programs,
     /// Holds `data` and the socket.
     folder: TempDir,
+    log: Log,
     child: Child,
     process: ProcessIdentity,
 }
@@ -115,8 +117,9 @@ impl TemporaryMariadb {
         install.args(["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]);
         install.stdout(Stdio::null());
         run(install, "mariadb-install-db").await?;
-        let (child, process) = spawn(&programs, folder.path())?;
-        let mut server = Self { programs, folder, child, process };
+        let log = Log::new()?;
+        let (child, process) = spawn(&programs, folder.path(), &log)?;
+        let mut server = Self { programs, folder, log, child, process };
         server.wait_ready().await?;
         Ok(server)
     }
@@ -133,7 +136,7 @@ impl TemporaryMariadb {
     /// Ends the server as `systemctl restart` would, and starts it again.
     pub(super) async fn restart(&mut self) -> anyhow::Result<()> {
         self.end().await?;
-        (self.child, self.process) = spawn(&self.programs, self.folder.path())?;
+        (self.child, self.process) = spawn(&self.programs, self.folder.path(), &self.log)?;
         self.wait_ready().await
     }
 
@@ -169,7 +172,7 @@ impl TemporaryMariadb {
                 Ok(connection) => return connection.close().await.context("closing a connection to MariaDB"),
                 Err(error) => {
                     if let Some(status) = self.child.try_wait()? {
-                        bail!("MariaDB ended at once ({status}): {}", self.log());
+                        bail!("MariaDB ended at once ({status}): {}", self.log.text());
                     }
                     if Instant::now() >= deadline {
                         return Err(error).context("MariaDB did not take connections in time");
@@ -179,27 +182,17 @@ impl TemporaryMariadb {
             tokio::time::sleep(POLL).await;
         }
     }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-    }
 }
 
 impl Drop for TemporaryMariadb {
     fn drop(&mut self) {
         // One process, whose files go with it.
         let _ = self.process.signal(Signal::SIGKILL);
-        let deadline = std::time::Instant::now() + STOP_LIMIT;
-        while self.process.is_alive() && std::time::Instant::now() < deadline {
-            std::thread::sleep(POLL);
-        }
+        wait_for_end(&self.process);
     }
 }
 
-fn spawn(programs: &Programs, folder: &Path) -> anyhow::Result<(Child, ProcessIdentity)> {
-    let path = folder.join("log");
-    let log = fs::File::options().create(true).append(true).open(&path);
-    let log = log.with_context(|| format!("opening {}", path.display()))?;
+fn spawn(programs: &Programs, folder: &Path, log: &Log) -> anyhow::Result<(Child, ProcessIdentity)> {
     let mut server = programs.command("mariadbd");
     for (option, file) in [("datadir", "data"), ("socket", "socket"), ("pid-file", "pid")] {
         server.arg(format!("--{option}={}", folder.join(file).display()));
@@ -210,7 +203,7 @@ fn spawn(programs: &Programs, folder: &Path) -> anyhow::Result<(Child, ProcessId
     server.args(["--innodb-buffer-pool-size=512M", "--innodb-log-file-size=256M"]);
     // A signal from the terminal is for the demo, which ends the server in order.
     server.process_group(0).kill_on_drop(false);
-    server.stdin(Stdio::null()).stdout(log.try_clone().context("sharing the log")?).stderr(log);
+    server.stdin(Stdio::null()).stdout(log.output()?).stderr(log.output()?);
     let child = server.spawn().context("starting MariaDB")?;
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
     let process = pid.and_then(ProcessIdentity::of).context("MariaDB ended before it began")?;

@@ -6,13 +6,16 @@ mod history;
 mod layout;
 mod ledger;
 mod load;
+mod login;
 mod look;
 mod mend;
+mod names;
 mod place;
 mod replication;
 mod role;
 mod rows;
 mod scan;
+mod settings;
 mod shadow;
 #[cfg(test)]
 mod tests;
@@ -21,6 +24,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use login::libpq_fields;
+pub use names::role_names;
 pub(crate) use place::PostgresPlace;
 
 use async_trait::async_trait;
@@ -191,6 +196,12 @@ async fn connect(options: &PgConnectOptions) -> Result<PgConnection, EngineError
             Err(EngineError::TimedOut { doing, seconds: CONNECT_TIME_MAX.as_secs() })
         }
     }
+}
+
+/// A literal that means the same whatever the session's settings are.
+fn literal(text: &str) -> String {
+    let doubled = text.replace('\'', "''");
+    if doubled.contains('\\') { format!("E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
 }
 
 /// Whether it is permitted. Without it, tables with triggers are refused and all others work.

@@ -7,7 +7,8 @@ use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
-use super::connect;
+use super::login::with_database;
+use super::{connect, literal, settings};
 use crate::error::Doing;
 use crate::restore::RestoreStage;
 use crate::table::quote;
@@ -19,15 +20,6 @@ const MAINTENANCE: &str = "postgres";
 const NAME_BYTES_MAX: usize = 63;
 /// How often it is looked whether everybody has left.
 const POLL: Duration = Duration::from_millis(100);
-/// Settings whose value is a list of names, which is stored as it must be written.
-const LISTS: [&str; 6] = [
-    "local_preload_libraries",
-    "search_path",
-    "session_preload_libraries",
-    "shared_preload_libraries",
-    "temp_tablespaces",
-    "unix_socket_directories",
-];
 
 /// A database's name, and the names of what is made of one backup of it.
 pub(crate) struct PostgresPlace {
@@ -35,21 +27,25 @@ pub(crate) struct PostgresPlace {
     loading: String,
     ready: String,
     aside: String,
+    /// Who makes and renames databases.
     login: PgConnectOptions,
-    url: String,
+    /// As whom the loaded one is looked at: as whom it will be worked on, and no more.
+    agent: PgConnectOptions,
+    /// What a loaded database has as its comment, to be told from any other of its name.
+    mark: String,
     application_role: Option<String>,
     sessions_wait: Duration,
 }
 
 impl PostgresPlace {
     pub(crate) fn new(
-        live: &PgConnectOptions,
+        agent: PgConnectOptions,
         login: PgConnectOptions,
-        url: &str,
         tag: &str,
+        digest: &str,
         config: &DatabaseConfig,
     ) -> Self {
-        let live = live.get_database().unwrap_or_else(|| live.get_username()).to_owned();
+        let live = agent.get_database().unwrap_or_else(|| agent.get_username()).to_owned();
         let ending = format!("_damaged_{tag}");
         let mut aside = live.clone();
         while aside.len() + ending.len() > NAME_BYTES_MAX {
@@ -61,7 +57,8 @@ impl PostgresPlace {
             aside: aside + &ending,
             live,
             login,
-            url: url.to_owned(),
+            agent,
+            mark: format!("loaded by keyturn from the backup of digest {digest}"),
             application_role: config.application_role.clone(),
             sessions_wait: config.sessions_wait,
         }
@@ -75,14 +72,25 @@ impl PostgresPlace {
         &self.aside
     }
 
-    pub(crate) fn loaded_url(&self) -> String {
-        with_database(&self.url, &self.ready)
+    pub(crate) fn loaded_url(&self) -> Result<String, EngineError> {
+        with_database(&self.agent, &self.ready)
+    }
+
+    /// Whether what is loaded is loaded by one as whom any function of the database may do anything.
+    pub(crate) async fn loads_as_superuser(&self) -> Result<bool, EngineError> {
+        let mut server = self.server().await?;
+        let superuser = sqlx::query("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+            .fetch_one(&mut server)
+            .await
+            .and_then(|row| row.try_get(0))
+            .doing(|| "asking for the rights of the login to restore with".to_owned())?;
+        end(server).await;
+        Ok(superuser)
     }
 
     pub(crate) async fn stage(&self) -> Result<RestoreStage, EngineError> {
         let mut server = self.server().await?;
-        let (ready, aside) =
-            (self.exists(&mut server, &self.ready).await?, self.exists(&mut server, &self.aside).await?);
+        let (ready, aside) = (self.is_loaded(&mut server).await?, self.exists(&mut server, &self.aside).await?);
         end(server).await;
         Ok(match (ready, aside) {
             (true, _) => RestoreStage::Loaded,
@@ -91,16 +99,33 @@ impl PostgresPlace {
         })
     }
 
-    /// An empty database of the same owner, encoding and order; one that was half loaded goes first.
+    /// Whether the loaded database is there. It is ours until it is put in place, and says of which backup it is: anybody
+    /// who may make databases could have made one of its name.
+    async fn is_loaded(&self, server: &mut PgConnection) -> Result<bool, EngineError> {
+        let doing = || format!("looking database {} up", self.ready);
+        let row = sqlx::query(
+            "SELECT pg_get_userbyid(datdba) = current_user AND shobj_description(oid, 'pg_database') = $2
+             FROM pg_database WHERE datname = $1",
+        )
+        .bind(&self.ready)
+        .bind(&self.mark)
+        .fetch_optional(server)
+        .await
+        .doing(doing)?;
+        match row.map(|row| row.try_get::<Option<bool>, _>(0)).transpose().doing(doing)? {
+            None => Ok(false),
+            Some(Some(true)) => Ok(true),
+            Some(Some(false) | None) => Err(EngineError::NotLoaded(self.ready.clone())),
+        }
+    }
+
+    /// An empty database of the same encoding and order, our own; one that was half loaded goes first.
     pub(crate) async fn prepare(&self) -> Result<String, EngineError> {
         let mut server = self.server().await?;
         self.run(&mut server, format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote(&self.loading))).await?;
         let mut create = format!("CREATE DATABASE {} TEMPLATE template0", quote(&self.loading));
         if let Some(live) = self.facts(&mut server).await? {
-            let text = |name: &str| live[name].as_str().map(|text| format!("'{}'", text.replace('\'', "''")));
-            if let Some(owner) = live["owner"].as_str() {
-                create.push_str(&format!(" OWNER {}", quote(owner)));
-            }
+            let text = |name: &str| live[name].as_str().map(literal);
             for (clause, field) in
                 [("ENCODING", "encoding_name"), ("LC_COLLATE", "datcollate"), ("LC_CTYPE", "datctype")]
             {
@@ -117,12 +142,14 @@ impl PostgresPlace {
         }
         self.run(&mut server, create).await?;
         end(server).await;
-        Ok(with_database(&self.url, &self.loading))
+        with_database(&self.login, &self.loading)
     }
 
     pub(crate) async fn loaded(&self) -> Result<(), EngineError> {
         let mut server = self.server().await?;
         self.copy_rights(&mut server).await?;
+        let marked = format!("COMMENT ON DATABASE {} IS {}", quote(&self.loading), literal(&self.mark));
+        self.run(&mut server, marked).await?;
         self.empty(&mut server, &self.loading, true).await?;
         self.run(&mut server, format!("ALTER DATABASE {} RENAME TO {}", quote(&self.loading), quote(&self.ready)))
             .await?;
@@ -130,10 +157,14 @@ impl PostgresPlace {
         Ok(())
     }
 
-    /// The application's role is let in again, as it was before the rotation that the restored database knows nothing of;
-    /// whoever goes on fences it anew.
-    pub(crate) async fn put_in_place(&self) -> Result<(), EngineError> {
+    /// With `lift_fence` the application's role is let in again, as it was before the rotation that the restored database
+    /// knows nothing of; whoever goes on fences it anew.
+    pub(crate) async fn put_in_place(&self, lift_fence: bool) -> Result<(), EngineError> {
         let mut server = self.server().await?;
+        if !self.is_loaded(&mut server).await? {
+            return Err(EngineError::NotLoaded(self.ready.clone()));
+        }
+        let facts = self.facts(&mut server).await?;
         if self.exists(&mut server, &self.live).await? {
             self.empty(&mut server, &self.live, false).await?;
         }
@@ -149,7 +180,14 @@ impl PostgresPlace {
         }
         self.run(&mut transaction, format!("ALTER DATABASE {} RENAME TO {}", quote(&self.ready), quote(&self.live)))
             .await?;
-        if let Some(role) = &self.application_role {
+        // Its owner's, and called what the live one was called, only from here on.
+        let comment = facts.as_ref().and_then(|live| live["comment"].as_str()).map_or("NULL".to_owned(), literal);
+        self.run(&mut transaction, format!("COMMENT ON DATABASE {} IS {comment}", quote(&self.live))).await?;
+        if let Some(owner) = facts.as_ref().and_then(|live| live["owner"].as_str()) {
+            let owned = format!("ALTER DATABASE {} OWNER TO {}", quote(&self.live), quote(owner));
+            self.run(&mut transaction, owned).await?;
+        }
+        if let Some(role) = self.application_role.as_ref().filter(|_| lift_fence) {
             self.run(&mut transaction, format!("ALTER ROLE {} LOGIN", quote(role))).await?;
         }
         transaction.commit().await.doing(doing)?;
@@ -174,11 +212,14 @@ impl PostgresPlace {
             }
             if own {
                 let doing = || format!("ending sessions in database {database}");
-                sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1")
-                    .bind(database)
-                    .execute(&mut *server)
-                    .await
-                    .doing(doing)?;
+                sqlx::query(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                     WHERE datname = $1 AND usename = session_user AND pid <> pg_backend_pid()",
+                )
+                .bind(database)
+                .execute(&mut *server)
+                .await
+                .doing(doing)?;
             }
             if started.elapsed() >= self.sessions_wait {
                 return Err(EngineError::SessionsRemain(others));
@@ -252,13 +293,10 @@ impl PostgresPlace {
         for row in &rows {
             let read = || Ok((row.try_get::<Option<String>, _>(0)?, row.try_get::<String, _>(1)?));
             let (role, setting) = read().doing(doing)?;
-            let Some((name, value)) = setting.split_once('=') else { continue };
-            let value =
-                if LISTS.contains(&name) { value.to_owned() } else { format!("'{}'", value.replace('\'', "''")) };
+            let Some(assignment) = settings::assignment(&setting) else { continue };
             let whom = role.map_or(String::new(), |role| format!("ROLE {} IN ", quote(&role)));
-            let parts: Vec<String> = name.split('.').map(quote).collect();
             let database = quote(&self.loading);
-            self.run(server, format!("ALTER {whom}DATABASE {database} SET {} TO {value}", parts.join("."))).await?;
+            self.run(server, format!("ALTER {whom}DATABASE {database} SET {assignment}")).await?;
         }
         Ok(())
     }
@@ -268,7 +306,8 @@ impl PostgresPlace {
         let doing = || format!("looking database {} up", self.live);
         let row = sqlx::query(
             "SELECT (to_jsonb(d) || jsonb_build_object('owner', pg_get_userbyid(d.datdba)::text,
-                     'encoding_name', pg_encoding_to_char(d.encoding)::text))::text
+                     'encoding_name', pg_encoding_to_char(d.encoding)::text,
+                     'comment', shobj_description(d.oid, 'pg_database')))::text
              FROM pg_database d WHERE d.datname = $1",
         )
         .bind(&self.live)
@@ -295,7 +334,10 @@ impl PostgresPlace {
     }
 
     async fn server(&self) -> Result<PgConnection, EngineError> {
-        connect(&self.login.clone().database(MAINTENANCE)).await
+        let mut server = connect(&self.login.clone().database(MAINTENANCE)).await?;
+        // Whoever may make functions there must not have them called by this login.
+        self.run(&mut server, "SET search_path = pg_catalog, pg_temp".to_owned()).await?;
+        Ok(server)
     }
 
     fn doing(&self) -> String {
@@ -306,25 +348,4 @@ impl PostgresPlace {
 async fn end(server: PgConnection) {
     // An error there loses nothing.
     let _ = server.close().await;
-}
-
-/// The same login at the same server, in another database, whose name needs no escapes.
-fn with_database(url: &str, database: &str) -> String {
-    let (rest, query) = url.find('?').map_or((url, ""), |at| url.split_at(at));
-    let authority = rest.find("://").map_or(0, |at| at + 3);
-    let end = rest[authority..].find('/').map_or(rest.len(), |at| authority + at);
-    format!("{}/{database}{query}", &rest[..end])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::with_database;
-
-    #[test]
-    fn another_database_keeps_login_place_and_options() {
-        let check = |url: &str, expected: &str| assert_eq!(with_database(url, "x"), expected);
-        check("postgres://a:b@h:5/vault?sslmode=require", "postgres://a:b@h:5/x?sslmode=require");
-        check("postgres://postgres@%2Frun%2Fpg/vault", "postgres://postgres@%2Frun%2Fpg/x");
-        check("postgres://h", "postgres://h/x");
-    }
 }

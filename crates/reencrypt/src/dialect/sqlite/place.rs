@@ -1,18 +1,21 @@
 //! The place of a SQLite database: a file and its write-ahead log, moved aside together.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::others;
 use crate::EngineError;
+use crate::config::sqlite_url;
 use crate::error::Doing;
 use crate::restore::{RestoreStage, beside};
 
 /// What belongs to a database file: committed pages that are not folded into it yet, and their index.
 const LOGS: [&str; 3] = ["-wal", "-shm", "-journal"];
+/// How much is copied at once.
+const COPY_BYTES: usize = 1024 * 1024;
 
 /// A database file, and the names of what is made of one backup of it.
 pub(crate) struct SqlitePlace {
@@ -20,13 +23,16 @@ pub(crate) struct SqlitePlace {
     loading: PathBuf,
     ready: PathBuf,
     aside: PathBuf,
+    /// BLAKE3 of the backup, in hexadecimal.
+    digest: String,
     sessions_wait: Duration,
 }
 
 impl SqlitePlace {
-    pub(crate) fn new(live: PathBuf, tag: &str, sessions_wait: Duration) -> Self {
+    pub(crate) fn new(live: PathBuf, tag: &str, digest: &str, sessions_wait: Duration) -> Self {
         let name = |what: &str| beside(&live, &format!(".{what}-{tag}"));
-        Self { loading: name("loading"), ready: name("restored"), aside: name("damaged"), live, sessions_wait }
+        let (loading, ready, aside) = (name("loading"), name("restored"), name("damaged"));
+        Self { loading, ready, aside, live, digest: digest.to_owned(), sessions_wait }
     }
 
     pub(crate) fn name(&self) -> String {
@@ -38,11 +44,15 @@ impl SqlitePlace {
     }
 
     pub(crate) fn loaded_url(&self) -> String {
-        format!("sqlite://{}", self.ready.display())
+        sqlite_url(&self.ready)
     }
 
     pub(crate) fn stage(&self) -> Result<RestoreStage, EngineError> {
-        let there = |path: &Path| path.try_exists().map_err(sqlx::Error::Io).doing(|| self.doing());
+        let there = |path: &Path| match path.symlink_metadata() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(sqlx::Error::Io(error)).doing(|| self.doing()),
+        };
         Ok(match (there(&self.ready)?, there(&self.aside)?) {
             (true, _) => RestoreStage::Loaded,
             (false, true) => RestoreStage::InPlace,
@@ -60,13 +70,24 @@ impl SqlitePlace {
             if let Some(live) = &live {
                 std::os::unix::fs::fchown(&to, Some(live.uid()), Some(live.gid()))?;
             }
-            io::copy(&mut from, &mut to)?;
+            let digest = copy(&mut from, &mut to)?;
             if let Some(live) = &live {
                 to.set_permissions(fs::Permissions::from_mode(live.mode() & 0o777))?;
             }
-            to.sync_all()
+            to.sync_all()?;
+            Ok(digest)
         })();
-        copied.map_err(sqlx::Error::Io).doing(|| format!("copying {} beside the database", backup.display()))
+        let digest =
+            copied.map_err(sqlx::Error::Io).doing(|| format!("copying {} beside the database", backup.display()))?;
+        if digest == self.digest {
+            return Ok(());
+        }
+        Err(EngineError::Damaged(format!("{} changed since it was proved", backup.display())))
+    }
+
+    pub(crate) fn is_as_loaded(&self) -> Result<bool, EngineError> {
+        let read = File::open(&self.ready).and_then(|mut file| copy(&mut file, &mut io::sink()));
+        read.map(|digest| digest == self.digest).map_err(sqlx::Error::Io).doing(|| self.doing())
     }
 
     pub(crate) fn loaded(&self) -> Result<(), EngineError> {
@@ -80,6 +101,9 @@ impl SqlitePlace {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(sqlx::Error::Io(error)).doing(|| self.doing()),
         }
+        if !self.is_as_loaded()? {
+            return Err(EngineError::Damaged(format!("{} changed since it was copied", self.ready.display())));
+        }
         self.exchange().map_err(sqlx::Error::Io).doing(|| self.doing())
     }
 
@@ -91,7 +115,11 @@ impl SqlitePlace {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             // It was lost altogether. That it was replaced must show all the same.
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                drop(OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.aside)?);
+                // A link of that name, wherever it leads, is as good a sign, and not followed.
+                match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.aside) {
+                    Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+                    Ok(_) | Err(_) => {}
+                }
             }
             Err(error) => return Err(error),
         }
@@ -121,6 +149,21 @@ impl SqlitePlace {
     }
 }
 
+/// Copies, and answers the BLAKE3 of the very bytes that were copied.
+fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut piece = vec![0; COPY_BYTES];
+    loop {
+        match from.read(&mut piece)? {
+            0 => return Ok(hasher.finalize().to_hex().to_string()),
+            length => {
+                hasher.update(&piece[..length]);
+                to.write_all(&piece[..length])?;
+            }
+        }
+    }
+}
+
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -138,7 +181,8 @@ mod tests {
         for (name, text) in [("vault.db", "damaged"), ("vault.db-wal", "its log"), ("backup", "restored")] {
             fs::write(folder.path().join(name), text).unwrap();
         }
-        let place = SqlitePlace::new(live, "abc", Duration::from_secs(1));
+        let digest = blake3::hash(b"restored").to_hex();
+        let place = SqlitePlace::new(live, "abc", &digest, Duration::from_secs(1));
         (folder, place)
     }
 
@@ -181,10 +225,28 @@ mod tests {
     async fn a_lost_file_is_replaced_once() {
         let (folder, place) = folder();
         fs::remove_file(folder.path().join("vault.db")).unwrap();
+        // A link that somebody laid there is not followed.
+        std::os::unix::fs::symlink(folder.path().join("elsewhere"), &place.aside).unwrap();
         place.copy(&folder.path().join("backup")).unwrap();
         place.loaded().unwrap();
         place.put_in_place().await.unwrap();
         assert_eq!(read(&folder, "vault.db").as_deref(), Some("restored"));
         assert_eq!(place.stage().unwrap(), RestoreStage::InPlace);
+        assert_eq!(read(&folder, "elsewhere"), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_what_was_proved_takes_no_place() {
+        let (folder, place) = folder();
+        fs::write(folder.path().join("backup"), "exchanged").unwrap();
+        assert!(matches!(place.copy(&folder.path().join("backup")), Err(EngineError::Damaged(_))));
+        fs::write(folder.path().join("backup"), "restored").unwrap();
+        place.copy(&folder.path().join("backup")).unwrap();
+        place.loaded().unwrap();
+        assert!(place.is_as_loaded().unwrap());
+        fs::write(folder.path().join("vault.db.restored-abc"), "exchanged").unwrap();
+        assert!(!place.is_as_loaded().unwrap());
+        assert!(matches!(place.put_in_place().await, Err(EngineError::Damaged(_))));
+        assert_eq!(read(&folder, "vault.db").as_deref(), Some("damaged"));
     }
 }

@@ -17,6 +17,12 @@ use crate::problem::Problem;
 const FORMAT: &str = "keyturn-backup 1";
 /// What is not whole yet has this at the end of its name.
 const PARTIAL: &str = ".partial";
+/// What SQLite puts beside a database, behind its name.
+const OF_A_DATABASE: [&str; 3] = ["-journal", "-wal", "-shm"];
+/// Bits of a mode that let others than the owner write.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// In a folder with this bit nobody replaces another's file.
+const STICKY: u32 = 0o1000;
 /// How often it is looked whether another backup into the same folder has ended.
 const LOCK_POLL: Duration = Duration::from_millis(100);
 /// A description names tables and counts; a file of this size is none.
@@ -73,12 +79,18 @@ impl Folder {
     fn remove_partial(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
-            if entry.file_name().to_string_lossy().contains(PARTIAL) {
+            if is_partial(&entry.file_name().to_string_lossy()) {
                 fs::remove_file(entry.path())?;
             }
         }
         Ok(())
     }
+}
+
+/// Whether a file of this name is not whole, or belongs to a database that is not.
+fn is_partial(name: &str) -> bool {
+    let name = OF_A_DATABASE.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name);
+    name.ends_with(PARTIAL)
 }
 
 /// A file that is not whole yet. Removed when it is dropped before.
@@ -176,24 +188,54 @@ pub(super) async fn digest(path: &Path) -> Result<(u64, Digest), Problem> {
     })
 }
 
-/// Sees that the file lies in the folder and is a plain one: whoever asked for it may not be trusted.
+/// Sees that the file lies in the folder and is a plain one: whoever asked for it may not be trusted. All that is not so is
+/// refused in the same words, and nothing outside the folder is looked at.
 pub(super) fn inside(folder: &Path, path: &Path) -> Result<PathBuf, Problem> {
-    let outside = |why: &str| {
+    let outside = || {
         Problem::refused(
             "backup-unreadable",
-            format!("{} {why}", path.display()),
+            format!("{} is not in the backup folder of this node's configuration", path.display()),
             format!("put the backup, and the .json beside it, into {}", folder.display()),
         )
     };
-    let folder = folder.canonicalize().map_err(|error| unusable(folder, &error))?;
-    let found = folder.join(path).canonicalize().map_err(|error| outside("cannot be found").because(&error))?;
-    if found.parent() != Some(&folder) {
-        return Err(outside("is not in the backup folder of this node's configuration"));
-    }
-    match fs::metadata(&found) {
+    let real = folder.canonicalize().map_err(|error| unusable(folder, &error))?;
+    let parent = path.parent().unwrap_or(Path::new(""));
+    let name = path.file_name().filter(|_| parent == Path::new("") || parent == folder || parent == real);
+    let found = real.join(name.ok_or_else(outside)?);
+    match found.symlink_metadata() {
         Ok(metadata) if metadata.is_file() => Ok(found),
-        Ok(_) | Err(_) => Err(outside("is no file")),
+        Ok(_) | Err(_) => Err(outside()),
     }
+}
+
+/// What the disk of a folder still takes.
+pub(super) fn free_bytes(folder: &Path) -> Result<u64, Problem> {
+    let found = nix::sys::statvfs::statvfs(folder).map_err(|errno| unusable(folder, &errno.into()))?;
+    Ok(u64::from(found.blocks_available()).saturating_mul(u64::from(found.fragment_size())))
+}
+
+/// Sees that nobody but us or root may write the file, or put another in its place.
+pub(super) fn only_ours(path: &Path) -> Result<(), Problem> {
+    let exposed = |what: &Path| {
+        Problem::refused(
+            "backup-exposed",
+            format!("others than its owner may write {}, or it is another user's", what.display()),
+            "copy the backup, and the .json beside it, into a folder of your own with mode 0700",
+        )
+    };
+    let own = nix::unistd::Uid::effective().as_raw();
+    let ours = |metadata: &fs::Metadata| [own, 0].contains(&metadata.uid());
+    let looked = |path: &Path| fs::metadata(path).map_err(|error| exposed(path).because(&error));
+    let file = looked(path)?;
+    if !ours(&file) || file.mode() & WRITABLE_BY_OTHERS != 0 {
+        return Err(exposed(path));
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let found = looked(folder)?;
+    if !ours(&found) || (found.mode() & WRITABLE_BY_OTHERS != 0 && found.mode() & STICKY == 0) {
+        return Err(exposed(folder));
+    }
+    Ok(())
 }
 
 /// Makes the folder, or sees that nobody else can enter it.
@@ -239,5 +281,63 @@ pub(super) fn name_full_disk(problem: Problem, folder: &Path) -> Problem {
             folder.display()
         ),
         ..problem
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_half_made_is_taken_for_it() {
+        for name in ["demo.db.partial", "demo.db.partial-wal", "demo.db.partial-journal", "demo.db.json.partial"] {
+            assert!(is_partial(name), "{name}");
+        }
+        for name in ["x.partial-20260101.db", "x.partial-20260101.db.json", "x.partial.db-wal", "demo.db"] {
+            assert!(!is_partial(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_outside_is_refused_in_the_same_words_whether_it_is_there_or_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let inner = folder.path().join("backups");
+        fs::create_dir(&inner).expect("made");
+        for path in ["there", "backups/there"] {
+            fs::write(folder.path().join(path), "").expect("written");
+        }
+        std::os::unix::fs::symlink(folder.path().join("there"), inner.join("link")).expect("linked");
+        let said = |path: &Path| {
+            let problem = inside(&inner, path).expect_err("refused");
+            (problem.message.replace(&path.display().to_string(), "X"), problem.causes)
+        };
+        let there = said(&folder.path().join("there"));
+        for path in ["gone", "backups/gone", "backups/../there", "backups/link", "gone/there", "backups"] {
+            assert_eq!(said(&folder.path().join(path)), there, "{path}");
+        }
+        assert_eq!(said(Path::new("../there")), there);
+        let found = inner.canonicalize().expect("it is there").join("there");
+        for path in [Path::new("there"), &inner.join("there"), &found] {
+            assert_eq!(inside(&inner, path).expect("inside"), found);
+        }
+    }
+
+    #[test]
+    fn a_backup_that_others_may_write_or_exchange_is_not_ours() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("backup");
+        fs::write(&path, "").expect("written");
+        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
+        for (file, place, ours) in [
+            (0o600, 0o700, true),
+            (0o644, 0o755, true),
+            (0o664, 0o700, false),
+            (0o600, 0o777, false),
+            (0o600, 0o1777, true),
+        ] {
+            set(&path, file);
+            set(folder.path(), place);
+            assert_eq!(only_ours(&path).is_ok(), ours, "{file:o} in {place:o}");
+        }
     }
 }

@@ -1,9 +1,12 @@
 //! `keyturn db backup`: a backup of the whole database, proved by restoring it aside and opening rows of it with the key of
 //! this node, and an archive of the application's folder. A rotation has the same made by its agents.
 
+mod archive;
+mod contents;
 mod files;
 mod postgres;
 mod prove;
+mod said;
 mod tools;
 
 use std::path::PathBuf;
@@ -102,7 +105,7 @@ impl Backup {
         };
         let full = |problem| files::name_full_disk(problem, &settings.directory);
         let backup = tools::make(&job).await.map_err(full)?;
-        let folder = tools::archive(&job).await.map_err(full)?;
+        let folder = archive::archive(&job).await.map_err(full)?;
         let table = |(table, found): (String, BackedUpTable)| TableEvidence {
             table,
             rows: found.rows,

@@ -7,10 +7,15 @@ use std::path::Path;
 use std::process::Stdio;
 
 use agent::BackupJob;
+use local_farm::{Extension, SpareDatabase};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use rotation::DatabaseBackup;
 use tokio::process::Command;
 
-use super::tools::login;
+use super::contents::{self, Contents};
+use super::files;
+use super::said::first_error;
+use super::tools::{login, program};
 use crate::problem::Problem;
 
 /// Where Debian and its kin put every installed version.
@@ -26,92 +31,112 @@ const RESTORE: [&str; 2] = ["--no-password", "--exit-on-error"];
 pub(super) async fn dump(url: &str, path: &Path) -> Result<(), Problem> {
     let mut dump = tool("pg_dump");
     dump.args(["--format=custom", "--no-password", "--file"]).arg(path);
-    run(dump, url, "pg_dump").await
+    run(for_service(dump, url)?, "pg_dump").await.map(drop)
 }
 
-/// Restores a dump into an empty database of a temporary server, which has neither the roles nor the tablespaces of the
-/// one that it was made of.
-pub(super) async fn restore_aside(job: &BackupJob<'_>, path: &Path, url: &str) -> Result<(), Problem> {
-    copy_role_names(&login(job)?, url).await;
+/// Restores a dump into the empty database of a temporary server, which has neither the roles nor the tablespaces of the
+/// one that it was made of, as a role that may do nothing beyond it: whatever functions the dump brings along. Answers the
+/// URL of that role.
+pub(super) async fn restore_aside(job: &BackupJob<'_>, path: &Path, spare: &SpareDatabase) -> Result<String, Problem> {
+    // Best effort: where they cannot be read, a dump that needs them says so itself.
+    let roles = reencrypt::role_names(&login(job)?).await.unwrap_or_else(|error| {
+        tracing::warn!("the names of roles are not known: {}", error.fault().message);
+        Vec::new()
+    });
+    let (contents, extensions) = contents_of(path).await?;
+    let url = spare.for_restore(&roles, &extensions).await.map_err(|error| {
+        Problem::refused(
+            "not-proved",
+            format!("the temporary server could not be prepared for {}", path.display()),
+            "install the extensions that the database uses on this node too",
+        )
+        .because(error.as_ref())
+    })?;
     let mut restore = tool("pg_restore");
     restore.args(RESTORE).args(["--no-owner", "--no-privileges", "--no-tablespaces", "--no-publications"]);
-    restore.args(["--no-subscriptions", "--dbname"]).arg(format!("service={SERVICE}")).arg(path);
-    run(restore, url, "pg_restore").await
+    restore.args(["--no-subscriptions", "--no-comments", "--no-security-labels", "--use-list", OWN_INPUT]);
+    // No secret is in this URL: who gets to the socket is trusted.
+    restore.arg("--dbname").arg(&url).arg(path).stdin(in_memory(&contents.without(&extensions))?);
+    run(restore, "pg_restore").await?;
+    Ok(url)
 }
 
-/// Restores a dump into an empty database, with everybody's ownership and rights.
-pub(super) async fn load(path: &Path, url: &str) -> Result<(), Problem> {
+/// Restores a dump into an empty database, with everybody's ownership and rights, if it is still what was proved.
+pub(super) async fn load(backup: &DatabaseBackup, url: &str) -> Result<(), Problem> {
+    let path = Path::new(&backup.path);
+    files::only_ours(path)?;
+    if files::digest(path).await? != (backup.bytes, backup.digest) {
+        return Err(Problem::refused(
+            "backup-damaged",
+            format!("{} changed since it was proved", path.display()),
+            "find out who writes there; nothing was loaded",
+        ));
+    }
     let mut restore = tool("pg_restore");
     restore.args(RESTORE).arg("--dbname").arg(format!("service={SERVICE}")).arg(path);
-    run(restore, url, "pg_restore").await
+    run(for_service(restore, url)?, "pg_restore").await.map(drop)
 }
 
-/// Policies of row security name roles, so a restored database needs them, without password or right. Best effort: where
-/// they cannot be read, a dump that needs them says so itself.
-async fn copy_role_names(from: &str, into: &str) {
-    let mut dump = tool("pg_dumpall");
-    dump.args(["--roles-only", "--no-role-passwords", "--no-password", "--dbname"]).arg(format!("service={SERVICE}"));
-    let roles = match for_service(&mut dump, from).map(|()| dump.stderr(Stdio::null()).kill_on_drop(true).output()) {
-        Ok(output) => output.await.ok().filter(|output| output.status.success()),
-        Err(_) => None,
-    };
-    let Some(roles) = roles.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()) else { return };
-    let names: Vec<&str> = roles.lines().filter(|line| line.starts_with("CREATE ROLE ")).collect();
-    for statement in names {
-        let mut psql = tool("psql");
-        psql.args(["--no-psqlrc", "--quiet", "--no-password", "--command", statement, "--dbname"]);
-        psql.arg(format!("service={SERVICE}"));
-        // The one that is there already is no loss.
-        let _ = run(psql, into, "psql").await;
-    }
+/// What is in a dump, and the extensions among it.
+async fn contents_of(path: &Path) -> Result<(Contents, Vec<Extension>), Problem> {
+    let mut list = tool("pg_restore");
+    list.arg("--list").arg(path).stdin(Stdio::null());
+    let contents = Contents::new(&String::from_utf8_lossy(&run(list, "pg_restore").await?));
+    let Some(wanted) = contents.extensions() else { return Ok((contents, Vec::new())) };
+    let mut script = tool("pg_restore");
+    script.args(["--use-list", OWN_INPUT, "--no-comments", "--file=-"]).arg(path).stdin(in_memory(&wanted)?);
+    let script = run(script, "pg_restore").await?;
+    let extensions = contents::extensions(&String::from_utf8_lossy(&script)).ok_or_else(|| {
+        Problem::refused(
+            "not-proved",
+            format!("{} names its extensions as pg_dump does not", path.display()),
+            "make the backup with pg_dump --format=custom",
+        )
+    })?;
+    Ok((contents, extensions))
 }
 
-async fn run(mut command: Command, url: &str, what: &str) -> Result<(), Problem> {
+/// Answers what it printed.
+async fn run(mut command: Command, what: &str) -> Result<Vec<u8>, Problem> {
     let next =
         "docs/database.md lists the rights that a backup needs; a role of its own goes into url_file of [backup]";
-    for_service(&mut command, url)?;
-    let output = command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).output();
+    let output = command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).output();
     let output = output.await.map_err(|error| {
         Problem::refused("backup", format!("{what} could not be started"), "install PostgreSQL's client programs")
             .because(&error)
     })?;
     if output.status.success() {
-        return Ok(());
+        return Ok(output.stdout);
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(Problem::refused("backup", format!("{what} failed ({}): {}", output.status, said.trim()), next))
+    let said = first_error(&output.stderr);
+    Err(Problem::refused("backup", format!("{what} failed ({}): {said}", output.status), next))
 }
 
-/// Tells libpq where to connect: by a service file that only this command has, as its standard input.
-fn for_service(command: &mut Command, url: &str) -> Result<(), Problem> {
-    // Of our own environment nothing is given on that would lead elsewhere.
-    for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("PG")) {
-            command.env_remove(name);
-        }
-    }
-    command.env("PGSERVICEFILE", OWN_INPUT).env("PGSERVICE", SERVICE).stdin(service(url)?);
-    Ok(())
-}
-
-fn service(url: &str) -> Result<Stdio, Problem> {
-    let fields = parse(url).ok_or_else(|| {
+/// Tells libpq where to connect, just as the driver does with this URL: by a service file that only this command has, as
+/// its standard input.
+fn for_service(mut command: Command, url: &str) -> Result<Command, Problem> {
+    let fields = reencrypt::libpq_fields(url).map_err(|error| {
         Problem::refused(
             "configuration",
             "the database url cannot be understood",
             "write it as postgres://ROLE:PASSWORD@HOST:PORT/DATABASE",
         )
+        .because(&error)
     })?;
     let mut text = zeroize::Zeroizing::new(format!("[{SERVICE}]\n"));
     for (field, value) in fields {
-        // A line break would begin another field, and no name or password has one.
-        let value = value.replace(['\n', '\r'], "");
         text.push_str(&format!("{field}={value}\n"));
     }
-    let made = memfd_create("keyturn-service", MFdFlags::MFD_CLOEXEC).map(File::from).map_err(std::io::Error::from);
+    command.env("PGSERVICEFILE", OWN_INPUT).env("PGSERVICE", SERVICE).stdin(in_memory(&text)?);
+    Ok(command)
+}
+
+/// A text for a tool's standard input that can be opened by a path.
+fn in_memory(text: &str) -> Result<Stdio, Problem> {
+    let made = memfd_create("keyturn-input", MFdFlags::MFD_CLOEXEC).map(File::from).map_err(std::io::Error::from);
     let written = made.and_then(|mut file| file.write_all(text.as_bytes()).map(|()| file));
     written.map(Stdio::from).map_err(|error| {
-        Problem::refused("backup", "the tools' service file could not be made", "look at this machine's memory")
+        Problem::refused("backup", "the tools' input could not be made", "look at this machine's memory")
             .because(&error)
     })
 }
@@ -121,84 +146,8 @@ fn tool(name: &str) -> Command {
     let versions = std::fs::read_dir(VERSIONS).into_iter().flatten().filter_map(|entry| {
         let path = entry.ok()?.path();
         let version: u32 = path.file_name()?.to_str()?.parse().ok()?;
-        let program = path.join("bin").join(name);
-        program.is_file().then_some((version, program))
+        let found = path.join("bin").join(name);
+        found.is_file().then_some((version, found))
     });
-    versions.max().map_or_else(|| Command::new(name), |(_, program)| Command::new(program))
-}
-
-/// The parts of `postgres://ROLE:PASSWORD@HOST:PORT/DATABASE?…` as libpq names them.
-fn parse(url: &str) -> Option<Vec<(&'static str, String)>> {
-    let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"))?;
-    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
-    let (login, place) = authority.rsplit_once('@').unwrap_or(("", authority));
-    let (user, password) = login.split_once(':').unwrap_or((login, ""));
-    let (host, port) = match place.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (host, port),
-        _ => (place, ""),
-    };
-    let mut fields = vec![("user", user), ("password", password), ("host", host), ("port", port), ("dbname", database)];
-    for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-        match name {
-            "host" => fields.push(("host", value)),
-            "port" => fields.push(("port", value)),
-            "dbname" => fields.push(("dbname", value)),
-            "sslmode" | "ssl-mode" => fields.push(("sslmode", value)),
-            "sslrootcert" | "ssl-root-cert" => fields.push(("sslrootcert", value)),
-            "sslcert" | "ssl-cert" => fields.push(("sslcert", value)),
-            "sslkey" | "ssl-key" => fields.push(("sslkey", value)),
-            _ => {}
-        }
-    }
-    let decoded = fields.into_iter().filter(|(_, value)| !value.is_empty());
-    decoded.map(|(name, value)| Some((name, decode(value.trim_matches(['[', ']']))?))).collect()
-}
-
-/// `%2F` and its kind.
-fn decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-                u8::try_from(digit(rest.next())? * 16 + digit(rest.next())?).ok()?
-            }
-            other => other,
-        });
-    }
-    String::from_utf8(bytes).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls_come_apart_as_libpq_would_take_them() {
-        let of = |url| parse(url).unwrap();
-        let text =
-            |fields: &[(&str, &str)]| fields.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect::<Vec<_>>();
-        let check = |url, expected: &[(&str, &str)]| {
-            let found: Vec<_> = of(url).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-            assert_eq!(found, text(expected), "{url}");
-        };
-        check(
-            "postgres://agent:h%40nter:2@db.example:5433/vault?sslmode=verify-full",
-            &[
-                ("user", "agent"),
-                ("password", "h@nter:2"),
-                ("host", "db.example"),
-                ("port", "5433"),
-                ("dbname", "vault"),
-                ("sslmode", "verify-full"),
-            ],
-        );
-        check(
-            "postgres://postgres@%2Frun%2Fpg/vault",
-            &[("user", "postgres"), ("host", "/run/pg"), ("dbname", "vault")],
-        );
-        assert_eq!(parse("mysql://a@b/c"), None);
-    }
+    versions.max().map_or_else(|| program(name), |(_, found)| program(found))
 }

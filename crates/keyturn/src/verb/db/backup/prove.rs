@@ -32,8 +32,7 @@ pub(super) async fn restored(
 ) -> Result<(Vec<TableCensus>, String), Problem> {
     let (census, how) = match kind {
         DatabaseKind::Sqlite => {
-            let copy = DatabaseConfig::new(format!("sqlite://{}?mode=ro", path.display()));
-            let engine = connect(&copy, targets).await?;
+            let engine = connect(&DatabaseConfig::sqlite_file(path), targets).await?;
             let whole = engine.check_file().await;
             whole.map_err(|error| engine_problem("the backup is damaged", &error))?;
             (census(&engine, keys).await?, "the copy was opened as a database of its own")
@@ -42,8 +41,8 @@ pub(super) async fn restored(
             (job.told)("the backup to be restored into a temporary server");
             let spare = spare("postgres", path).await?;
             let proved = async {
-                postgres::restore_aside(job, path, spare.url()).await?;
-                census(&connect(&DatabaseConfig::new(spare.url()), targets).await?, keys).await
+                let url = postgres::restore_aside(job, path, &spare).await?;
+                census(&connect(&DatabaseConfig::new(url), targets).await?, keys).await
             };
             let proved = proved.await;
             if let Err(error) = spare.end().await {

@@ -1,7 +1,7 @@
 //! Backups as the agent asks for them: made, proved, archived, loaded.
 
+use std::ffi::OsStr;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Instant, UNIX_EPOCH};
 
@@ -10,11 +10,12 @@ use async_trait::async_trait;
 use keys::SecretKey;
 use reencrypt::{Engine, RestorePlace, TableCensus, Targets};
 use rotation::{DatabaseBackup, DatabaseKind, Digest, Fault, FaultCode, FolderArchive, KeyId, Millis};
+use tokio::process::Command;
 
 use super::super::engine_problem;
 use super::files::{self, Folder, name_full_disk};
 use super::prove::{self, Live};
-use super::{configuration, postgres};
+use super::{archive, configuration, postgres};
 use crate::output::now_ms;
 use crate::problem::Problem;
 
@@ -42,11 +43,11 @@ impl BackupTools for Tools {
     }
 
     async fn archive(&self, job: &BackupJob<'_>) -> Result<FolderArchive, Fault> {
-        archive(job).await.map_err(|problem| fault(name_full_disk(problem, &job.settings.directory)))
+        archive::archive(job).await.map_err(|problem| fault(name_full_disk(problem, &job.settings.directory)))
     }
 
-    async fn load(&self, path: &Path, url: &str) -> Result<(), Fault> {
-        postgres::load(path, url).await.map_err(fault)
+    async fn load(&self, backup: &DatabaseBackup, url: &str) -> Result<(), Fault> {
+        postgres::load(backup, url).await.map_err(fault)
     }
 }
 
@@ -154,6 +155,7 @@ async fn examine(job: &BackupJob<'_>, keys: &[SecretKey], path: &Path) -> Result
     let Database { live, targets, name } = database(job).await?;
     let started = Instant::now();
     (job.told)("the backup to be read");
+    files::only_ours(path)?;
     let (bytes, digest, description) = prove::undamaged(path).await?;
     same_database(job, path, description.as_ref(), &name, live.kind())?;
     let (restored, proof) = prove::restored(job, keys, live.kind(), path, &targets).await?;
@@ -219,44 +221,11 @@ fn same_database(
     Ok(())
 }
 
-/// Archives the application's folder as it is: `encryption.config` and what is configured beside it.
-pub(super) async fn archive(job: &BackupJob<'_>) -> Result<FolderArchive, Problem> {
-    (job.told)("another backup into the same folder to end");
-    let place = Folder::enter(&job.settings.directory).await?;
-    let folder = &job.config.store.directory;
-    let name = format!("{}-{}-folder.tar", job.name, job.config.node);
-    let whole = place.path_of(&name);
-    if !whole.exists() {
-        (job.told)("the application's folder to be archived");
-        let problem = |what: String| {
-            Problem::refused(
-                "archive",
-                format!("the application's folder {} {what}", folder.display()),
-                "look at its rights",
-            )
-        };
-        let partial = place.partial(&name);
-        let file = partial.create()?;
-        let made = tokio::process::Command::new("tar")
-            .args(["--create", "--file", "-", "--directory"])
-            .arg(folder)
-            .arg(".")
-            .stdin(Stdio::null())
-            .stdout(file)
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .map_err(|error| problem("could not be archived".to_owned()).because(&error))?;
-        // 1: a file changed while it was read. The application serves, and its own files are its own affair.
-        if !matches!(made.status.code(), Some(0 | 1)) {
-            return Err(problem(format!("was not archived: {}", String::from_utf8_lossy(&made.stderr).trim())));
-        }
-        partial.keep()?;
-    }
-    let (bytes, digest) = files::digest(&whole).await?;
-    let made_at = Millis::new(modified_ms(&whole));
-    Ok(FolderArchive { path: whole.display().to_string(), bytes, digest, made_at })
+/// A program of this machine, which sees of our own environment only what is harmless.
+pub(super) fn program(path: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(path);
+    command.env_clear().envs(agent::harmless_environment());
+    command
 }
 
 /// The URL that a database's own tools connect with.
@@ -275,7 +244,7 @@ const fn extension(kind: DatabaseKind) -> &'static str {
     }
 }
 
-fn modified_ms(path: &Path) -> u64 {
+pub(super) fn modified_ms(path: &Path) -> u64 {
     let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     modified.and_then(|at| u64::try_from(at.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()).unwrap_or(0)
 }

@@ -7,6 +7,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 use super::relation::{Relation, execute};
 use super::state::{Kind, Named};
 use crate::EngineError;
+use crate::dialect::postgres::literal;
 use crate::error::Doing;
 use crate::shadow::BuildStep;
 use crate::table::quote;
@@ -428,12 +429,6 @@ fn push_comment(sql: &mut String, what: &str, comment: Option<&str>) {
     if let Some(comment) = comment {
         *sql += &format!("COMMENT ON {what} IS {};", literal(comment));
     }
-}
-
-/// A literal that means the same whatever the session's settings are.
-pub(super) fn literal(text: &str) -> String {
-    let doubled = text.replace('\'', "''");
-    if doubled.contains('\\') { format!("E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
 }
 
 pub(super) fn changed(original: &Relation, name: &str) -> EngineError {

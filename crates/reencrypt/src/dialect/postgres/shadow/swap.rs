@@ -15,6 +15,7 @@ use super::state::{self, Entry, Kind, Named};
 use super::{differs, must_go};
 use crate::EngineError;
 use crate::dialect::durable;
+use crate::dialect::postgres::literal;
 use crate::error::Doing;
 use crate::ledger::{LedgerMark, epoch_number};
 use crate::shadow::{HeldReaders, Pair, ShadowState};
@@ -278,7 +279,7 @@ async fn go_on(connection: &mut PgConnection, named: &Named, left: &str, label: 
     let sql = format!(
         "SELECT setval({}::regclass, o.last_value, o.is_called) FROM {other} o, {live} l
          WHERE (o.last_value, o.is_called) IS DISTINCT FROM (l.last_value, l.is_called)",
-        clone::literal(&live)
+        literal(&live)
     );
     execute(connection, &sql, doing).await
 }
