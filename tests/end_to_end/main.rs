@@ -10,5 +10,6 @@ mod oracle;
 mod partitions;
 mod real_farm;
 mod replace;
+mod sample_vault;
 mod soak;
 mod support;

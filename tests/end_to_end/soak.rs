@@ -24,5 +24,6 @@ fn random_faults_lose_nothing() {
     let count = |field: &str| soak[field].as_u64().unwrap_or_else(|| panic!("{field}: {shown}"));
     assert!(count("rotations_completed") + count("rotations_rolled_back") >= 2, "{shown}");
     assert!(count("requests_ok") > 0 && count("checks") > 20 && count("rows") >= 2_000, "{shown}");
-    assert!(stderr.contains(&format!("seed {}", count("seed"))), "the seed is printed: {shown}");
+    assert!(stderr.contains(&format!("soak: seed {}\n", count("seed"))), "the seed is printed: {shown}");
+    assert!(stderr.lines().all(|line| !line.starts_with("demo: ")), "it tells under its own name: {shown}");
 }

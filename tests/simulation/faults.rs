@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rotation::{Course, Event, NodeId, Phase};
+use reencrypt::simulation::Commit;
+use rotation::{Course, Direction, Event, NodeId, Phase, Work};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -17,8 +18,10 @@ use crate::{instance, machine, operator};
 const CUT_MS_MAX: u64 = 40_000;
 /// How far a clock is set, milliseconds.
 const CLOCK_STEP_MS: i64 = 3_600_000;
-/// Commits that a failing database loses at most.
+/// A failing database loses fewer commits than this.
 const COMMITS_LOST_MAX: u64 = 6;
+/// And now and then as many as this, which reaches back over several steps.
+const COMMITS_LOST_FAR_MAX: u64 = 24;
 
 /// Lets things go wrong until the run has had its share.
 pub(crate) async fn rage(world: Arc<World>, replicas: Arc<Replicas>) {
@@ -97,13 +100,12 @@ async fn befall(world: &Arc<World>, replicas: &Arc<Replicas>, kind: FaultKind) {
             let lost = world.database.crash(usize::try_from(world.below(COMMITS_LOST_MAX)).unwrap_or(0));
             world.happened(format_args!("database: restarted, {lost} commits that had not been flushed are lost"));
         }
-        FaultKind::DatabaseFailsOver if !is_position_watched(world) => {
-            world.say(format_args!("the database stays: nobody would notice any more"));
-        }
         FaultKind::DatabaseFailsOver => {
-            let lost = world.database.fail_over(usize::try_from(world.below(COMMITS_LOST_MAX)).unwrap_or(0));
+            let most = if world.below(3) == 0 { COMMITS_LOST_FAR_MAX } else { COMMITS_LOST_MAX };
+            let lost = world.database.fail_over(usize::try_from(world.below(most)).unwrap_or(0));
             world.seen.history_was_lost();
             world.believe_the_database();
+            world.betrayed.look(world);
             world.happened(format_args!("database: a standby took over, {lost} commits are lost"));
         }
         FaultKind::RowDamaged => damage(world),
@@ -124,12 +126,25 @@ async fn befall(world: &Arc<World>, replicas: &Arc<Replicas>, kind: FaultKind) {
     }
 }
 
-/// Whether a database that lost history would be found out: by its ledger until the rows are verified, by its position
-/// until the fence is lifted. Nothing looks after that, and not in an undo: docs/reliability.md names it.
-fn is_position_watched(world: &World) -> bool {
+/// An agent is about to do this. What was committed before it is not lost any more where nothing could bring it back: from
+/// the last look before Admit on, and once a node is told to give the new key up. docs/decisions/0015 says why.
+pub(crate) fn about_to(world: &World, work: &Work) {
     let state = world.cluster.committed();
     let course = state.rotations.get(&operator::rotation_id()).map(|rotation| &rotation.course);
-    course.is_none_or(|course| matches!(course, Course::Forward { phase } if *phase < Phase::Start))
+    let starts = matches!(course, Some(Course::Forward { phase: Phase::Start }));
+    if *work == Work::DiscardKey || *work == Work::RecordPosition && starts {
+        world.database.replicate();
+    }
+}
+
+/// An agent has committed this. A ledger that was closed stays so: nobody looks at it again. And where the application has
+/// no role that can be shut out, nobody keeps it from writing among rows that a standby took back to the other key.
+pub(crate) fn has_committed(world: &World, commit: &Commit) {
+    let back = commit.mark.is_some_and(|mark| mark.direction == Direction::Back);
+    let closes = commit.doing == "closing the ledger";
+    if closes || back && commit.doing == "lifting the fence" && !world.database.has_role() {
+        world.database.replicate();
+    }
 }
 
 /// Turns a bit of one ciphertext over.

@@ -110,6 +110,7 @@ fn perform(world: &World, node: &NodeId, program: &str, input: &[u8]) -> Option<
         "offline" => {
             *instance = Instance::default();
             world.database.disconnect_application(name);
+            world.betrayed.forget(node);
             Vec::new()
         }
         "start" => {

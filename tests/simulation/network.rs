@@ -15,6 +15,7 @@ use tonic::Status;
 use wire::convert::Order;
 use wire::v1;
 
+use crate::faults;
 use crate::node::Process;
 use crate::world::{World, lock};
 
@@ -141,6 +142,9 @@ impl Call {
         };
         process.gate().await;
         let order = Order::try_from(request.clone()).ok();
+        if let Some(order) = &order {
+            faults::about_to(&world, &order.assignment.work);
+        }
         let executed = agent.execute(request).await;
         drop(agent);
         let mut reports = match executed {

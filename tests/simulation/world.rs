@@ -13,6 +13,7 @@ use rotation::{Fence, NodeId};
 use wire::tls::Tls;
 
 use crate::cluster::Cluster;
+use crate::faults;
 use crate::invariants;
 use crate::machine;
 use crate::network::Links;
@@ -72,6 +73,7 @@ pub(crate) struct World {
     pub(crate) rates: Rates,
     pub(crate) seen: invariants::Seen,
     pub(crate) folders: invariants::Folders,
+    pub(crate) betrayed: invariants::Betrayed,
     ciphers: [Cipher; 2],
     truth: Mutex<Truth>,
     random: Mutex<u64>,
@@ -125,6 +127,7 @@ impl World {
             rates,
             seen: invariants::Seen::default(),
             folders: invariants::Folders::default(),
+            betrayed: invariants::Betrayed::default(),
             ciphers,
             truth: Mutex::new(truth),
             random: Mutex::new(random),
@@ -285,6 +288,7 @@ impl World {
         let epoch = mark.map(|mark| mark.epoch.get());
         let lease = lease.map(|lease| lease.get());
         self.say(format_args!("database: {worker} {doing}, epoch {epoch:?}, lease {lease:?}, {rows} rows"));
+        faults::has_committed(self, commit);
         invariants::committed(self, commit, epoch_before.map(|epoch| epoch.get()));
         invariants::check(self);
     }

@@ -7,6 +7,7 @@ mod demo;
 mod farm;
 mod faults;
 mod http;
+mod launch;
 mod load;
 mod narrate;
 mod paths;

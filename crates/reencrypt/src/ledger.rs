@@ -130,6 +130,13 @@ impl Header {
     pub(crate) fn admit(&self, mark: &LedgerMark) -> Result<(), EngineError> {
         self.admit_epoch(mark)?;
         if self.direction != direction_text(mark.direction) {
+            if mark.direction == Direction::Back {
+                // Nobody is told to go back before the ledger is; so the database has lost that since.
+                return Err(EngineError::Position(format!(
+                    "its ledger no longer says that rotation {} was turned back",
+                    mark.rotation
+                )));
+            }
             return Err(EngineError::Superseded(format!(
                 "it goes {}, and the ledger of rotation {} goes {}",
                 direction_text(mark.direction),

@@ -8,12 +8,12 @@ use crate::farm::{not_founded, refuse_while_under_way};
 use crate::lease;
 use crate::limits::ACCEPTED_MAX;
 use crate::phases::approval;
-use crate::phases::rows;
+use crate::phases::undo;
 use crate::retire::refuse_while_retiring;
 use crate::run::Run;
 use crate::{
     Authorization, Course, Ending, Fault, FaultCode, Millis, NodeProgress, Outcome, Pace, Phase, PhaseTime, Rejection,
-    RejectionCode, Rotation, RotationId, RotationOptions, State, UndoStep,
+    RejectionCode, Rotation, RotationId, RotationOptions, State,
 };
 use crate::{budget, estimate};
 
@@ -222,10 +222,11 @@ pub(crate) fn retry(state: &mut State, now: Millis, id: RotationId) -> Result<Ou
         ));
     }
     let Some(mut run) = Run::of(state, id, now) else { return Err(unknown(id)) };
-    run.follow(Signal::Retried, None);
-    if matches!(run.rotation.course, Course::Undo { step: UndoStep::TurnBack, .. }) {
-        rows::forget_restored(&mut run);
-    }
+    let lost = match &run.rotation.course {
+        Course::Stuck { reason, .. } => undo::can_begin_again(run.stand(), reason),
+        Course::Forward { .. } | Course::Undo { .. } | Course::Ended(_) => false,
+    };
+    run.follow(if lost { Signal::HistoryLost } else { Signal::Retried }, None);
     run.advance();
     Ok(Outcome::Changed)
 }

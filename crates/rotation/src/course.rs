@@ -19,6 +19,8 @@ pub(crate) enum Signal {
     OverBudget,
     /// An operator asked a stuck rotation to try again.
     Retried,
+    /// The database no longer has what earlier steps of the undo did to it.
+    HistoryLost,
     /// An agent said that the rotation was undone by hand.
     Recovered,
 }
@@ -126,11 +128,16 @@ pub(crate) fn next(course: &Course, signal: Signal) -> Option<Next> {
         Course::Undo { from, step } => match signal {
             Signal::Done => Some(step_after(*from, *step)),
             Signal::Failed => Some(Next::Stuck { from: *from, step: *step }),
+            Signal::HistoryLost => Some(undo_again(*from, *step)),
             Signal::Recovered => Some(Next::Ended(Ending::RolledBack)),
             Signal::Authorized | Signal::AdmitDecided | Signal::Aborted | Signal::OverBudget | Signal::Retried => None,
         },
         Course::Stuck { from, step, .. } => match signal {
             Signal::Retried => Some(Next::Undo { from: *from, step: begins_again_at(*step) }),
+            Signal::HistoryLost => match undo_again(*from, *step) {
+                Next::Stuck { from, step } => Some(Next::Undo { from, step }),
+                again => Some(again),
+            },
             Signal::Recovered => Some(Next::Ended(Ending::RolledBack)),
             Signal::Done
             | Signal::Authorized
@@ -162,6 +169,25 @@ const fn begins_again_at(step: UndoStep) -> UndoStep {
     }
 }
 
+/// What the database lost is done again, beginning with the ledger. Once the undo has let the application in, that is as
+/// it is from Start on: every instance is stopped first, and what the application wrote is counted by nobody.
+fn undo_again(from: Phase, step: UndoStep) -> Next {
+    match step {
+        UndoStep::TurnBack => Next::Stuck { from, step },
+        // Nothing had been done to the database.
+        _ if from < Phase::Quiesce => Next::Stuck { from, step },
+        UndoStep::StopInstances
+        | UndoStep::RestoreKeys
+        | UndoStep::SwapTablesBack
+        | UndoStep::RestoreRows
+        | UndoStep::VerifyRows
+        | UndoStep::LiftFence => Next::Undo { from, step: UndoStep::TurnBack },
+        UndoStep::StartInstances | UndoStep::AdmitInstances | UndoStep::DiscardKeys | UndoStep::CloseLedger => {
+            Next::Undo { from: from.max(Phase::Start), step: UndoStep::TurnBack }
+        }
+    }
+}
+
 fn first_step(from: Phase) -> Next {
     steps_from(from).next().map_or(Next::Ended(Ending::RolledBack), |step| Next::Undo { from, step })
 }
@@ -180,7 +206,7 @@ fn steps_from(from: Phase) -> impl Iterator<Item = UndoStep> {
 mod tests {
     use super::*;
 
-    const SIGNALS: [Signal; 8] = [
+    const SIGNALS: [Signal; 9] = [
         Signal::Done,
         Signal::Authorized,
         Signal::AdmitDecided,
@@ -188,6 +214,7 @@ mod tests {
         Signal::Aborted,
         Signal::OverBudget,
         Signal::Retried,
+        Signal::HistoryLost,
         Signal::Recovered,
     ];
 
@@ -297,6 +324,29 @@ mod tests {
             assert_eq!(from, needed_from);
             assert!(again == step || again == UndoStep::TurnBack && step < UndoStep::StartInstances, "{step:?}");
             assert!(steps_from(from).any(|needed| needed == again), "{again:?} of {from:?}");
+        }
+    }
+
+    #[test]
+    fn lost_history_leads_back_to_the_ledger_and_past_the_fence_through_every_step() {
+        for (step, needed_from) in UNDO {
+            for from in [needed_from, Phase::Start] {
+                let reason = crate::Fault::new(crate::FaultCode::DatabasePosition, "", "");
+                let stuck = Course::Stuck { from, step, reason, next_steps: Vec::new() };
+                let from_undo = next(&Course::Undo { from, step }, Signal::HistoryLost);
+                let from_stuck = next(&stuck, Signal::HistoryLost);
+                if step == UndoStep::TurnBack || from < Phase::Quiesce {
+                    assert_eq!(from_undo, Some(Next::Stuck { from, step }));
+                    assert_eq!(from_stuck, Some(Next::Undo { from, step }));
+                    continue;
+                }
+                let from = if step > UndoStep::LiftFence { Phase::Start } else { from };
+                assert_eq!(from_undo, Some(Next::Undo { from, step: UndoStep::TurnBack }), "{step:?}");
+                assert_eq!(from_stuck, from_undo, "{step:?}");
+            }
+        }
+        for phase in Phase::ALL {
+            assert_eq!(next(&forward(phase), Signal::HistoryLost), None, "{phase:?}");
         }
     }
 

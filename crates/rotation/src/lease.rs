@@ -14,7 +14,14 @@ pub(crate) fn give_out(run: &mut Run<'_>) -> Result<(), Fault> {
     if free.is_empty() {
         return Ok(());
     }
-    if run.stand().all(|progress| progress.shunned) {
+    if run.stand().all(|progress| progress.undo.discarded) {
+        return Err(Fault::new(
+            FaultCode::KeyStore,
+            format!("{} shards wait, and every node has discarded the new key already", free.len()),
+            "if rows are under the new key, `keyturn recover` puts a backup back; its key is in the operator's bundle",
+        ));
+    }
+    if run.stand().all(|progress| progress.shunned || progress.undo.discarded) {
         run.rotation.lease_rounds = run.rotation.lease_rounds.saturating_add(1);
         if run.rotation.lease_rounds > rounds_max(&run.rotation.course) {
             return Err(Fault::new(
@@ -96,7 +103,7 @@ fn writers(stand: Stand<'_>, pass: Pass) -> Vec<(NodeId, usize)> {
     }
     let mut nodes: Vec<(NodeId, usize)> = stand
         .present()
-        .filter(|(_, progress)| !progress.shunned)
+        .filter(|(_, progress)| !progress.shunned && !progress.undo.discarded)
         .map(|(id, _)| (id.clone(), counts.get(id).copied().unwrap_or(0)))
         .collect();
     nodes.sort_by_key(|(_, count)| *count == 0);

@@ -50,6 +50,10 @@ pub(crate) const LEASE_ROUNDS_MAX: u32 = 6;
 /// The same for an undo: two minutes, because the only way out is to be stuck.
 pub(crate) const LEASE_ROUNDS_UNDO_MAX: u32 = 24;
 
+/// How often an undo begins by itself, because the database loses what it did again and again: a server that fails over
+/// this often needs a person.
+pub(crate) const UNDOS_MAX: usize = 4;
+
 /// At the least this long is an undo's work tried: what heals by itself (a restarted agent, a database that recovers)
 /// does so within a minute.
 const UNDO_DEADLINE_MIN_MS: u64 = 120_000;

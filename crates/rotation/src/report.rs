@@ -2,6 +2,7 @@
 //! still calls for changes nothing.
 
 use crate::course::Signal;
+use crate::limits::UNDOS_MAX;
 use crate::run::{Run, Stand};
 use crate::{
     Answer, Assignment, AssignmentId, Course, Fault, FaultCode, Millis, NodeId, Outcome, Phase, State, UndoStep, Work,
@@ -88,6 +89,13 @@ fn fail(run: &mut Run<'_>, node: &NodeId, work: &Work, fault: Fault) {
         Course::Ended(_) => {
             run.record(fault);
             phases::catch_up::start_over(run, node);
+        }
+        Course::Undo { .. }
+            if phases::undo::can_begin_again(run.stand(), &fault)
+                && phases::undo::times_begun(run.rotation) < UNDOS_MAX =>
+        {
+            run.follow(Signal::HistoryLost, Some(fault));
+            run.advance();
         }
         Course::Forward { .. } | Course::Undo { .. } | Course::Stuck { .. } => {
             run.follow(Signal::Failed, Some(fault));

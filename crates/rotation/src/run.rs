@@ -6,7 +6,7 @@ use crate::course::{self, Next, Signal};
 use crate::limits::{FAULTS_MAX, PHASE_TIMES_MAX};
 use crate::{
     Course, Epoch, Fault, Millis, Node, NodeCatchUp, NodeId, NodeProgress, Phase, PhaseTime, Quarantine, Rotation,
-    RotationId, State, Work, estimate, lease, phases,
+    RotationId, State, UndoStep, Work, estimate, lease, phases,
 };
 
 /// A rotation and the nodes, to look at.
@@ -85,7 +85,8 @@ impl<'a> Run<'a> {
     }
 
     /// Goes on as far as the work that is done allows, and leases shards where rows are to be worked on.
-    /// Ends because every turn but the last moves along the transition table, which has no way back but `retry`.
+    /// Ends because every turn but the last moves along the transition table, which has no way back without an entry of
+    /// its own.
     pub(crate) fn advance(&mut self) {
         while !self.rotation.paused {
             if phases::is_complete(self.stand()) {
@@ -140,6 +141,17 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// The application was let into the database: from here on any node may be asked to start its instance, and may do so
+    /// without our hearing of it.
+    pub(crate) fn let_in(&mut self) {
+        let present: Vec<NodeId> = self.stand().present().map(|(id, _)| id.clone()).collect();
+        for id in &present {
+            if let Some(progress) = self.progress(id) {
+                progress.may_run = true;
+            }
+        }
+    }
+
     /// Does without a node until the next phase or step: no shards, no lead.
     pub(crate) fn shun(&mut self, id: &NodeId) {
         if let Some(progress) = self.progress(id) {
@@ -190,6 +202,10 @@ impl<'a> Run<'a> {
             }
             Next::Undo { from, step } => {
                 self.rotation.course = Course::Undo { from, step };
+                if step == UndoStep::TurnBack {
+                    // The ledger knows what is still so.
+                    phases::rows::forget_restored(self);
+                }
                 self.rotation.paused = false;
                 self.begin_time(format!("undo:{}", step.as_str()));
             }

@@ -132,7 +132,8 @@ impl Phase {
 pub enum UndoStep {
     /// The ledger turns back and its epoch rises, so that late workers change nothing. From Quiesce on.
     TurnBack,
-    /// Instances that may run with the new key are taken offline again, those of held nodes too. From Start.
+    /// Instances that may run are taken offline again, those of held nodes too: with the new key, or with the old one
+    /// when the database lost the undo. From Start.
     StopInstances,
     /// The previous `encryption.config` is put back. From Activate on.
     RestoreKeys,
@@ -198,7 +199,7 @@ pub enum Course {
     },
     /// Being undone.
     Undo {
-        /// The phase that had been reached.
+        /// The phase that had been reached; Start too when the undo itself had let the application in and begins again.
         from: Phase,
         /// The step of the undo.
         step: UndoStep,
@@ -338,9 +339,10 @@ pub struct NodeProgress {
     pub activated: bool,
     /// Its instance runs and opened the canary with the new key.
     pub started: bool,
-    /// Its instance may be running with the new key: it could be asked to start, and has not confirmed offline since.
-    /// True before an answer comes, so that an undo also stops an instance of which nothing was heard.
-    pub may_run_new_key: bool,
+    /// Its instance may be running since the application was let in: with the new key from Start on, with the old one in
+    /// an undo. It could be asked to start, and has not confirmed offline since. True before an answer comes, so that an
+    /// undo also stops an instance of which nothing was heard.
+    pub may_run: bool,
     /// When its instance was admitted again, under either key.
     pub admitted_at: Option<Millis>,
     /// How far its undo has come.

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use super::network::{CONTROL, DATA, address};
 use super::{AGENT_PORT, COORDINATOR_PORT, COORDINATORS, INSTANCE_PORT, NODES, ROWS, RealFarm, server};
+use crate::sample_vault::{TARGETS, commands, settings};
 use crate::support::succeed;
 
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
@@ -90,27 +91,13 @@ pub(super) fn configurations(farm: &RealFarm) {
 }
 
 fn instance(farm: &RealFarm, node: &str) -> String {
-    format!(
-        "listen = \"127.0.0.1:{INSTANCE_PORT}\"\ndatabase_url = \"{}\"\nstore = \"{}\"\nhostkey = \"{}\"\n",
-        database_url(farm, "vault_app"),
-        farm.path(&format!("{node}/application")),
-        farm.path(&format!("{node}/hostkey")),
-    )
+    let (store, hostkey) = (farm.path(&format!("{node}/application")), farm.path(&format!("{node}/hostkey")));
+    settings(INSTANCE_PORT, &database_url(farm, "vault_app"), &store, &hostkey)
 }
 
 fn database_url(farm: &RealFarm, role: &str) -> String {
     let port = farm.options.database_port;
     format!("postgres://{role}@{}:{port}/vault?sslmode=disable", address(DATA, server::NUMBER))
-}
-
-fn commands(folder: &str) -> String {
-    [("drain", 15), ("offline", 30), ("start", 25), ("observe", 5), ("canary", 5), ("admit", 5)]
-        .map(|(verb, deadline)| {
-            let words = [env!("CARGO_BIN_EXE_keyturn"), "sample-vault", verb, "--dir", folder];
-            let words = words.map(|word| format!("\"{word}\"")).join(", ");
-            format!("{verb} = {{ command = [{words}], deadline_s = {deadline} }}\n")
-        })
-        .concat()
 }
 
 /// Roles, tables, rows and rights, as docs/by-hand.md has them.
@@ -129,13 +116,13 @@ pub(super) fn database(farm: &RealFarm) {
     );
     let first = NODES[0];
     // Past proxies that are not there yet.
-    let settings = farm.path(&format!("{first}/instance/instance.toml"));
-    let own = fs::read_to_string(&settings).expect("written before");
+    let file = farm.path(&format!("{first}/instance/instance.toml"));
+    let own = fs::read_to_string(&file).expect("written before");
     let direct =
         own.replace(&format!(":{}/vault", farm.options.database_port), &format!(":{}/vault", super::DATABASE_PORT));
-    fs::write(&settings, direct).expect("written");
+    fs::write(&file, direct).expect("written");
     farm.on(first, &["sample-vault", "seed", "--dir", &farm.path(&format!("{first}/instance")), "--rows", ROWS]);
-    fs::write(&settings, own).expect("written");
+    fs::write(&file, own).expect("written");
     farm.server.execute_in(
         "vault",
         "GRANT USAGE ON SCHEMA public TO keyturn_agent;
@@ -145,30 +132,3 @@ pub(super) fn database(farm: &RealFarm) {
          GRANT SELECT (entry_id, file_name, content), UPDATE (content) ON attachments TO keyturn_agent",
     );
 }
-
-const TARGETS: &str = r#"
-version = 1
-
-[[table]]
-name = "connections"
-key = ["id"]
-column = [{ name = "credentials", encoding = "raw" }]
-
-[[table]]
-name = "user_vault_entries"
-key = ["id"]
-column = [
-  { name = "password", encoding = "base64", aad = "user_vault_entries.password" },
-  { name = "notes", encoding = "base64" },
-]
-
-[[table]]
-name = "documentation"
-key = ["slug"]
-column = [{ name = "body", encoding = "base64" }]
-
-[[table]]
-name = "attachments"
-key = ["entry_id", "file_name"]
-column = [{ name = "content", encoding = "raw" }]
-"#;

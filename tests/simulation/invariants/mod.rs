@@ -15,6 +15,7 @@ use rotation::{Ending, Fence, NodeId, RotationId};
 use crate::world::World;
 
 pub(crate) use a_stale_fence_changes_nothing::Seen;
+pub(crate) use admitted_instances_open_the_data::Betrayed;
 pub(crate) use every_run_ends::has_ended;
 pub(crate) use needed_keys_exist::Folders;
 

@@ -22,6 +22,8 @@ pub(super) async fn start(signed: Signed<'_>, key: KeyId) -> Result<Answer, Faul
     if key == signed.grant.statement.new_key {
         // For whoever recovers the farm by hand: this instance must be stopped before rows go back.
         signed.note(NoteKind::Started).await?;
+    } else {
+        signed.needs_undo_kept("start the instance").await?;
     }
     signed.node.set_proved(signed.assignment.rotation, None)?;
     start_and_prove(&signed, key).await?;
@@ -68,7 +70,7 @@ pub(super) async fn admit(signed: Signed<'_>) -> Result<Answer, Fault> {
         // database that lost what was done to it.
         signed.note(NoteKind::Admitted).await?;
     } else {
-        signed.needs_ledger_turned_back("admit the instance").await?;
+        signed.needs_undo_kept("admit the instance").await?;
     }
     {
         let mut memory = node.memory();

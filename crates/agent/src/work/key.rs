@@ -129,6 +129,7 @@ pub(super) async fn discard(signed: Signed<'_>) -> Result<Answer, Fault> {
     if node.pending_keys()?.is_some_and(|pending| pending.active().secret.id() == grant.statement.new_key) {
         if node.was_held_for(assignment.rotation) {
             signed.needs_database().await?;
+            signed.needs_undo_kept("discard the new key").await?;
             signed.needs_rows_back("discard the new key").await?;
         }
         ticket.still_wanted()?;

@@ -3,7 +3,7 @@
 
 use std::num::NonZeroU32;
 
-use reencrypt::{LedgerMark, LedgerRotation, NoteKind, ShardJob};
+use reencrypt::{LedgerMark, NoteKind, ShardJob};
 use rotation::{Answer, DatabasePosition, Direction, Fault, FaultCode, LeaseNumber, Plan, Shard, Strategy};
 
 use super::key::{expect_key, find_key};
@@ -155,25 +155,29 @@ impl Signed<'_> {
         let unrestored = self.node.engine.unrestored(&self.assignment.rotation, shards).await;
         match unrestored.map_err(|error| error.fault())? {
             None => Ok(()),
-            Some(shard) => Err(refused(&format!(
-                "asked to {to} while rows of shard {shard} were turned to the new key and not verified back"
-            ))),
+            Some(shard) => {
+                Err(lost(to, &format!("rows of shard {shard} were turned to the new key and not verified back")))
+            }
         }
     }
 
-    /// The ledger must not go forward, as it would in a database that lost the undo since.
-    pub(super) async fn needs_ledger_turned_back(&self, to: &str) -> Result<(), Fault> {
-        let rotation = self.assignment.rotation;
+    /// The ledger must still say what the undo did until the application was let in: that it goes back, that every row was
+    /// read back, and that the application may log in. A database that lost history says less. One that does not know the
+    /// rotation at all never had a row of it turned.
+    pub(super) async fn needs_undo_kept(&self, to: &str) -> Result<(), Fault> {
         let ledger = self.node.engine.history().await.map_err(|error| error.fault())?;
-        let forward = |known: &LedgerRotation| known.rotation == rotation && known.direction == Direction::Forward;
-        if ledger.iter().any(forward) {
-            return Err(fault(
-                FaultCode::DatabasePosition,
-                format!("asked to {to}, and the ledger in the database goes forward: it lost the undo of {rotation}"),
-                "check that no other server or backup has taken the database's place, then `keyturn recover` on every node",
-            ));
+        let Some(known) = ledger.iter().find(|known| known.rotation == self.assignment.rotation) else { return Ok(()) };
+        let shards = u64::try_from(self.grant.plan.shards.len()).unwrap_or(u64::MAX);
+        if known.direction == Direction::Forward {
+            Err(lost(to, "it goes forward"))
+        } else if known.shards_turned > 0 && known.shards_restored < shards {
+            let restored = known.shards_restored;
+            Err(lost(to, &format!("rows were turned to the new key, and {restored} of {shards} shards verified back")))
+        } else if known.role_fenced {
+            Err(lost(to, "the application may not log in"))
+        } else {
+            Ok(())
         }
-        Ok(())
     }
 
     /// The node's own current key must be the one that the rows are said to be under.
@@ -184,4 +188,15 @@ impl Signed<'_> {
         };
         expect_key(&self.node.current_keys()?, &[key], to)
     }
+}
+
+/// The ledger in the database does not say of an undo what the leader's log says.
+fn lost(to: &str, says: &str) -> Fault {
+    fault(
+        FaultCode::DatabasePosition,
+        format!(
+            "asked to {to}, and by the ledger in the database {says}: what the undo had done is lost, or was not done"
+        ),
+        "nothing, what is missing is done again; find out whether another server or a backup took the database's place",
+    )
 }

@@ -371,7 +371,7 @@ async fn the_application_is_not_let_in_among_rows_that_it_cannot_open() {
     leader.answer(Work::RestoreKey).await;
     let back = Work::LiftFence { direction: Direction::Back, position: None };
     let fault = leader.ask(back).await.unwrap_err().fault();
-    assert_eq!(fault.code, FaultCode::AssignmentRefused);
+    assert_eq!(fault.code, FaultCode::DatabasePosition);
     assert!(fault.message.contains("not verified back"), "{fault}");
     assert_eq!(farm.instance.state(), "offline");
 }

@@ -133,8 +133,8 @@ async fn the_new_key_is_not_discarded_while_rows_need_it() {
     let discard = async |leader: &mut Leader| {
         leader.next_phase();
         let fault = leader.ask(Work::DiscardKey).await.unwrap_err().fault();
-        assert_eq!(fault.code, FaultCode::AssignmentRefused, "{fault}");
-        assert!(fault.message.contains("not verified back"), "{fault}");
+        assert_eq!(fault.code, FaultCode::DatabasePosition, "{fault}");
+        assert!(fault.message.contains("verified back"), "{fault}");
     };
     discard(&mut leader).await;
     leader.next_phase();

@@ -46,6 +46,8 @@ pub(super) struct Patience {
     lease: Option<Duration>,
     /// Faults that say that trying again is of no use are tried again nevertheless.
     stubborn: bool,
+    /// In an undo: that the database lost what was done to it is no reason to wait, but to do it again.
+    undoes: bool,
     /// The last word of any kind.
     heard: Option<Instant>,
     /// From when a deadline that restarts counts.
@@ -68,6 +70,7 @@ impl Patience {
             restarts: rotation::deadline_restarts(kind),
             lease: shard.then_some(Duration::from_millis(LEASE_MS)),
             stubborn: rotation::retry_until_deadline(kind, course),
+            undoes: matches!(course, Course::Undo { .. }),
             heard: None,
             advanced: now,
             rows_done: 0,
@@ -106,7 +109,8 @@ impl Patience {
             self.heard = Some(now);
             // What was undone by hand stays so, however often it is asked for.
             let recovered = fault.code == FaultCode::Recovered;
-            if recovered || !fault.retryable && !self.stubborn {
+            let lost = fault.code == FaultCode::DatabasePosition && self.undoes;
+            if recovered || lost || !fault.retryable && !self.stubborn {
                 return Next::Log(Event::WorkFailed { assignment: self.assignment.clone(), fault: fault.clone() });
             }
         }
@@ -262,6 +266,22 @@ mod tests {
         assert!(matches!(event, Event::WorkFailed { .. }), "{event:?}");
         again(patience(Work::StoreKey, &FORWARD, now).failed(fault(true), now));
         again(patience(Work::RestoreKey, &UNDO, now).failed(fault(false), now));
+    }
+
+    #[test]
+    fn that_the_database_lost_an_undo_is_logged_at_once_so_that_it_is_done_again() {
+        let now = Instant::now();
+        let lost = || match fault(false) {
+            Failure::Fault(fault) => Failure::Fault(Fault { code: FaultCode::DatabasePosition, ..fault }),
+            Failure::Unreached(_) => unreachable!(),
+        };
+        assert!(matches!(
+            logged(patience(Work::AdmitInstance, &UNDO, now).failed(lost(), now)),
+            Event::WorkFailed { .. }
+        ));
+        // Past the point of no return nothing is done again.
+        let admit = Course::Forward { phase: Phase::Admit };
+        again(patience(Work::AdmitInstance, &admit, now).failed(lost(), now));
     }
 
     #[test]

@@ -14,6 +14,8 @@ mod pki;
 mod recover;
 mod restore;
 mod rotation;
+#[path = "../../../../tests/end_to_end/sample_vault.rs"]
+mod sample_vault;
 mod support;
 mod usage;
 mod vault;

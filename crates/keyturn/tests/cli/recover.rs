@@ -11,8 +11,9 @@ use reencrypt::{DatabaseConfig, Engine, SurveyRequest, Targets};
 use rotation::StrategyChoice;
 use serde_json::Value;
 
+use crate::sample_vault::TARGETS;
 use crate::support::{Ran, keyturn, mode, run};
-use crate::vault::{ROWS, TARGETS, VaultFarm};
+use crate::vault::{ROWS, VaultFarm};
 
 /// How long a rotation may take to end once everybody is back.
 const END_LIMIT: Duration = Duration::from_secs(60);

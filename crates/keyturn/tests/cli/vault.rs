@@ -7,6 +7,7 @@ use serde_json::Value;
 use sqlx::Connection as _;
 
 use crate::farm::{Farm, Running, free_port};
+use crate::sample_vault::{TARGETS, commands, settings};
 use crate::support::{Ran, keyturn, run};
 
 /// Entries in the database; the fewest that the vault seeds.
@@ -246,12 +247,11 @@ impl Node {
         farm.write(&format!("{name}.toml"), &agent_toml(farm, &name, port, urls));
         farm.write(
             &format!("{name}/instance/instance.toml"),
-            &format!(
-                "listen = \"127.0.0.1:{}\"\ndatabase_url = \"{}\"\nstore = \"{}\"\nhostkey = \"{}\"\n",
+            &settings(
                 free_port(),
-                urls.application,
-                farm.path(&format!("{name}/store")),
-                farm.path(&format!("{name}/hostkey")),
+                &urls.application,
+                &farm.path(&format!("{name}/store")),
+                &farm.path(&format!("{name}/hostkey")),
             ),
         );
         let config = farm.path(&format!("{name}.toml"));
@@ -271,48 +271,12 @@ impl Drop for VaultFarm {
     }
 }
 
-/// The vault's tables, as docs/by-hand.md has them.
-pub(crate) const TARGETS: &str = r#"
-version = 1
-
-[[table]]
-name = "connections"
-key = ["id"]
-column = [{ name = "credentials", encoding = "raw" }]
-
-[[table]]
-name = "user_vault_entries"
-key = ["id"]
-column = [
-  { name = "password", encoding = "base64", aad = "user_vault_entries.password" },
-  { name = "notes", encoding = "base64" },
-]
-
-[[table]]
-name = "documentation"
-key = ["slug"]
-column = [{ name = "body", encoding = "base64" }]
-
-[[table]]
-name = "attachments"
-key = ["entry_id", "file_name"]
-column = [{ name = "content", encoding = "raw" }]
-"#;
-
 fn key(farm: &Farm, arguments: &[&str]) -> Ran {
     run([&["key"], arguments, &["--password-file", &farm.path("password")]].concat())
 }
 
 fn agent_toml(farm: &Farm, name: &str, port: u16, urls: &Urls) -> String {
-    let instance: String = [("drain", 15), ("offline", 30), ("start", 30), ("observe", 5), ("canary", 5), ("admit", 5)]
-        .map(|(verb, deadline)| {
-            let folder = farm.path(&format!("{name}/instance"));
-            let command = [env!("CARGO_BIN_EXE_keyturn"), "sample-vault", verb, "--dir", &folder]
-                .map(|word| format!("\"{word}\""))
-                .join(", ");
-            format!("{verb} = {{ command = [{command}], deadline_s = {deadline} }}\n")
-        })
-        .concat();
+    let instance = commands(&farm.path(&format!("{name}/instance")));
     format!(
         "node = \"{name}\"\nfarm = \"demo\"\nlisten = \"127.0.0.1:{port}\"\nstate_dir = \"{name}/state\"\n\
          [tls]\nca = \"ca.pem\"\ncertificate = \"agent-{name}.pem\"\nkey = \"agent-{name}.key\"\n\

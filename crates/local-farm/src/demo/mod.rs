@@ -6,72 +6,33 @@ pub(crate) mod rotate;
 mod summary;
 
 use std::io::Write as _;
-use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::farm::layout::{Layout, UnusableFolder};
-use crate::farm::{Farm, Size};
-use crate::faults::{Fault, UnusableFault};
-use crate::load::Load;
+use crate::DemoOptions;
+use crate::farm::layout::Layout;
+use crate::faults::Fault;
+use crate::launch::{launch, serving, size, told_as_usage};
 use crate::narrate::say;
-use crate::seed::content::Counts;
-use crate::server::{UnusableDatabase, VaultDatabase};
-use crate::signals::termination;
-use crate::{DemoOptions, WrongUsage};
+use crate::server::VaultDatabase;
 use rotate::Strike;
-
-/// Ended by a signal, as shells count it: 128 and SIGINT's number.
-const EXIT_INTERRUPTED: u8 = 130;
-
-/// Requests that must be answered before the rotation begins.
-pub(crate) const WARM_UP_REQUESTS: u64 = 100;
-
-/// How long that may take.
-pub(crate) const WARM_UP_LIMIT: Duration = Duration::from_secs(60);
-
-/// Fewer rows leave a table without one that a fault may corrupt.
-pub(crate) const ROWS_MIN: u64 = 40;
 
 /// Runs the demo; answers the exit code. However it ends, nothing of it is left running.
 pub(crate) async fn run(options: DemoOptions) -> anyhow::Result<u8> {
-    match prepare_and_run(options).await {
-        Err(error) if is_usage(&error) => Err(WrongUsage(format!("{error:#}")).into()),
-        other => other,
-    }
+    let fault = fault(&options).map_err(told_as_usage)?;
+    launch("demo", &options.database, options.keep.as_deref(), async |layout, database| {
+        build_and_rotate(&options, fault, layout, database).await
+    })
+    .await
 }
 
-async fn prepare_and_run(options: DemoOptions) -> anyhow::Result<u8> {
+/// What is to be broken, if it can be on the farm that is asked for.
+fn fault(options: &DemoOptions) -> anyhow::Result<Option<Fault>> {
     let fault: Option<Fault> = options.fail.as_deref().map(str::parse).transpose()?;
     if let Some(fault) = fault {
         fault.check(options.coordinators, matches!(options.database.as_str(), "postgres" | "mariadb"))?;
     }
-    let layout = Layout::create(options.keep.as_deref())?;
-    let interruption = termination();
-    tokio::pin!(interruption);
-    let database = tokio::select! {
-        prepared = VaultDatabase::prepare(&options.database, layout.root()) => prepared?,
-        () = interruption.as_mut() => return Ok(interrupted()),
-    };
-    let leftovers = database.leftovers().filter(|_| options.keep.is_none());
-    // The farm belongs to the future that is dropped here, and takes its processes with it.
-    let ended = tokio::select! {
-        ended = build_and_rotate(&options, fault, layout, database) => ended,
-        () = interruption => Ok(interrupted()),
-    };
-    if let Some(leftovers) = leftovers {
-        leftovers.remove().await.context("removing the demo's database and roles from the server")?;
-    }
-    ended
-}
-
-pub(crate) fn interrupted() -> u8 {
-    say("interrupted; everything is ended");
-    EXIT_INTERRUPTED
-}
-
-pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
-    error.is::<UnusableFault>() || error.is::<UnusableDatabase>() || error.is::<UnusableFolder>()
+    Ok(fault)
 }
 
 async fn build_and_rotate(
@@ -80,23 +41,9 @@ async fn build_and_rotate(
     layout: Layout,
     database: VaultDatabase,
 ) -> anyhow::Result<u8> {
-    let size = Size {
-        nodes: options.nodes,
-        coordinators: options.coordinators,
-        counts: Counts::of(options.rows.max(ROWS_MIN)),
-    };
+    let size = size(options.nodes, options.coordinators, options.rows);
     let separable = fault.is_some_and(Fault::needs_network);
-    say(&format!("building a farm in {}", layout.root().display()));
-    let mut farm = Farm::prepare(layout, database, size, separable).await?;
-    say(&format!(
-        "starting {} coordinators, {} agents with their instances, a balancer",
-        size.coordinators, size.nodes
-    ));
-    farm.start().await?;
-
-    say("setting clients to work");
-    let load = Load::start(farm.balancer, size.counts);
-    anyhow::ensure!(load.goes_on(WARM_UP_REQUESTS, WARM_UP_LIMIT).await, "the farm does not serve its clients");
+    let (mut farm, load) = serving(layout, database, size, separable).await?;
 
     let rotation = rotate::rotate(&mut farm, fault.map(Strike::Held)).await?;
     let findings = checks::check(&farm, &rotation, load).await?;

@@ -11,17 +11,15 @@ use rand::Rng as _;
 use tokio::time::Instant;
 use wire::v1;
 
+use crate::SoakOptions;
 use crate::demo::checks::check_and_rest;
 use crate::demo::rotate::{Strike, rotate};
-use crate::demo::{ROWS_MIN, WARM_UP_LIMIT, WARM_UP_REQUESTS, interrupted, is_usage};
+use crate::farm::Farm;
 use crate::farm::layout::Layout;
-use crate::farm::{Farm, Size};
+use crate::launch::{launch, serving, size};
 use crate::load::Load;
 use crate::narrate::say;
-use crate::seed::content::Counts;
 use crate::server::VaultDatabase;
-use crate::signals::termination;
-use crate::{SoakOptions, WrongUsage};
 use chance::Chance;
 use tally::Tally;
 
@@ -33,45 +31,17 @@ const REST: Duration = Duration::from_secs(2);
 
 /// Runs the soak; answers the exit code. However it ends, nothing of it is left running.
 pub(crate) async fn run(options: SoakOptions) -> anyhow::Result<u8> {
-    match prepare_and_run(options).await {
-        Err(error) if is_usage(&error) => Err(WrongUsage(format!("{error:#}")).into()),
-        other => other,
-    }
-}
-
-async fn prepare_and_run(options: SoakOptions) -> anyhow::Result<u8> {
-    let layout = Layout::create(options.keep.as_deref())?;
-    let interruption = termination();
-    tokio::pin!(interruption);
-    let database = tokio::select! {
-        prepared = VaultDatabase::prepare(&options.database, layout.root()) => prepared?,
-        () = interruption.as_mut() => return Ok(interrupted()),
-    };
-    let leftovers = database.leftovers().filter(|_| options.keep.is_none());
-    // The farm belongs to the future that is dropped here, and takes its processes with it.
-    let ended = tokio::select! {
-        ended = build_and_soak(&options, layout, database) => ended,
-        () = interruption => Ok(interrupted()),
-    };
-    if let Some(leftovers) = leftovers {
-        leftovers.remove().await.context("removing the soak's database and roles from the server")?;
-    }
-    ended
+    launch("soak", &options.database, options.keep.as_deref(), async |layout, database| {
+        build_and_soak(&options, layout, database).await
+    })
+    .await
 }
 
 async fn build_and_soak(options: &SoakOptions, layout: Layout, database: VaultDatabase) -> anyhow::Result<u8> {
-    let size = Size {
-        nodes: options.nodes,
-        coordinators: options.coordinators,
-        counts: Counts::of(options.rows.max(ROWS_MIN)),
-    };
+    let size = size(options.nodes, options.coordinators, options.rows);
     let seed = options.seed.unwrap_or_else(|| rand::rng().random());
-    say(&format!("seed {seed}: building a farm in {}", layout.root().display()));
-    let mut farm = Farm::prepare(layout, database, size, true).await?;
-    farm.start().await?;
-    say("setting clients to work");
-    let load = Load::start(farm.balancer, size.counts);
-    anyhow::ensure!(load.goes_on(WARM_UP_REQUESTS, WARM_UP_LIMIT).await, "the farm does not serve its clients");
+    say(&format!("seed {seed}"));
+    let (mut farm, load) = serving(layout, database, size, true).await?;
 
     let can_restart = matches!(options.database.as_str(), "postgres" | "mariadb");
     let chance = Chance::new(seed, options.coordinators, can_restart);

@@ -59,7 +59,7 @@ pub(super) fn take(
         Work::TakeOffline => {
             progress.catch_up.offline = true;
             progress.started = false;
-            progress.may_run_new_key = false;
+            progress.may_run = false;
             progress.offline_at.get_or_insert(now);
         }
         Work::ActivateKey { .. } | Work::RestoreKey => {

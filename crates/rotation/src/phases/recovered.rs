@@ -31,7 +31,7 @@ fn is_back(run: &mut Run<'_>, node: &NodeId) {
         progress.started = false;
         progress.activated = false;
         progress.key_stored = false;
-        progress.may_run_new_key = false;
+        progress.may_run = false;
         progress.undo.offline = true;
         progress.undo.restored = true;
         progress.undo.started = true;

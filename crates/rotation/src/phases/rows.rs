@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::phases::unexpected;
 use crate::run::{Run, Stand};
 use crate::{
-    Answer, Course, Direction, Fault, FaultCode, NodeId, Phase, Shard, ShardId, ShardLease, ShardProgress, ShardTally,
-    UndoStep, Work,
+    Answer, Course, Direction, Fault, FaultCode, NodeId, Phase, Rotation, Shard, ShardId, ShardLease, ShardProgress,
+    ShardTally, UndoStep, Work,
 };
 
 /// A pass over all rows.
@@ -162,12 +162,34 @@ fn was_let_in(course: &Course) -> bool {
     }
 }
 
+/// Whether the database is known to have lost history since the rows were counted, and perhaps what the application had
+/// written before that. The ledger's word of the way forward comes back with each restored shard, so it is lost too where
+/// that differs from the log's.
+fn has_lost_history(rotation: &Rotation) -> bool {
+    let contents = |tally: &ShardTally| (tally.values, tally.undecryptable, tally.digest, tally.rest);
+    let differs = |shard: &ShardProgress| {
+        let (before, back) = (shard.reencrypted.as_ref(), shard.restored.as_ref());
+        before.zip(back).is_some_and(|(before, back)| contents(before) != contents(back))
+    };
+    rotation.faults.iter().any(|fault| fault.code == FaultCode::DatabasePosition)
+        || rotation.shards.values().any(differs)
+}
+
+/// Whether what was counted on the way forward says nothing of what must be there now: in an undo, after the application was
+/// let in or history was lost. Every value must open under the old key all the same.
+fn counts_no_more(rotation: &Rotation) -> bool {
+    match rotation.course {
+        Course::Undo { .. } => was_let_in(&rotation.course) || has_lost_history(rotation),
+        Course::Forward { .. } | Course::Stuck { .. } | Course::Ended(_) => false,
+    }
+}
+
 /// A verified shard must hold exactly what was counted and summed while it was re-encrypted.
 fn check_contents(stand: Stand<'_>, shard: ShardId, after: &ShardTally, pass: Pass) -> Result<(), Fault> {
     // A shard that was not re-encrypted wholly has no digest of the whole to compare with; when it is turned back, the
     // engine compares the part that was.
     let before = match stand.rotation.shards.get(&shard).and_then(|progress| progress.reencrypted) {
-        Some(before) if !pass.writes() && before != *after && !was_let_in(&stand.rotation.course) => before,
+        Some(before) if !pass.writes() && before != *after && !counts_no_more(stand.rotation) => before,
         Some(_) | None => return Ok(()),
     };
     let table = table_of(stand, shard);
@@ -205,7 +227,7 @@ fn counted(tally: &ShardTally) -> String {
 
 /// The rows of all shards must be those that were counted at Quiesce, table by table.
 fn check_rows(stand: Stand<'_>, pass: Pass) -> Result<(), Fault> {
-    if was_let_in(&stand.rotation.course) {
+    if counts_no_more(stand.rotation) {
         return Ok(());
     }
     let mut found: BTreeMap<&str, u128> = stand.rotation.rows_fixed.keys().map(|table| (table.as_str(), 0)).collect();
@@ -226,7 +248,7 @@ fn check_rows(stand: Stand<'_>, pass: Pass) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Forgets what was restored and read back, so that a retry asks for all of it again: the ledger knows what is still so.
+/// Forgets what was restored and read back, so that an undo that begins again asks for all of it.
 pub(crate) fn forget_restored(run: &mut Run<'_>) {
     for shard in run.rotation.shards.values_mut() {
         shard.restored = None;

@@ -21,19 +21,13 @@ pub(super) fn work(stand: Stand<'_>) -> Vec<(NodeId, Work)> {
 
 /// Whether the fence was lifted: only since then may any of them run with the new key.
 fn is_let_in(stand: Stand<'_>) -> bool {
-    stand.present().any(|(_, progress)| progress.may_run_new_key)
+    stand.present().any(|(_, progress)| progress.may_run)
 }
 
 pub(super) fn take(run: &mut Run<'_>, node: &NodeId, work: &Work, answer: &Answer) -> Result<(), Fault> {
     match (work, answer) {
         (Work::LiftFence { .. }, Answer::FenceLifted) => {
-            // From here on any of them may be asked to start, and may do so without our hearing of it.
-            let present: Vec<NodeId> = run.stand().present().map(|(id, _)| id.clone()).collect();
-            for id in &present {
-                if let Some(progress) = run.progress(id) {
-                    progress.may_run_new_key = true;
-                }
-            }
+            run.let_in();
             Ok(())
         }
         (Work::StartInstance { .. }, Answer::InstanceStarted { key }) => {

@@ -5,7 +5,7 @@ use crate::phases::rows::{self, Pass};
 use crate::phases::start::check_canary;
 use crate::phases::unexpected;
 use crate::run::{Run, Stand};
-use crate::{Answer, Direction, Fault, FaultCode, NodeId, RotationId, UndoStep, Work};
+use crate::{Answer, Direction, Fault, FaultCode, NodeId, Rotation, RotationId, UndoStep, Work};
 
 pub(super) fn work(stand: Stand<'_>, step: UndoStep) -> Vec<(NodeId, Work)> {
     let done = stand.rotation.lead_done;
@@ -15,7 +15,7 @@ pub(super) fn work(stand: Stand<'_>, step: UndoStep) -> Vec<(NodeId, Work)> {
             .rotation
             .nodes
             .iter()
-            .filter(|(_, progress)| progress.may_run_new_key)
+            .filter(|(_, progress)| progress.may_run)
             .map(|(id, _)| (id.clone(), Work::TakeOffline))
             .collect(),
         UndoStep::RestoreKeys => stand.each_until(|progress| progress.undo.restored, &Work::RestoreKey),
@@ -36,8 +36,8 @@ pub(super) fn work(stand: Stand<'_>, step: UndoStep) -> Vec<(NodeId, Work)> {
 pub(super) fn is_complete(stand: Stand<'_>, step: UndoStep) -> bool {
     match step {
         UndoStep::TurnBack | UndoStep::LiftFence | UndoStep::CloseLedger => stand.rotation.lead_done,
-        // Held nodes too: rows must not go back while an instance may run with the new key.
-        UndoStep::StopInstances => stand.rotation.nodes.values().all(|progress| !progress.may_run_new_key),
+        // Held nodes too: rows must not go back while an instance may run.
+        UndoStep::StopInstances => stand.rotation.nodes.values().all(|progress| !progress.may_run),
         UndoStep::RestoreKeys => stand.all(|progress| progress.undo.restored),
         UndoStep::SwapTablesBack => stand.rotation.lead_done || !stand.rotation.has_shadows(),
         UndoStep::RestoreRows => rows::is_complete(stand, Pass::RestoreRows),
@@ -57,15 +57,27 @@ pub(super) fn take(
 ) -> Result<(), Fault> {
     let now = run.now;
     match (step, answer) {
-        (UndoStep::TurnBack, Answer::TurnedBack)
-        | (UndoStep::SwapTablesBack, Answer::TablesSwappedBack)
-        | (UndoStep::LiftFence, Answer::FenceLifted)
-        | (UndoStep::CloseLedger, Answer::LedgerClosed) => run.rotation.lead_done = true,
+        (UndoStep::TurnBack, Answer::TurnedBack) | (UndoStep::SwapTablesBack, Answer::TablesSwappedBack) => {
+            run.rotation.lead_done = true;
+        }
+        (UndoStep::CloseLedger, Answer::LedgerClosed) => {
+            run.rotation.lead_done = true;
+            // The rows stay as they are: whoever runs now runs with their key.
+            run.rotation.nodes.values_mut().for_each(|progress| progress.may_run = false);
+        }
+        (UndoStep::LiftFence, Answer::FenceLifted) => {
+            run.rotation.lead_done = true;
+            run.let_in();
+        }
         (UndoStep::StopInstances, Answer::WentOffline) => {
             if let Some(progress) = run.progress(node) {
                 progress.undo.offline = true;
                 progress.started = false;
-                progress.may_run_new_key = false;
+                progress.may_run = false;
+                // Of an undo that begins again because the database lost it.
+                progress.undo.started = false;
+                progress.undo.admitted = false;
+                progress.admitted_at = None;
             }
         }
         (UndoStep::RestoreKeys, Answer::KeyRestored { key }) => {
@@ -101,6 +113,18 @@ pub(super) fn take(
         _ => return Err(unexpected(node, work, answer)),
     }
     Ok(())
+}
+
+/// Whether what went wrong is that the database lost what the undo did, and it can be done again: by a node that still
+/// holds the new key.
+pub(crate) fn can_begin_again(stand: Stand<'_>, fault: &Fault) -> bool {
+    fault.code == FaultCode::DatabasePosition && stand.present().any(|(_, progress)| !progress.undo.discarded)
+}
+
+/// How often the undo began, as far as is remembered.
+pub(crate) fn times_begun(rotation: &Rotation) -> usize {
+    let first = format!("undo:{}", UndoStep::TurnBack.as_str());
+    rotation.times.iter().filter(|time| time.name == first).count()
 }
 
 /// What an operator is told to do when the undo is stuck, in order.

@@ -37,7 +37,7 @@ fn after_the_start_it_is_undone_from_wherever_it_is() {
             farm.go_on();
             check(&farm, "ended:rolled-back", &[]);
             assert!(farm.state.nodes.values().all(|node| node.key == Some(OLD)));
-            assert!(farm.rotation().nodes.values().all(|progress| !progress.activated && !progress.may_run_new_key));
+            assert!(farm.rotation().nodes.values().all(|progress| !progress.activated && !progress.may_run));
         }
     }
 }

@@ -13,6 +13,7 @@ mod distribute;
 mod estimate;
 mod farm;
 mod leases;
+mod lost_undo;
 mod preflight;
 mod quiesce;
 mod recovered;

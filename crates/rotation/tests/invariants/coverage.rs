@@ -40,6 +40,11 @@ fn random_runs_come_everywhere() {
                     let went_on = matches!(rotation.course, Course::Forward { .. });
                     seen.insert(if went_on { "over budget" } else { "undone for its budget" }.to_owned());
                 }
+                let begun = rotation.times.iter().filter(|time| time.name == "undo:turn-back").count();
+                let again = matches!(rotation.course, Course::Undo { step: UndoStep::StopInstances, .. });
+                if begun > 1 && again {
+                    seen.insert("undone again".to_owned());
+                }
                 if rotation.lease_rounds > 0 {
                     seen.insert("all silent".to_owned());
                 }
@@ -56,7 +61,7 @@ fn random_runs_come_everywhere() {
     wanted.extend(["ended:completed", "ended:rolled-back", "ended:refused", "ended:withdrawn"].map(str::to_owned));
     wanted.extend(["paused", "followed", "all silent", "refused"].map(str::to_owned));
     wanted.extend(["throttled", "retired", "swapped in the undo"].map(str::to_owned));
-    wanted.extend(["over budget", "undone for its budget"].map(str::to_owned));
+    wanted.extend(["over budget", "undone for its budget", "undone again"].map(str::to_owned));
     let missed: Vec<&String> = wanted.difference(&seen).collect();
     assert!(missed.is_empty(), "never seen: {missed:?}");
 }

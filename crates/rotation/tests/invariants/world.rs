@@ -337,7 +337,9 @@ impl World {
         let by = "mallory".to_owned();
         match (kind, any) {
             (0 | 1, Some(any)) => {
-                self.say(Event::WorkFailed { assignment: any.id(), fault: fault(FaultCode::Internal) });
+                // In an undo the latter says that it is lost, and it begins again.
+                let code = if pick.is_multiple_of(3) { FaultCode::DatabasePosition } else { FaultCode::Internal };
+                self.say(Event::WorkFailed { assignment: any.id(), fault: fault(code) });
             }
             (2..=4, Some(any)) => {
                 self.say(Event::DeadlineMissed { assignment: any.id(), fault: fault(FaultCode::NodeUnreachable) });

@@ -2,7 +2,8 @@
 
 use super::plan_refused;
 use super::snapshot::alter_database;
-use crate::vault::{TARGETS, VaultFarm};
+use crate::sample_vault::TARGETS;
+use crate::vault::VaultFarm;
 
 const NEXT: &str = "make these nodes equal, then run `keyturn rotation plan` again";
 

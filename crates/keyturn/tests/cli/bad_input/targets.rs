@@ -2,7 +2,8 @@
 
 use super::plan_refused;
 use super::snapshot::alter_database;
-use crate::vault::{TARGETS, VaultFarm};
+use crate::sample_vault::TARGETS;
+use crate::vault::VaultFarm;
 
 #[test]
 fn tables_and_columns_that_cannot_be_turned_are_refused_by_name() {

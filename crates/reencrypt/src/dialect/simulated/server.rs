@@ -64,6 +64,8 @@ pub(super) struct Server {
     position: u64,
     /// What a crash of the server cannot take back.
     flushed: u64,
+    /// What the standby has, however far behind it is otherwise.
+    replicated: u64,
     timeline: u32,
     /// Whether the configuration names the application's role, so that it can be fenced.
     pub(super) has_role: bool,
@@ -324,11 +326,23 @@ impl Database {
         lost
     }
 
+    /// Whether agents may fence the application's role.
+    pub fn has_role(&self) -> bool {
+        self.server().has_role
+    }
+
+    /// The standby has all that is committed until now.
+    pub fn replicate(&self) {
+        let mut server = self.server();
+        server.replicated = server.position;
+    }
+
     /// A standby takes over that had not received the newest commits, durable or not. Answers how many were lost.
     pub fn fail_over(&self, commits: usize) -> usize {
         let mut server = self.server();
         server.end_everything();
-        let lost = server.lose(commits, 0);
+        let least = server.replicated;
+        let lost = server.lose(commits, least);
         server.timeline += 1;
         drop(server);
         self.changed.notify_waiters();
