@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use rotation::NodeId;
@@ -146,6 +146,23 @@ impl BackupConfig {
     }
 }
 
+/// Where a path really leads, as far as it is there already.
+fn resolved(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    for there in path.ancestors() {
+        let Ok(real) = there.canonicalize() else { continue };
+        let mut whole = real;
+        for part in path.strip_prefix(there).into_iter().flat_map(Path::components) {
+            match part {
+                Component::ParentDir => drop(whole.pop()),
+                other => whole.push(other),
+            }
+        }
+        return whole;
+    }
+    path
+}
+
 fn read_url(path: &Path) -> Result<String, ConfigError> {
     let read = std::fs::read_to_string(path);
     let url =
@@ -226,6 +243,17 @@ pub enum ConfigError {
     /// Neither or both of `url` and `url_file`.
     #[error("[database] needs either url or url_file, and not both")]
     DatabaseUrl,
+    /// A backup would take along what opens it.
+    #[error(
+        "{name}, {path}, lies in [store] directory, which backups archive: whoever has an archive would have it too; \
+         move it out of there"
+    )]
+    Archived {
+        /// What.
+        name: &'static str,
+        /// Where.
+        path: PathBuf,
+    },
     /// `command = []`.
     #[error("[instance] {name} has no program; write command = [\"/path/to/program\", \"argument\"]")]
     NoProgram {
@@ -276,8 +304,30 @@ impl Config {
         Ok(config)
     }
 
+    /// An archive of the application's folder must hold nothing of what opens it, and not itself.
+    pub fn check_backup(&self, backup: &BackupConfig) -> Result<(), ConfigError> {
+        let folder = resolved(&self.store.directory);
+        let secrets = [
+            ("[store] hostkey", Some(&self.store.hostkey)),
+            ("state_dir", Some(&self.state_dir)),
+            ("[tls] key", Some(&self.tls.key)),
+            ("[database] url_file", self.database.url_file.as_ref()),
+            ("[backup] url_file", backup.url_file.as_ref()),
+            ("[backup] restore_url_file", backup.restore_url_file.as_ref()),
+            ("the backup folder", Some(&backup.directory)),
+        ];
+        let mut secrets = secrets.into_iter().filter_map(|(name, path)| Some((name, path?)));
+        match secrets.find(|(_, path)| resolved(path).starts_with(&folder)) {
+            Some((name, path)) => Err(ConfigError::Archived { name, path: path.clone() }),
+            None => Ok(()),
+        }
+    }
+
     /// Checks what the types do not say.
     pub fn check(&self) -> Result<(), ConfigError> {
+        if let Some(backup) = &self.backup {
+            self.check_backup(backup)?;
+        }
         if self.database.url.is_some() == self.database.url_file.is_some() {
             return Err(ConfigError::DatabaseUrl);
         }
@@ -386,6 +436,27 @@ mod tests {
         let broken = EXAMPLE.replace("hunter2@localhost/vault\"", "hunter2@localhost/vault\" oops");
         let error = load(&broken).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn an_archive_would_hold_nothing_that_opens_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let app = folder.path().join("app");
+        std::fs::create_dir(&app).unwrap();
+        std::os::unix::fs::symlink(&app, folder.path().join("link")).unwrap();
+        let example = EXAMPLE.replace("/etc/vault", app.to_str().unwrap());
+        let check = |from: &str, to: &str, name: &str| {
+            let text = example.replace(from, to);
+            assert!(load(&text).is_ok(), "without backups it is nobody's business");
+            let backup = if name == "the backup folder" { to } else { "/var/backups/x" };
+            let error = load(&format!("{text}\n[backup]\ndirectory = \"{backup}\"")).unwrap_err();
+            assert!(matches!(&error, ConfigError::Archived { name: found, .. } if *found == name), "{name}: {error}");
+        };
+        let inside = |path: &str| format!("{}/{path}", folder.path().display());
+        check("/etc/keyturn/hostkey", &inside("app/not/there/hostkey"), "[store] hostkey");
+        check("/secret/node-1.key", &inside("link/node-1.key"), "[tls] key");
+        check("no such text", &inside("elsewhere/../app"), "the backup folder");
+        assert!(load(&format!("{example}\n[backup]\ndirectory = \"{}\"", inside("application"))).is_ok());
     }
 
     #[test]

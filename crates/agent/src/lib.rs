@@ -7,6 +7,7 @@
 //! written before it is acted upon.
 
 mod authorize;
+mod backed_up;
 mod backup;
 mod clock;
 mod config;

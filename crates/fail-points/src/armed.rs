@@ -37,6 +37,8 @@ points! {
     AGENT_FENCE,
     /// The agent's `plan.json`: statement and plan of the rotation that is about to be followed.
     PLAN_KEPT,
+    /// The agent's `backup.json`: what it backed up in Preflight.
+    BACKUP_NOTED,
     /// The agent's `rotation.json`: a signed statement is followed.
     STATEMENT_PINNED,
     /// The agent's `rotation.json`: the instance is about to be held.

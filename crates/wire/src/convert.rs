@@ -149,13 +149,26 @@ same_names!(StrategyChoice: Auto, InPlace, Shadow);
 same_names!(BackupOffer: Nothing, Folder, Database);
 same_names!(OnBudget: Undo, Continue);
 
+/// What a fault may say at most, bytes of each text: whatever it quotes, it must fit into the log.
+const FAULT_TEXT_BYTES_MAX: usize = 4 * 1024;
+/// Stands at the end of what was cut.
+const CUT: &str = " …";
+
+fn cut(mut text: String) -> String {
+    if text.len() > FAULT_TEXT_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(FAULT_TEXT_BYTES_MAX - CUT.len()));
+        text.push_str(CUT);
+    }
+    text
+}
+
 impl From<&Fault> for v1::Fault {
     fn from(fault: &Fault) -> Self {
         Self {
             code: fault.code.as_str().to_owned(),
             node: fault.node.as_ref().map(NodeId::to_string).unwrap_or_default(),
-            message: fault.message.clone(),
-            next_step: fault.next_step.clone(),
+            message: cut(fault.message.clone()),
+            next_step: cut(fault.next_step.clone()),
             retryable: fault.retryable,
         }
     }
@@ -170,7 +183,8 @@ impl TryFrom<v1::Fault> for Fault {
             .find(|code| code.as_str() == fault.code)
             .ok_or_else(|| invalid("Fault.code", format_args!("{:?} is not known", fault.code)))?;
         let node = if fault.node.is_empty() { None } else { Some(parsed("Fault.node", &fault.node)?) };
-        Ok(Self { code, node, message: fault.message, next_step: fault.next_step, retryable: fault.retryable })
+        let (message, next_step) = (cut(fault.message), cut(fault.next_step));
+        Ok(Self { code, node, message, next_step, retryable: fault.retryable })
     }
 }
 

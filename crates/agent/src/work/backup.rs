@@ -3,10 +3,11 @@
 
 use std::path::Path;
 
-use rotation::{Answer, BackupSource, Fault, FaultCode, NodeBackup, RotationId};
+use rotation::{Answer, BackupSource, Fault, FaultCode, NodeBackup, Plan, RotationId};
 
+use crate::backed_up;
 use crate::backup::BackupJob;
-use crate::fault::fault;
+use crate::fault::{durable, fault};
 use crate::node::{Backups, Node};
 use crate::registry::Ticket;
 
@@ -38,5 +39,21 @@ pub(super) async fn back_up(
         Some(BackupSource::Made) => Some(tools.make(&job).await?),
         Some(BackupSource::Shown(path)) => Some(tools.prove(&job, Path::new(path)).await?),
     };
-    Ok(Answer::BackedUp(Box::new(NodeBackup { folder, database })))
+    let made = NodeBackup { folder, database };
+    // Before it is answered: the plan that comes of it is compared with this.
+    backed_up::keep(&node.state_dir, rotation, &made).map_err(|error| durable(&error))?;
+    Ok(Answer::BackedUp(Box::new(made)))
+}
+
+/// A plan that names other backups as this node's than it made is not followed: the operator signed what somebody made up.
+pub(super) fn check_named(node: &Node, plan: &Plan) -> Result<(), Fault> {
+    match backed_up::misfit(&node.state_dir, &node.id, plan).map_err(|error| durable(&error))? {
+        None => Ok(()),
+        Some(misfit) => Err(fault(
+            FaultCode::Backup,
+            format!("the signed plan is not followed: {misfit}"),
+            "nothing was changed; look into the backup folder of the node, plan again, and compare what `rotation start` \
+             shows with what is there",
+        )),
+    }
 }

@@ -18,6 +18,7 @@ const ACTIVATED_AHEAD_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
 pub(super) async fn store(signed: Signed<'_>) -> Result<Answer, Fault> {
     let Signed { node, assignment, grant, .. } = &signed;
     let (old, new) = (grant.statement.old_key, grant.statement.new_key);
+    super::backup::check_named(node, &grant.plan)?;
     let current = node.current_keys()?;
     let stored = match node.pending_keys()? {
         Some(pending) if pending.active().secret.id() == new => Some(pending),

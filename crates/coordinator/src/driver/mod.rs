@@ -216,6 +216,7 @@ impl LogClock {
 
 /// Logs an event; gives up only when this replica does not lead any more, since then another one does the work.
 async fn propose(consensus: &impl Consensus, mut event: Event) {
+    let mut replaced = false;
     loop {
         match consensus.propose(event.clone()).await {
             Ok(_) | Err(ProposeError::NotLeader { .. } | ProposeError::Stopped) => return,
@@ -224,7 +225,10 @@ async fn propose(consensus: &impl Consensus, mut event: Event) {
                 return;
             }
             Err(error @ ProposeError::TooLarge { .. }) => match event {
-                Event::WorkDone { assignment, .. } => event = too_large(assignment, &error),
+                Event::WorkDone { assignment, .. } | Event::WorkFailed { assignment, .. } if !replaced => {
+                    replaced = true;
+                    event = too_large(assignment, &error);
+                }
                 other => {
                     tracing::error!("{error}: {other:?}");
                     return;

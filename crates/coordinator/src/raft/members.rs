@@ -138,12 +138,16 @@ fn check_new(picture: &Picture, change: &Change) -> Result<(), Refusal> {
         return Err(Refusal::Unknown { id: *id });
     }
     // Certificates of numbers that were used may still be about.
-    let next = picture.members.keys().chain(&picture.removed).max().map_or(1, |max| max + 1);
+    let highest = picture.members.keys().chain(&picture.removed).max().copied().unwrap_or(0);
+    // Behind the highest number that there is, none is left.
+    let next = highest.checked_add(1);
     for (id, address) in &change.add {
         let refused = match picture.members.get(id) {
             Some(known) if known == address => None,
             Some(known) => Some(Refusal::OtherAddress { id: *id, address: known.clone() }),
-            None if *id < next => Some(Refusal::NumberUsed { id: *id, next }),
+            None if next.is_none_or(|next| *id < next) => {
+                Some(Refusal::NumberUsed { id: *id, next: next.unwrap_or(highest) })
+            }
             None => None,
         };
         if let Some(refusal) = refused {

@@ -44,6 +44,9 @@ fn a_number_that_was_removed_is_never_given_out_again() {
     now.removed.insert(3);
     check(&now, &change(&[3], &[]), Err(Refusal::NumberUsed { id: 3, next: 4 }));
     check(&now, &change(&[4], &[]), Ok(Step::AddLearners(addresses(&[4]))));
+    // With the last number there is, they are used up, and none begins anew.
+    now.removed.insert(u64::MAX);
+    check(&now, &change(&[4], &[]), Err(Refusal::NumberUsed { id: 4, next: u64::MAX }));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use fail_points::Point;
+use nix::fcntl::OFlag;
 
 use super::StoreError;
 
@@ -52,8 +53,13 @@ pub(super) fn at<T>(
 
 /// The content of a file; `None` if there is none.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
+    // Whoever may write into the folder may have laid a pipe there, which would be waited for.
+    let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+    let file = match opened.and_then(|file| Ok((file.metadata()?.is_file(), file))) {
+        Ok((true, file)) => file,
+        Ok((false, _)) => {
+            return Err(failed("read", path)(io::Error::new(ErrorKind::InvalidInput, "it is no plain file")));
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed("open", path)(error)),
     };

@@ -636,3 +636,11 @@ fn a_crash_while_a_file_is_put_back_loses_none() {
     }
     panic!("it never came to its end");
 }
+
+#[test]
+fn a_pipe_in_a_file_s_place_is_refused_and_not_waited_for() {
+    let host = activated(DATED);
+    fs::remove_file(host.app("encryption.config")).unwrap();
+    nix::unistd::mkfifo(&host.app("encryption.config"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(matches!(host.store.current(), Err(StoreError::File { .. })));
+}

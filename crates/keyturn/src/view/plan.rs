@@ -74,7 +74,8 @@ fn nodes(plan: &Plan) -> String {
 }
 
 /// What the farm can fall back on, and what not.
-pub(super) fn backups(plan: &Plan) -> String {
+/// The backups that a plan names, for people.
+pub(crate) fn backups(plan: &Plan) -> String {
     let mut lines = Vec::new();
     match &plan.backup {
         None => lines.push((

@@ -252,3 +252,17 @@ fn what_a_killed_backup_left_half_made_is_removed_by_the_next() {
     planned(&vault, &[]);
     assert!(names(&folder).iter().all(|name| !name.contains("partial")), "{:?}", names(&folder));
 }
+
+#[test]
+fn start_shows_the_backup_that_is_signed_and_a_node_whose_files_are_others_follows_no_such_plan() {
+    let vault = backing_up();
+    let plan = planned(&vault, &[]);
+    let (database, folder) = (&plan["plan"]["backup"]["path"], path(&plan["plan"]["folders"]["node-1"]["path"]));
+    std::fs::write(&folder, "exchanged").expect("written");
+    let undone = vault.start_at_once("new", "old");
+    assert_eq!(undone.code, 3, "{}", undone.stderr);
+    for words in ["Backup:", database.as_str().expect("a path"), "BLAKE3", text(&folder)] {
+        assert!(undone.stderr.contains(words), "{words}: {}", undone.stderr);
+    }
+    assert!(undone.stdout.contains("is no longer what it was when it was made"), "{}", undone.stdout);
+}

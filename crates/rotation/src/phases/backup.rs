@@ -40,6 +40,13 @@ pub(super) fn take(
     if asked.is_some() != made.database.is_some() {
         return Err(inconsistent(node, "it was asked for another backup than the one it answered with".to_owned()));
     }
+    if let (Some(database), Some(progress)) = (&made.database, run.progress(node)) {
+        let current = progress.inspection.as_ref().map(|inspection| inspection.current_key);
+        if database.node != *node || Some(database.key) != current {
+            let what = format!("its backup is said to be of {} and under key {}", database.node, database.key);
+            return Err(inconsistent(node, what));
+        }
+    }
     if let Some(progress) = run.progress(node) {
         progress.backup = Some(made.clone());
     }

@@ -389,3 +389,17 @@ fn an_answer_to_another_question_is_no_backup() {
     check(&farm, "ended:refused", &[]);
     assert_eq!(farm.fault_codes(), [FaultCode::Internal]);
 }
+
+#[test]
+fn a_backup_of_another_node_or_under_another_key_is_none() {
+    let spoilers: [fn(&mut rotation::DatabaseBackup); 2] =
+        [|backup| backup.node = node(2), |backup| backup.key = crate::support::NEW];
+    for spoil in spoilers {
+        let mut farm = backing_up(BackupChoice::AsConfigured);
+        let mut made = crate::support::backed_up(&node(3), Some(&BackupSource::Made));
+        spoil(made.database.as_mut().expect("asked for"));
+        farm.answer_with("node-3 back-up", Answer::BackedUp(Box::new(made)));
+        check(&farm, "ended:refused", &[]);
+        assert_eq!(farm.fault_codes(), [FaultCode::Internal]);
+    }
+}

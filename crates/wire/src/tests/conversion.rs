@@ -454,3 +454,14 @@ fn what_is_missing_or_unknown_is_named() {
     };
     check_refused::<_, Survey>(unknown_way, "Table.strategy");
 }
+
+#[test]
+fn what_a_fault_says_is_cut_on_both_sides() {
+    let long = "é".repeat(100_000);
+    let fault = Fault::new(FaultCode::Backup, long.clone(), long.clone());
+    let sent = v1::Fault::from(&fault);
+    assert!(sent.message.len() <= 4096 && sent.next_step.len() <= 4096 && sent.message.ends_with(" …"));
+    let sent = v1::Fault { message: long.clone(), next_step: long, ..sent };
+    let received = Fault::try_from(sent).expect("it is a fault");
+    assert!(received.message.len() <= 4096 && received.next_step.len() <= 4096);
+}

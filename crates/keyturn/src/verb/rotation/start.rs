@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use keys::{KEY_BYTES, KeySet};
-use rotation::{Authorization, OnBudget, RotationId};
+use rotation::{Authorization, OnBudget, RotationId, UndecryptableValue};
 use wire::v1;
 
 use super::confirm::confirm;
@@ -16,7 +16,7 @@ use crate::output::{OutputArgs, Paint, counted, duration, note};
 use crate::password::{PasswordArgs, Source};
 use crate::problem::Problem;
 use crate::process::forbid_core_dumps;
-use crate::view::{RotationView, outcome_exit, summary_text};
+use crate::view::{RotationView, backups, outcome_exit, summary_text};
 
 /// What is signed, with what.
 #[derive(Debug, Args)]
@@ -163,14 +163,19 @@ impl Start {
             };
             note(&format!("It may be offline for {}: {then}.", duration(budget.max_downtime_ms)));
         }
-        // From the bytes that are signed, not from what the coordinator says of them: a node or a table that it left out
-        // would be missing here.
+        // From the bytes that are signed, not from what the coordinator says of them: a node, a table or a backup that it
+        // left out would be missing here.
         note(&format!("Nodes: {}", named(plan.nodes.keys())));
         note(&format!("Tables: {}", named(plan.tables.keys())));
         if !plan.accepted.is_empty() {
             let values = counted(plan.accepted.len() as u64, "value");
-            note(&format!("{values} that open under no known key stay as they are."));
+            note(&format!("{values} that open under no known key stay as they are:"));
+            for value in &plan.accepted {
+                let UndecryptableValue { table, column, key, raw_digest, reason } = value;
+                note(&format!("  {table}.{column} {key}, BLAKE3 {raw_digest}: {reason}", key = key.0));
+            }
         }
+        note(&backups(plan));
         if self.yes {
             return Ok(());
         }

@@ -94,6 +94,7 @@ impl Backup {
                 ));
             }
         };
+        config.check_backup(&settings).map_err(|error| configuration(&error))?;
         let store = agent::open_store(&config);
         let keys = store.current().map_err(|error| store_problem("encryption.config cannot be read", &error))?;
         let job = agent::BackupJob {
