@@ -211,7 +211,7 @@ pub(super) fn inside(folder: &Path, path: &Path) -> Result<PathBuf, Problem> {
 /// What the disk of a folder still takes.
 pub(super) fn free_bytes(folder: &Path) -> Result<u64, Problem> {
     let found = nix::sys::statvfs::statvfs(folder).map_err(|errno| unusable(folder, &errno.into()))?;
-    Ok(u64::from(found.blocks_available()).saturating_mul(u64::from(found.fragment_size())))
+    Ok(found.blocks_available().saturating_mul(found.fragment_size()))
 }
 
 /// Sees that nobody but us or root may write the file, or put another in its place.
