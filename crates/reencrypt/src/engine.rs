@@ -171,6 +171,14 @@ impl Engine {
         Ok(())
     }
 
+    /// Checks that this login sees everything of the database, for a backup that is made with it. Names every problem at once.
+    pub async fn check_backup_rights(&self) -> Result<(), EngineError> {
+        let mut session = self.open().await?;
+        session.session.check_backup_rights().await?;
+        session.end().await;
+        Ok(())
+    }
+
     /// Looks through the whole database, as far as the role may read it, for values of devolutions-crypto, registered or
     /// not. Reads everything once, and lets the database count; changes nothing.
     pub async fn scan(&self, progress: Progress<'_>) -> Result<ScanReport, EngineError> {

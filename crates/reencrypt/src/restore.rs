@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::Location;
-use crate::dialect::{PostgresPlace, SqlitePlace};
+use crate::dialect::{MariadbPlace, PostgresPlace, SqlitePlace};
 use crate::{DatabaseConfig, EngineError};
 
 /// Digits of the backup's digest in the names of what is made of it. Enough to tell backups of one database apart.
@@ -27,6 +27,7 @@ pub struct RestorePlace {
 }
 
 enum Place {
+    Mariadb(Box<MariadbPlace>),
     Postgres(Box<PostgresPlace>),
     Sqlite(SqlitePlace),
 }
@@ -43,12 +44,14 @@ impl RestorePlace {
             }
             Location::Postgres(options) => {
                 let Location::Postgres(login) = parse(login.unwrap_or(&config.url))? else {
-                    return Err(EngineError::Configuration("the URL to restore with is of another system".to_owned()));
+                    return Err(of_another_system());
                 };
                 Place::Postgres(Box::new(PostgresPlace::new(*options, *login, &tag, digest, config)))
             }
-            Location::Mariadb(_) => {
-                return Err(EngineError::Unsupported("this release puts no backup of MariaDB back".to_owned()));
+            Location::Mariadb(options) => {
+                let url = login.unwrap_or(&config.url);
+                let Location::Mariadb(login) = parse(url)? else { return Err(of_another_system()) };
+                Place::Mariadb(Box::new(MariadbPlace::new(&options, *login, url, &tag, digest, config)))
             }
         };
         Ok(Self { place })
@@ -57,6 +60,7 @@ impl RestorePlace {
     /// The name of the database, as it tells databases of one farm apart: of a server's its name, else the file's path.
     pub fn name(&self) -> String {
         match &self.place {
+            Place::Mariadb(place) => place.name().to_owned(),
             Place::Postgres(place) => place.name().to_owned(),
             Place::Sqlite(place) => place.name(),
         }
@@ -65,6 +69,7 @@ impl RestorePlace {
     /// Under which name the damaged database is kept, in words.
     pub fn kept_as(&self) -> String {
         match &self.place {
+            Place::Mariadb(place) => format!("database {}", place.aside()),
             Place::Postgres(place) => format!("database {}", place.aside()),
             Place::Sqlite(place) => place.aside().display().to_string(),
         }
@@ -74,13 +79,15 @@ impl RestorePlace {
     pub async fn loads_as_superuser(&self) -> Result<bool, EngineError> {
         match &self.place {
             Place::Postgres(place) => place.loads_as_superuser().await,
-            Place::Sqlite(_) => Ok(false),
+            // Nothing that is called while rows are loaded can be a function of the database there.
+            Place::Mariadb(_) | Place::Sqlite(_) => Ok(false),
         }
     }
 
     /// How far it has come.
     pub async fn stage(&self) -> Result<RestoreStage, EngineError> {
         match &self.place {
+            Place::Mariadb(place) => place.stage().await,
             Place::Postgres(place) => place.stage().await,
             Place::Sqlite(place) => place.stage(),
         }
@@ -90,6 +97,7 @@ impl RestorePlace {
     /// `None` where a file is simply [copied](Self::copy).
     pub async fn prepare(&self) -> Result<Option<String>, EngineError> {
         match &self.place {
+            Place::Mariadb(place) => place.prepare().await.map(Some),
             Place::Postgres(place) => place.prepare().await.map(Some),
             Place::Sqlite(_) => Ok(None),
         }
@@ -99,7 +107,7 @@ impl RestorePlace {
     pub fn is_as_loaded(&self) -> Result<bool, EngineError> {
         match &self.place {
             // It says itself of which backup it is.
-            Place::Postgres(_) => Ok(true),
+            Place::Mariadb(_) | Place::Postgres(_) => Ok(true),
             Place::Sqlite(place) => place.is_as_loaded(),
         }
     }
@@ -107,7 +115,7 @@ impl RestorePlace {
     /// Copies the backup of a SQLite database beside the damaged one. What is copied must be of the backup's digest.
     pub fn copy(&self, backup: &Path) -> Result<(), EngineError> {
         match &self.place {
-            Place::Postgres(_) => Ok(()),
+            Place::Mariadb(_) | Place::Postgres(_) => Ok(()),
             Place::Sqlite(place) => place.copy(backup),
         }
     }
@@ -115,14 +123,16 @@ impl RestorePlace {
     /// What was loaded is whole: gives it the rights and settings that belong to the database itself, and its name.
     pub async fn loaded(&self) -> Result<(), EngineError> {
         match &self.place {
+            Place::Mariadb(place) => place.loaded().await,
             Place::Postgres(place) => place.loaded().await,
             Place::Sqlite(place) => place.loaded(),
         }
     }
 
-    /// Where the loaded database can be looked at, as the agent's own role.
-    pub fn loaded_url(&self) -> Result<String, EngineError> {
+    /// Where the loaded database can be looked at: as the agent's own role, but in MariaDB, where that has no right on it.
+    pub async fn loaded_url(&self) -> Result<String, EngineError> {
         match &self.place {
+            Place::Mariadb(place) => place.loaded_url().await,
             Place::Postgres(place) => place.loaded_url(),
             Place::Sqlite(place) => Ok(place.loaded_url()),
         }
@@ -132,10 +142,15 @@ impl RestorePlace {
     /// `lift_fence` the application's role is let in again, which a rotation that goes with the damaged one had shut out.
     pub async fn put_in_place(&self, lift_fence: bool) -> Result<(), EngineError> {
         match &self.place {
+            Place::Mariadb(place) => place.put_in_place(lift_fence).await,
             Place::Postgres(place) => place.put_in_place(lift_fence).await,
             Place::Sqlite(place) => place.put_in_place().await,
         }
     }
+}
+
+fn of_another_system() -> EngineError {
+    EngineError::Configuration("the URL to restore with is of another system".to_owned())
 }
 
 /// A file's name with something at its end.

@@ -198,7 +198,7 @@ impl Recovery {
             return Ok("it is in its place".to_owned());
         }
         let configured = self.config.database.engine(&self.config.node).map_err(|error| configuration(&error))?;
-        let url = place.loaded_url().map_err(|error| error.fault())?;
+        let url = place.loaded_url().await.map_err(|error| error.fault())?;
         let loaded = reencrypt::DatabaseConfig { url, ..configured };
         let engine = Engine::connect(&loaded, self.engine.targets().clone()).await.map_err(|error| error.fault())?;
         engine.check_file().await.map_err(|error| error.fault())?;

@@ -207,9 +207,9 @@ fn killed_with_instances_started_each_is_stopped_before_rows_go_back() {
     assert_ends_rolled_back(&mut vault);
 }
 
-#[test]
-fn killed_before_any_row_was_turned_only_the_farm_is_let_in_again_on_postgresql() {
-    let mut vault = killed(VaultFarm::on_postgres(2), "reencrypt");
+#[track_caller]
+fn comes_back_before_any_row_was_turned(vault: VaultFarm) {
+    let mut vault = killed(vault, "reencrypt");
     for number in 0..2 {
         let done = recover(&vault, number, &[]).json();
         assert!(!states(&done, "done").contains(&"restore-rows".to_owned()), "{done}");
@@ -220,8 +220,18 @@ fn killed_before_any_row_was_turned_only_the_farm_is_let_in_again_on_postgresql(
 }
 
 #[test]
-fn killed_with_instances_started_on_postgresql_all_comes_back() {
-    let mut vault = killed(VaultFarm::on_postgres(2), "admit");
+fn killed_before_any_row_was_turned_only_the_farm_is_let_in_again_on_postgresql() {
+    comes_back_before_any_row_was_turned(VaultFarm::on_postgres(2));
+}
+
+#[test]
+fn killed_before_any_row_was_turned_only_the_farm_is_let_in_again_on_mariadb() {
+    comes_back_before_any_row_was_turned(VaultFarm::on_mariadb(2));
+}
+
+#[track_caller]
+fn comes_back_with_instances_started(vault: VaultFarm, kind: &str) {
+    let mut vault = killed(vault, "admit");
     assert_rows_under(&vault, "new");
     assert_eq!(recover(&vault, 0, &[]).code, 4, "the other instance runs with the new key");
     recover(&vault, 1, &[]).done();
@@ -230,15 +240,26 @@ fn killed_with_instances_started_on_postgresql_all_comes_back() {
     assert_serving(&vault, "old");
     let folder = vault.farm.path("backups");
     let made = run(["db", "backup", "--config", &vault.config(0), "--output-dir", &folder, "-o", "json"]).json();
-    assert_eq!(made["database"], "postgres");
+    assert_eq!(made["database"], kind);
     let names = std::fs::read_dir(&folder).expect("a folder").count();
     assert_eq!(names, 4, "the dump, its description, the archive and the lock, and no file with a password is left");
     assert_ends_rolled_back(&mut vault);
 }
 
 #[test]
+fn killed_with_instances_started_on_postgresql_all_comes_back() {
+    comes_back_with_instances_started(VaultFarm::on_postgres(2), "postgres");
+}
+
+#[test]
+fn killed_with_instances_started_on_mariadb_all_comes_back() {
+    comes_back_with_instances_started(VaultFarm::on_mariadb(2), "mariadb");
+}
+
+#[test]
 fn killed_after_the_swap_the_originals_come_back() {
-    for mut vault in [VaultFarm::new(2), VaultFarm::on_postgres(2)].map(|vault| killed_with(vault, "start", &SHADOW)) {
+    for vault in [VaultFarm::new(2), VaultFarm::on_postgres(2), VaultFarm::on_mariadb(2)] {
+        let mut vault = killed_with(vault, "start", &SHADOW);
         assert_rows_under(&vault, "new");
         for number in 0..2 {
             recover(&vault, number, &[]).done();
@@ -251,7 +272,15 @@ fn killed_after_the_swap_the_originals_come_back() {
 
 #[test]
 fn past_the_point_of_no_return_it_goes_forward() {
-    let mut vault = VaultFarm::new(2);
+    goes_forward(VaultFarm::new(2));
+}
+
+#[test]
+fn past_the_point_of_no_return_it_goes_forward_on_mariadb() {
+    goes_forward(VaultFarm::on_mariadb(2));
+}
+
+fn goes_forward(mut vault: VaultFarm) {
     hold(&vault, "admit", &SHADOW);
     // One node is admitted and the other cannot be reached, when everything dies.
     vault.kill_agent(1);

@@ -46,7 +46,15 @@ impl VaultFarm {
 
     /// The same on a temporary PostgreSQL server, with a role of the application's own.
     pub(crate) fn on_postgres(nodes: usize) -> Self {
-        let server = Server::start();
+        Self::on_server(nodes, Server::postgres())
+    }
+
+    /// The same on a temporary MariaDB server.
+    pub(crate) fn on_mariadb(nodes: usize) -> Self {
+        Self::on_server(nodes, Server::mariadb())
+    }
+
+    fn on_server(nodes: usize, server: Server) -> Self {
         let urls = server.urls();
         Self::on(nodes, Farm::new(), urls, Some(server))
     }
@@ -200,28 +208,50 @@ impl Urls {
     }
 }
 
-/// A temporary PostgreSQL server.
+/// A temporary server.
 struct Server {
     runtime: tokio::runtime::Runtime,
     database: Option<local_farm::SpareDatabase>,
+    /// As whom the agents come, who may do everything.
+    administrator: &'static str,
 }
 
 impl Server {
-    fn start() -> Self {
+    fn postgres() -> Self {
+        let server = Self::start("postgres", "postgres");
+        let grant = async {
+            let mut connection = sqlx::PgConnection::connect(server.url()).await?;
+            sqlx::raw_sql("GRANT CREATE, USAGE ON SCHEMA public TO vault_app").execute(&mut connection).await?;
+            connection.close().await
+        };
+        server.runtime.block_on(grant).expect("granted");
+        server
+    }
+
+    fn mariadb() -> Self {
+        let server = Self::start("mariadb", "root");
+        let grant = async {
+            let mut connection = sqlx::MySqlConnection::connect(server.url()).await?;
+            sqlx::raw_sql("GRANT ALL PRIVILEGES ON vault.* TO vault_app@'%'").execute(&mut connection).await?;
+            connection.close().await
+        };
+        server.runtime.block_on(grant).expect("granted");
+        server
+    }
+
+    fn start(kind: &str, administrator: &'static str) -> Self {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let database = runtime.block_on(local_farm::SpareDatabase::prepare("postgres")).expect("a server");
-        runtime.block_on(async {
-            let mut connection = sqlx::PgConnection::connect(database.url()).await.expect("connected");
-            let grant = "GRANT CREATE, USAGE ON SCHEMA public TO vault_app";
-            sqlx::raw_sql(grant).execute(&mut connection).await.expect("granted");
-            connection.close().await.expect("closed");
-        });
-        Self { runtime, database: Some(database) }
+        let database = runtime.block_on(local_farm::SpareDatabase::prepare(kind)).expect("a server");
+        Self { runtime, database: Some(database), administrator }
+    }
+
+    fn url(&self) -> &str {
+        self.database.as_ref().expect("it runs").url()
     }
 
     fn urls(&self) -> Urls {
-        let agent = self.database.as_ref().expect("it runs").url().to_owned();
-        let application = agent.replace("//postgres@", "//vault_app@");
+        let agent = self.url().to_owned();
+        let application = agent.replace(&format!("//{}@", self.administrator), "//vault_app@");
         assert_ne!(agent, application);
         Urls { agent, application, role: "application_role = \"vault_app\"\n" }
     }

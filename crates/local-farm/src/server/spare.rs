@@ -5,6 +5,7 @@ use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use tempfile::TempDir;
 
+use super::mariadb::{self, Users};
 use super::restoring::{self, Extension, RESTORER};
 use super::roles::Roles;
 use super::{Place, UnusableDatabase, VaultDatabase};
@@ -42,14 +43,22 @@ impl SpareDatabase {
 
     /// Prepares it for a backup of somebody else's database: roles of these names are there, without any right, and these
     /// extensions. Answers the URL of a role that owns it and may do nothing beyond it, as which all that the backup defines
-    /// is made and run. Of PostgreSQL alone.
+    /// is made and run. MariaDB knows neither role nor extension of a database; nobody is left there but that one user.
     pub async fn for_restore(&self, roles: &[String], extensions: &[Extension]) -> anyhow::Result<String> {
-        let Place::Temporary(server) = &self.database.place else {
-            bail!("a {} database is not restored into as a role of its own", self.database.kind())
-        };
-        let database = Roles::of_own_server().database;
-        restoring::prepare(self.url(), &database, roles, extensions).await?;
-        Ok(server.url(RESTORER, &database))
+        match &self.database.place {
+            Place::Temporary(server) => {
+                let database = Roles::of_own_server().database;
+                restoring::prepare(self.url(), &database, roles, extensions).await?;
+                Ok(server.url(RESTORER, &database))
+            }
+            Place::TemporaryMariadb(server) => {
+                mariadb::leave_to_restorer(self.url()).await?;
+                Ok(server.url(mariadb::RESTORER, &Users::of_own_server().database))
+            }
+            Place::File(_) | Place::Running { .. } | Place::RunningMariadb { .. } => {
+                bail!("a {} database is not restored into as a role of its own", self.database.kind())
+            }
+        }
     }
 
     /// Ends its server and removes its files.

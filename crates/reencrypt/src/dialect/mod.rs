@@ -23,7 +23,7 @@ use crate::{DatabaseConfig, EngineError, Targets};
 use found::Seen;
 use scratch::{Scratch, ScratchNames};
 
-pub(crate) use mariadb::Mariadb;
+pub(crate) use mariadb::{Mariadb, MariadbPlace};
 pub(crate) use postgres::{Postgres, PostgresPlace};
 pub use postgres::{libpq_fields, role_names};
 pub(crate) use sqlite::{Sqlite, SqlitePlace};
@@ -127,6 +127,11 @@ pub(crate) trait Session: Send {
 
     /// Names every right and circumstance that the work will lack.
     async fn check_rights(&mut self) -> Result<(), EngineError>;
+
+    /// Names every right that a backup with this login would lack without a word of the database's own tool.
+    async fn check_backup_rights(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
 
     /// The next rows of the range in the order of their keys. An empty page, and nothing else, is the end.
     async fn page(&mut self, scan: &Scan<'_>, limit: PageLimit) -> Result<Vec<Row>, EngineError>;

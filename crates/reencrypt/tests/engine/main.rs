@@ -27,6 +27,7 @@ mod proxy;
 mod recovery;
 mod rest;
 mod restore;
+mod restore_mariadb;
 mod rotate;
 mod scan;
 mod schema;

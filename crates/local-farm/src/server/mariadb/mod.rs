@@ -21,7 +21,7 @@ use super::binaries;
 use super::temporary::{Log, POLL, START_LIMIT, STOP_LIMIT, folder, run, wait_for_end};
 use crate::process::ProcessIdentity;
 
-pub(super) use users::{Users, grant};
+pub(super) use users::{RESTORER, Users, grant, leave_to_restorer};
 
 /// The programs that are needed, and Debian's packages that have them.
 const PROGRAMS: [&str; 3] = ["mariadbd", "mariadb-install-db", "mariadb-dump"];
@@ -199,6 +199,8 @@ fn spawn(programs: &Programs, folder: &Path, log: &Log) -> anyhow::Result<(Child
     }
     server.arg(format!("--tmpdir={}", folder.display()));
     server.args(["--skip-networking", "--max-connections=100", "--character-set-server=utf8mb4"]);
+    // A row of a backup that is restored here may be as large as any.
+    server.arg("--max-allowed-packet=1G");
     // As the engine's own figures are told for a machine of its size; the default is half of it.
     server.args(["--innodb-buffer-pool-size=512M", "--innodb-log-file-size=256M"]);
     // A signal from the terminal is for the demo, which ends the server in order.

@@ -103,6 +103,33 @@ pub(in crate::server) async fn grant(admin_url: &str, users: &Users) -> anyhow::
     connection.close().await.context("closing the connection to MariaDB")
 }
 
+/// As whom a backup is restored aside.
+pub(in crate::server) const RESTORER: &str = "keyturn_restorer";
+
+/// Leaves a temporary server to one user that may do everything in the one database, and make things in anybody's name; so
+/// nobody else is left, in whose name more could be done. What a backup defines or calls can do no more than that user.
+pub(in crate::server) async fn leave_to_restorer(admin_url: &str) -> anyhow::Result<()> {
+    let database = Users::of_own_server().database;
+    let mut connection = connect(admin_url).await?;
+    for statement in [
+        format!("CREATE USER {RESTORER}@localhost"),
+        format!("GRANT ALL PRIVILEGES ON {database}.* TO {RESTORER}@localhost"),
+        format!("GRANT SET USER, BINLOG REPLAY ON *.* TO {RESTORER}@localhost"),
+    ] {
+        execute(&mut connection, statement).await?;
+    }
+    let others: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
+        "SELECT CONCAT(QUOTE(User), '@', QUOTE(Host)) FROM mysql.user WHERE is_role = 'N' AND User <> '{RESTORER}'"
+    )))
+    .fetch_all(&mut connection)
+    .await
+    .context("reading the temporary server's users")?;
+    if !others.is_empty() {
+        execute(&mut connection, format!("DROP USER {}", others.join(", "))).await?;
+    }
+    connection.close().await.context("closing the connection to MariaDB")
+}
+
 async fn connect(url: &str) -> anyhow::Result<MySqlConnection> {
     // Without the URL in the error: it may hold a password.
     let options = MySqlConnectOptions::from_str(url).context("the database's URL is not a usable MariaDB URL")?;

@@ -13,6 +13,9 @@ const LEDGER: [&str; 4] = ["keyturn_rotation", "keyturn_shard", "keyturn_shadow"
 /// What the ledger's tables are used with.
 const LEDGER_RIGHTS: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];
 
+/// What `mariadb-dump` needs on the database. What its account may not see it leaves out, most of it without a word.
+const BACKUP_RIGHTS: [&str; 4] = ["SELECT", "SHOW VIEW", "TRIGGER", "EVENT"];
+
 /// Where rights hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Scope {
@@ -222,6 +225,31 @@ pub(super) async fn check(connection: &mut MySqlConnection, shared: &Shared) -> 
             }
             Err(error) => return Err(error),
         }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(EngineError::Rights(problems)) }
+}
+
+/// Names every right that the account lacks to dump the whole database.
+pub(super) async fn check_backup(connection: &mut MySqlConnection) -> Result<(), EngineError> {
+    let doing = || "asking for the rights of the account that makes backups".to_owned();
+    let grants = Grants::of(connection).await?;
+    let row =
+        raw_sql("SELECT DATABASE(), SUBSTRING_INDEX(CURRENT_USER(), '@', 1), SUBSTRING_INDEX(CURRENT_USER(), '@', -1)")
+            .fetch_one(&mut *connection)
+            .await
+            .doing(doing)?;
+    let text = |at: usize| row.try_get::<String, _>(at).doing(doing);
+    let database = text(0)?;
+    let account = format!("{}@{}", quote(&text(1)?), quote(&text(2)?));
+    let missing: Vec<&str> = BACKUP_RIGHTS.into_iter().filter(|right| !grants.on_database(right, &database)).collect();
+    let mut problems = Vec::new();
+    if !missing.is_empty() {
+        let rights = missing.join(", ");
+        problems
+            .push(format!("it does not see the whole database: GRANT {rights} ON {}.* TO {account}", quote(&database)));
+    }
+    if !grants.on_table("SELECT", "mysql", "proc") && !grants.on_database("SHOW CREATE ROUTINE", &database) {
+        problems.push(format!("it does not see routines: GRANT SELECT ON mysql.proc TO {account}"));
     }
     if problems.is_empty() { Ok(()) } else { Err(EngineError::Rights(problems)) }
 }

@@ -3,11 +3,13 @@
 mod accounts;
 mod bench;
 mod catalog;
+mod definitions;
 mod grants;
 mod history;
 mod ledger;
 mod look;
 mod mend;
+mod place;
 mod rows;
 mod sessions;
 mod shadow;
@@ -87,6 +89,8 @@ const SETTINGS: &str = "
     SET NAMES utf8mb4 COLLATE utf8mb4_bin;
 ";
 
+pub(crate) use place::MariadbPlace;
+
 /// What the sessions of one engine share.
 #[derive(Debug)]
 struct Shared {
@@ -103,15 +107,7 @@ pub(crate) struct Mariadb {
 
 impl Mariadb {
     pub(crate) fn new(options: MySqlConnectOptions, config: &DatabaseConfig) -> Self {
-        // What the driver would set by itself is set below, and more.
-        let options = options
-            .pipes_as_concat(false)
-            .no_engine_substitution(false)
-            .timezone(None)
-            .set_names(false)
-            .statement_cache_capacity(STATEMENTS_KEPT_MAX)
-            // A scan is one statement that lasts as long as its rows are worked on; that is no reason to warn.
-            .disable_statement_logging();
+        let options = with_our_settings(options);
         let shared = Shared {
             application_role: config.application_role.clone(),
             allowed_session_users: config.allowed_session_users.clone(),
@@ -172,6 +168,18 @@ impl Dialect for Mariadb {
     async fn missing(&self, excludes: &[Exclude]) -> Result<Vec<String>, EngineError> {
         if excludes.is_empty() { Ok(Vec::new()) } else { look::missing(&self.shared.options, excludes).await }
     }
+}
+
+/// What the driver would set by itself is set by [`SETTINGS`], and more.
+fn with_our_settings(options: MySqlConnectOptions) -> MySqlConnectOptions {
+    options
+        .pipes_as_concat(false)
+        .no_engine_substitution(false)
+        .timezone(None)
+        .set_names(false)
+        .statement_cache_capacity(STATEMENTS_KEPT_MAX)
+        // A scan is one statement that lasts as long as its rows are worked on; that is no reason to warn.
+        .disable_statement_logging()
 }
 
 /// A connection with our settings, and how many bytes it sends and takes at once.
@@ -271,6 +279,10 @@ impl Session for MariadbSession {
 
     async fn check_rights(&mut self) -> Result<(), EngineError> {
         grants::check(&mut self.connection, &self.shared).await
+    }
+
+    async fn check_backup_rights(&mut self) -> Result<(), EngineError> {
+        grants::check_backup(&mut self.connection).await
     }
 
     async fn page(&mut self, scan: &Scan<'_>, limit: PageLimit) -> Result<Vec<Row>, EngineError> {

@@ -269,7 +269,16 @@ fn not_written(path: &Path, error: &io::Error) -> Problem {
 /// A problem whose cause is that the disk is full says so, whichever tool met it.
 pub(super) fn name_full_disk(problem: Problem, folder: &Path) -> Problem {
     let texts = problem.causes.iter().chain([&problem.message]);
-    let full = ["No space left on device", "database or disk is full", "os error 28", "os error 122"];
+    let full = [
+        "No space left on device",
+        "database or disk is full",
+        "os error 28",
+        "os error 122",
+        // MariaDB's tool and its server.
+        "errno 28",
+        "Got error 28",
+        "Disk full",
+    ];
     if !texts.into_iter().any(|text| full.iter().any(|words| text.contains(words))) {
         return problem;
     }

@@ -4,6 +4,8 @@
 mod archive;
 mod contents;
 mod files;
+mod login;
+mod mariadb;
 mod postgres;
 mod prove;
 mod said;
@@ -13,13 +15,15 @@ use std::path::PathBuf;
 
 use agent::BackupConfig;
 use clap::Args;
+use reencrypt::{DatabaseConfig, Targets};
 use rotation::{BackedUpTable, DatabaseKind};
 use serde::Serialize;
 
+use super::{Database, database, on};
 use crate::exit::Exit;
 use crate::output::{OutputArgs, Table, date_time, duration, fields, file_date, note, now_ms, thousands};
 use crate::problem::Problem;
-use crate::process::{forbid_core_dumps, told_to_end};
+use crate::process::forbid_core_dumps;
 use crate::verb::key::{agent_config, store_problem};
 
 pub(crate) use tools::backup_tools;
@@ -30,6 +34,10 @@ pub(crate) struct Backup {
     /// The agent's configuration, which names the database, targets.toml and the key store
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// The URL of a running database, @FILE with it, or - for standard input, instead of the one in the configuration; its
+    /// login is used throughout. sqlite, postgres or mariadb for a temporary one of this machine's own binaries, which is empty
+    #[arg(long, value_name = "DATABASE", value_parser = database)]
+    database: Option<Database>,
     /// The folder for backups, for its owner alone [default: the directory that the configuration names]
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
@@ -72,17 +80,17 @@ impl Backup {
     /// Makes it, restores it aside, proves it. Told to end, it takes with it what it began.
     pub(crate) async fn run(self) -> Result<Exit, Problem> {
         forbid_core_dumps()?;
-        tokio::select! {
-            made = self.make() => made,
-            () = told_to_end() => {
-                note("interrupted; what was half made is removed");
-                Ok(Exit::Interrupted)
+        let config = agent_config(&self.config)?;
+        on(self.database.as_ref(), Some(&config), async |database, stop| {
+            tokio::select! {
+                made = self.make(&config, database) => made,
+                () = stop => Ok(Exit::Interrupted),
             }
-        }
+        })
+        .await
     }
 
-    async fn make(&self) -> Result<Exit, Problem> {
-        let config = agent_config(&self.config)?;
+    async fn make(&self, config: &agent::Config, database: DatabaseConfig) -> Result<Exit, Problem> {
         let settings = match (&config.backup, &self.output_dir) {
             (Some(settings), None) => settings.clone(),
             (Some(settings), Some(folder)) => BackupConfig { directory: folder.clone(), ..settings.clone() },
@@ -95,17 +103,26 @@ impl Backup {
             }
         };
         config.check_backup(&settings).map_err(|error| configuration(&error))?;
-        let store = agent::open_store(&config);
+        let store = agent::open_store(config);
         let keys = store.current().map_err(|error| store_problem("encryption.config cannot be read", &error))?;
         let job = agent::BackupJob {
-            config: &config,
+            config,
             settings: &settings,
             name: &format!("{}-{}", config.farm, file_date(now_ms())),
             key: &keys.active().secret,
             told: &|words| note(&format!("waiting for {words}")),
         };
+        let mut source = tools::Source::of(&job)?;
+        if let Some(given) = &self.database {
+            source.login.clone_from(&database.url);
+            source.engine = database;
+            if let Database::Spare(_) = given {
+                // It has none of the tables.
+                source.targets = Targets::none();
+            }
+        }
         let full = |problem| files::name_full_disk(problem, &settings.directory);
-        let backup = tools::make(&job).await.map_err(full)?;
+        let backup = tools::make_of(&job, &source).await.map_err(full)?;
         let folder = archive::archive(&job).await.map_err(full)?;
         let table = |(table, found): (String, BackedUpTable)| TableEvidence {
             table,
@@ -130,14 +147,6 @@ impl Backup {
         self.output.print(&evidence, || text(&evidence))?;
         Ok(Exit::Done)
     }
-}
-
-fn no_mariadb() -> Problem {
-    Problem::refused(
-        "unsupported",
-        "this release makes no backup of MariaDB",
-        "use mariadb-dump --single-transaction, and restore it once to see that it can be",
-    )
 }
 
 fn configuration(error: &agent::ConfigError) -> Problem {

@@ -6,16 +6,13 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 
-use agent::BackupJob;
 use local_farm::{Extension, SpareDatabase};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use rotation::DatabaseBackup;
 use tokio::process::Command;
 
 use super::contents::{self, Contents};
-use super::files;
 use super::said::first_error;
-use super::tools::{login, program};
+use super::tools::program;
 use crate::problem::Problem;
 
 /// Where Debian and its kin put every installed version.
@@ -35,11 +32,11 @@ pub(super) async fn dump(url: &str, path: &Path) -> Result<(), Problem> {
 }
 
 /// Restores a dump into the empty database of a temporary server, which has neither the roles nor the tablespaces of the
-/// one that it was made of, as a role that may do nothing beyond it: whatever functions the dump brings along. Answers the
+/// one (`origin`) that it was made of, as a role that may do nothing beyond it: whatever functions the dump brings along. Answers the
 /// URL of that role.
-pub(super) async fn restore_aside(job: &BackupJob<'_>, path: &Path, spare: &SpareDatabase) -> Result<String, Problem> {
+pub(super) async fn restore_aside(origin: &str, path: &Path, spare: &SpareDatabase) -> Result<String, Problem> {
     // Best effort: where they cannot be read, a dump that needs them says so itself.
-    let roles = reencrypt::role_names(&login(job)?).await.unwrap_or_else(|error| {
+    let roles = reencrypt::role_names(origin).await.unwrap_or_else(|error| {
         tracing::warn!("the names of roles are not known: {}", error.fault().message);
         Vec::new()
     });
@@ -61,17 +58,8 @@ pub(super) async fn restore_aside(job: &BackupJob<'_>, path: &Path, spare: &Spar
     Ok(url)
 }
 
-/// Restores a dump into an empty database, with everybody's ownership and rights, if it is still what was proved.
-pub(super) async fn load(backup: &DatabaseBackup, url: &str) -> Result<(), Problem> {
-    let path = Path::new(&backup.path);
-    files::only_ours(path)?;
-    if files::digest(path).await? != (backup.bytes, backup.digest) {
-        return Err(Problem::refused(
-            "backup-damaged",
-            format!("{} changed since it was proved", path.display()),
-            "find out who writes there; nothing was loaded",
-        ));
-    }
+/// Restores a dump into an empty database, with everybody's ownership and rights.
+pub(super) async fn load(path: &Path, url: &str) -> Result<(), Problem> {
     let mut restore = tool("pg_restore");
     restore.args(RESTORE).arg("--dbname").arg(format!("service={SERVICE}")).arg(path);
     run(for_service(restore, url)?, "pg_restore").await.map(drop)

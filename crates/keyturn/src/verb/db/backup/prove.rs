@@ -10,7 +10,8 @@ use reencrypt::{CensusRequest, DatabaseConfig, Engine, TableCensus, Targets};
 use rotation::{BackedUpTable, DatabaseKind, KeyId};
 
 use super::super::engine_problem;
-use super::{files, postgres};
+use super::tools::Source;
+use super::{files, mariadb, postgres};
 use crate::problem::Problem;
 
 /// Rows of each table that are opened, before and after. All would double a large backup's time.
@@ -28,8 +29,9 @@ pub(super) async fn restored(
     keys: &[SecretKey],
     kind: DatabaseKind,
     path: &Path,
-    targets: &Targets,
+    source: &Source,
 ) -> Result<(Vec<TableCensus>, String), Problem> {
+    let targets = &source.targets;
     let (census, how) = match kind {
         DatabaseKind::Sqlite => {
             let engine = connect(&DatabaseConfig::sqlite_file(path), targets).await?;
@@ -37,11 +39,15 @@ pub(super) async fn restored(
             whole.map_err(|error| engine_problem("the backup is damaged", &error))?;
             (census(&engine, keys).await?, "the copy was opened as a database of its own")
         }
-        DatabaseKind::Postgres => {
+        DatabaseKind::Postgres | DatabaseKind::Mariadb => {
             (job.told)("the backup to be restored into a temporary server");
-            let spare = spare("postgres", path).await?;
+            let spare = spare(kind, path).await?;
             let proved = async {
-                let url = postgres::restore_aside(job, path, &spare).await?;
+                let url = if kind == DatabaseKind::Mariadb {
+                    mariadb::restore_aside(path, &spare).await?
+                } else {
+                    postgres::restore_aside(&source.login, path, &spare).await?
+                };
                 census(&connect(&DatabaseConfig::new(url), targets).await?, keys).await
             };
             let proved = proved.await;
@@ -50,13 +56,12 @@ pub(super) async fn restored(
             }
             (proved?, "it was restored into a temporary server of this machine")
         }
-        DatabaseKind::Mariadb => return Err(super::no_mariadb()),
     };
     Ok((census, format!("{how}, rows were counted, and the first {SAMPLE_ROWS} of every table opened")))
 }
 
-async fn spare(kind: &str, path: &Path) -> Result<local_farm::SpareDatabase, Problem> {
-    local_farm::SpareDatabase::prepare(kind).await.map_err(|error| {
+async fn spare(kind: DatabaseKind, path: &Path) -> Result<local_farm::SpareDatabase, Problem> {
+    local_farm::SpareDatabase::prepare(&kind.to_string()).await.map_err(|error| {
         let problem = Problem::refused(
             "not-proved",
             format!("there is no temporary server to restore {} into", path.display()),

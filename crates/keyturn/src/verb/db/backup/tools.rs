@@ -8,14 +8,14 @@ use std::time::{Instant, UNIX_EPOCH};
 use agent::{BackupJob, BackupTools, SharedBackupTools};
 use async_trait::async_trait;
 use keys::SecretKey;
-use reencrypt::{Engine, RestorePlace, TableCensus, Targets};
+use reencrypt::{DatabaseConfig, Engine, RestorePlace, TableCensus, Targets};
 use rotation::{DatabaseBackup, DatabaseKind, Digest, Fault, FaultCode, FolderArchive, KeyId, Millis};
 use tokio::process::Command;
 
 use super::super::engine_problem;
 use super::files::{self, Folder, name_full_disk};
 use super::prove::{self, Live};
-use super::{archive, configuration, postgres};
+use super::{archive, configuration, mariadb, postgres};
 use crate::output::now_ms;
 use crate::problem::Problem;
 
@@ -47,8 +47,22 @@ impl BackupTools for Tools {
     }
 
     async fn load(&self, backup: &DatabaseBackup, url: &str) -> Result<(), Fault> {
-        postgres::load(backup, url).await.map_err(fault)
+        load(backup, url).await.map_err(fault)
     }
+}
+
+/// Loads a backup into an empty database, if it is still what was proved.
+async fn load(backup: &DatabaseBackup, url: &str) -> Result<(), Problem> {
+    let path = Path::new(&backup.path);
+    files::only_ours(path)?;
+    if files::digest(path).await? != (backup.bytes, backup.digest) {
+        return Err(Problem::refused(
+            "backup-damaged",
+            format!("{} changed since it was proved", path.display()),
+            "find out who writes there; nothing was loaded",
+        ));
+    }
+    if url.starts_with("postgres") { postgres::load(path, url).await } else { mariadb::load(path, url).await }
 }
 
 /// As a rotation logs it.
@@ -63,28 +77,47 @@ fn fault(problem: Problem) -> Fault {
     Fault::new(FaultCode::Backup, message, problem.next_step)
 }
 
-struct Database {
-    live: Engine,
-    targets: Targets,
-    /// By which databases of one farm are told apart.
-    name: String,
+/// Of which database a backup is made, and with which login.
+pub(super) struct Source {
+    /// How the engine reaches it.
+    pub(super) engine: DatabaseConfig,
+    pub(super) targets: Targets,
+    /// The URL that the database's own tools connect with.
+    pub(super) login: String,
 }
 
-async fn database(job: &BackupJob<'_>) -> Result<Database, Problem> {
-    let database = job.config.database.engine(&job.config.node).map_err(|error| configuration(&error))?;
-    let targets = Targets::load(&job.config.database.targets).map_err(|error| {
-        Problem::refused("targets", "targets.toml cannot be used", "correct it (docs/database.md)").because(&error)
-    })?;
-    let place = RestorePlace::new(&database, None, "");
-    let name = place.map_or_else(|_| String::new(), |place| place.name());
-    Ok(Database { live: prove::connect(&database, &targets).await?, targets, name })
+impl Source {
+    /// What the agent's configuration says.
+    pub(super) fn of(job: &BackupJob<'_>) -> Result<Self, Problem> {
+        let engine = job.config.database.engine(&job.config.node).map_err(|error| configuration(&error))?;
+        let targets = Targets::load(&job.config.database.targets).map_err(|error| {
+            Problem::refused("targets", "targets.toml cannot be used", "correct it (docs/database.md)").because(&error)
+        })?;
+        let login = job.settings.url().map_err(|error| configuration(&error))?;
+        let login = login.unwrap_or_else(|| engine.url.clone());
+        Ok(Self { engine, targets, login })
+    }
+
+    async fn connect(&self) -> Result<Engine, Problem> {
+        prove::connect(&self.engine, &self.targets).await
+    }
+
+    /// By which databases of one farm are told apart.
+    fn name(&self) -> String {
+        RestorePlace::new(&self.engine, None, "").map_or_else(|_| String::new(), |place| place.name())
+    }
 }
 
 /// Makes a backup and proves it. One of this name that is whole is described, not made again.
-pub(super) async fn make(job: &BackupJob<'_>) -> Result<DatabaseBackup, Problem> {
+async fn make(job: &BackupJob<'_>) -> Result<DatabaseBackup, Problem> {
+    make_of(job, &Source::of(job)?).await
+}
+
+/// The same of any database.
+pub(super) async fn make_of(job: &BackupJob<'_>, source: &Source) -> Result<DatabaseBackup, Problem> {
     (job.told)("another backup into the same folder to end");
     let folder = Folder::enter(&job.settings.directory).await?;
-    let Database { live, targets, name: database_name } = database(job).await?;
+    let live = source.connect().await?;
     let name = format!("{}.{}", job.name, extension(live.kind()));
     let whole = folder.path_of(&name);
     if whole.exists()
@@ -107,12 +140,16 @@ pub(super) async fn make(job: &BackupJob<'_>) -> Result<DatabaseBackup, Problem>
             .map_err(|error| engine_problem("the database was not copied", &error))?,
         DatabaseKind::Postgres => {
             drop(partial.create()?);
-            postgres::dump(&login(job)?, &partial.path).await?;
+            postgres::dump(&source.login, &partial.path).await?;
         }
-        DatabaseKind::Mariadb => return Err(super::no_mariadb()),
+        DatabaseKind::Mariadb => {
+            sees_everything(source).await?;
+            drop(partial.create()?);
+            mariadb::dump(&source.login, &partial.path).await?;
+        }
     }
     let (made_ms, started) = (millis(started), Instant::now());
-    let (restored, proof) = prove::restored(job, own, live.kind(), &partial.path, &targets).await?;
+    let (restored, proof) = prove::restored(job, own, live.kind(), &partial.path, source).await?;
     let after = prove::census(&live, own).await?;
     prove::compare(&whole, &Live { before: &before, after: &after }, &restored)?;
     let (bytes, digest) = files::digest(&partial.path).await?;
@@ -131,34 +168,45 @@ pub(super) async fn make(job: &BackupJob<'_>) -> Result<DatabaseBackup, Problem>
         proved_ms: millis(started),
     };
     // Described first: a backup that has its name has its description.
-    files::describe(&job.config.farm, &database_name, &backup)?;
+    files::describe(&job.config.farm, &source.name(), &backup)?;
     partial.keep()?;
     Ok(backup)
+}
+
+/// MariaDB's tool passes over in silence what its login may not see.
+async fn sees_everything(source: &Source) -> Result<(), Problem> {
+    let login = prove::connect(&DatabaseConfig::new(&source.login), &Targets::none()).await?;
+    login
+        .check_backup_rights()
+        .await
+        .map_err(|error| engine_problem("the database cannot be backed up with this login", &error))
 }
 
 /// Proves one that is there already, in the folder for backups.
 async fn prove_shown(job: &BackupJob<'_>, path: &Path) -> Result<DatabaseBackup, Problem> {
     let path = files::inside(&job.settings.directory, path)?;
-    let Database { live, targets, name } = database(job).await?;
+    let source = Source::of(job)?;
+    let live = source.connect().await?;
     let started = Instant::now();
     (job.told)("the backup to be read");
     let (bytes, digest, description) = prove::undamaged(&path).await?;
-    same_database(job, &path, description.as_ref(), &name, live.kind())?;
+    same_database(job, &path, description.as_ref(), &source.name(), live.kind())?;
     let own = std::slice::from_ref(job.key);
-    let (restored, proof) = prove::restored(job, own, live.kind(), &path, &targets).await?;
+    let (restored, proof) = prove::restored(job, own, live.kind(), &path, &source).await?;
     prove::compare_shown(&path, &prove::census(&live, own).await?, &restored)?;
     Ok(found(job, &path, (bytes, digest, description), restored, job.key.id(), proof, started))
 }
 
 /// Proves one that an administrator puts back, with nothing but the node's keys to compare it with.
 async fn examine(job: &BackupJob<'_>, keys: &[SecretKey], path: &Path) -> Result<DatabaseBackup, Problem> {
-    let Database { live, targets, name } = database(job).await?;
+    let source = Source::of(job)?;
+    let live = source.connect().await?;
     let started = Instant::now();
     (job.told)("the backup to be read");
     files::only_ours(path)?;
     let (bytes, digest, description) = prove::undamaged(path).await?;
-    same_database(job, path, description.as_ref(), &name, live.kind())?;
-    let (restored, proof) = prove::restored(job, keys, live.kind(), path, &targets).await?;
+    same_database(job, path, description.as_ref(), &source.name(), live.kind())?;
+    let (restored, proof) = prove::restored(job, keys, live.kind(), path, &source).await?;
     let key = prove::key_of(path, keys, &restored)?;
     Ok(found(job, path, (bytes, digest, description), restored, key, proof, started))
 }
@@ -226,14 +274,6 @@ pub(super) fn program(path: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(path);
     command.env_clear().envs(agent::harmless_environment());
     command
-}
-
-/// The URL that a database's own tools connect with.
-pub(super) fn login(job: &BackupJob<'_>) -> Result<String, Problem> {
-    match job.settings.url().map_err(|error| configuration(&error))? {
-        Some(url) => Ok(url),
-        None => Ok(job.config.database.engine(&job.config.node).map_err(|error| configuration(&error))?.url),
-    }
 }
 
 const fn extension(kind: DatabaseKind) -> &'static str {
