@@ -98,6 +98,9 @@ pub struct DatabaseConfig {
     /// PostgreSQL: further roles whose sessions may stay while the application is fenced, monitoring for example.
     #[serde(default)]
     pub allowed_session_users: Vec<String>,
+    /// MariaDB: files with the URLs of its replicas, each of which is asked how far it is behind while rows are written.
+    #[serde(default)]
+    pub replica_url_files: Vec<PathBuf>,
     /// The registered tables: `targets.toml`.
     pub targets: PathBuf,
 }
@@ -297,7 +300,8 @@ impl Config {
         let backup = config.backup.iter_mut().flat_map(|backup| {
             [Some(&mut backup.directory), backup.url_file.as_mut(), backup.restore_url_file.as_mut()]
         });
-        for file in files.into_iter().chain(&mut config.database.url_file).chain(backup.flatten()) {
+        let database = config.database.url_file.iter_mut().chain(&mut config.database.replica_url_files);
+        for file in files.into_iter().chain(database).chain(backup.flatten()) {
             *file = base.join(&*file);
         }
         config.check()?;
@@ -367,6 +371,7 @@ impl DatabaseConfig {
         Ok(reencrypt::DatabaseConfig {
             application_role: self.application_role.clone(),
             allowed_session_users: self.allowed_session_users.clone(),
+            replica_urls: self.replica_url_files.iter().map(|path| read_url(path)).collect::<Result<_, _>>()?,
             client_name: node.to_string(),
             ..reencrypt::DatabaseConfig::new(url)
         })

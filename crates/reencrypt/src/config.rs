@@ -27,6 +27,9 @@ const SESSIONS_WAIT_DEFAULT: Duration = Duration::from_secs(10);
 /// How far the slowest standby may fall behind unless configured: what one replays within seconds if it has to take over.
 const REPLICATION_LAG_BYTES_MAX_DEFAULT: u64 = 256 * 1024 * 1024;
 
+/// The same in seconds, where standbys tell it so.
+const REPLICATION_LAG_SECONDS_MAX_DEFAULT: u64 = 30;
+
 /// How slow a shard may become for a standby's sake unless configured. At this rate a million rows take a quarter of an
 /// hour on one agent.
 const LAGGING_ROWS_PER_SECOND_MIN_DEFAULT: NonZeroU32 = NonZeroU32::new(1000).expect("it is not zero");
@@ -50,6 +53,11 @@ pub struct DatabaseConfig {
     /// How far the slowest streaming standby may fall behind, bytes of history that it has not replayed. From half of it
     /// on, rows are written more slowly.
     pub replication_lag_bytes_max: u64,
+    /// The same where standbys tell in seconds how far they are behind: in MariaDB.
+    pub replication_lag_seconds_max: u64,
+    /// In MariaDB, whose server does not know how far its replicas are behind: where to ask each of them. May hold
+    /// passwords, so `Debug` leaves them out.
+    pub replica_urls: Vec<String>,
     /// Rows a second below which a standby does not slow a shard down: one that hangs must not keep the farm offline for
     /// ever.
     pub lagging_rows_per_second_min: NonZeroU32,
@@ -72,6 +80,8 @@ impl DatabaseConfig {
             connections_max: CONNECTIONS_MAX_DEFAULT,
             sessions_wait: SESSIONS_WAIT_DEFAULT,
             replication_lag_bytes_max: REPLICATION_LAG_BYTES_MAX_DEFAULT,
+            replication_lag_seconds_max: REPLICATION_LAG_SECONDS_MAX_DEFAULT,
+            replica_urls: Vec::new(),
             lagging_rows_per_second_min: LAGGING_ROWS_PER_SECOND_MIN_DEFAULT,
             client_name: format!("process-{}", std::process::id()),
         }
@@ -87,6 +97,8 @@ impl fmt::Debug for DatabaseConfig {
             .field("connections_max", &self.connections_max)
             .field("sessions_wait", &self.sessions_wait)
             .field("replication_lag_bytes_max", &self.replication_lag_bytes_max)
+            .field("replication_lag_seconds_max", &self.replication_lag_seconds_max)
+            .field("replica_urls", &self.replica_urls.len())
             .field("lagging_rows_per_second_min", &self.lagging_rows_per_second_min)
             .field("client_name", &self.client_name)
             .finish()
@@ -159,7 +171,8 @@ mod tests {
 
     #[test]
     fn debug_of_the_configuration_shows_no_password() {
-        let config = DatabaseConfig::new("postgres://agent:hunter2@db/vault");
+        let mut config = DatabaseConfig::new("postgres://agent:hunter2@db/vault");
+        config.replica_urls.push("mariadb://monitor:hunter2@replica".to_owned());
         assert!(!format!("{config:?}").contains("hunter2"));
     }
 

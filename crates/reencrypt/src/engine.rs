@@ -109,6 +109,7 @@ impl Engine {
         let limits = Limits {
             rows_per_second: None,
             lag_bytes_max: config.replication_lag_bytes_max,
+            lag_seconds_max: config.replication_lag_seconds_max,
             lagging_rows_per_second_min: config.lagging_rows_per_second_min,
         };
         Ok(Self { dialect: dialect::of(config)?.into(), targets, connections, limits, rooms: Rooms::new() })
@@ -117,8 +118,12 @@ impl Engine {
     /// Another engine on the same database.
     pub(crate) fn on(dialect: Arc<dyn Dialect>, targets: Targets) -> Self {
         // For measuring: no standby slows it down.
-        let limits =
-            Limits { rows_per_second: None, lag_bytes_max: u64::MAX, lagging_rows_per_second_min: NonZeroU32::MIN };
+        let limits = Limits {
+            rows_per_second: None,
+            lag_bytes_max: u64::MAX,
+            lag_seconds_max: u64::MAX,
+            lagging_rows_per_second_min: NonZeroU32::MIN,
+        };
         Self {
             dialect,
             targets,

@@ -42,17 +42,38 @@ pub(crate) fn next_chunk_rows(rows_max: usize, rows: usize, took: Duration) -> u
 pub(crate) struct Limits {
     /// The operator's throttle, for this shard.
     pub(crate) rows_per_second: Option<NonZeroU32>,
-    /// How far the slowest standby may fall behind, bytes. From half of it on, writers slow down.
+    /// How far the slowest standby may fall behind. From half of it on, writers slow down.
     pub(crate) lag_bytes_max: u64,
+    /// The same where standbys tell it in seconds.
+    pub(crate) lag_seconds_max: u64,
     /// Below this, standbys do not slow a shard down: one that hangs must not keep the farm offline for ever.
     pub(crate) lagging_rows_per_second_min: NonZeroU32,
+}
+
+impl Limits {
+    /// A lag, and how far it may go.
+    const fn measure(&self, lag: Lag) -> (u64, u64) {
+        match lag {
+            Lag::Bytes(bytes) => (bytes, self.lag_bytes_max),
+            Lag::Seconds(seconds) => (seconds, self.lag_seconds_max),
+        }
+    }
+}
+
+/// How far the slowest standby is behind, as its system tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lag {
+    /// What it has still to replay.
+    Bytes(u64),
+    /// How old what it replays is.
+    Seconds(u64),
 }
 
 /// What was seen at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sample {
-    /// Bytes that the slowest standby has still to replay; none without a standby.
-    pub(crate) lag_bytes: Option<u64>,
+    /// None without a standby.
+    pub(crate) lag: Option<Lag>,
     /// Rows that this shard wrote in the second before.
     pub(crate) rows_per_second: u32,
 }
@@ -71,19 +92,24 @@ pub(crate) fn decide(samples: &[Sample], limits: &Limits) -> Pace {
 fn for_standbys(samples: &[Sample], limits: &Limits) -> Pace {
     let min = limits.lagging_rows_per_second_min;
     let newest = samples.last()?;
-    let lag = newest.lag_bytes?;
-    let comfortable = limits.lag_bytes_max / 2;
-    if lag >= limits.lag_bytes_max {
+    let (lag, lag_max) = limits.measure(newest.lag?);
+    let comfortable = lag_max / 2;
+    if lag >= lag_max {
         return Some(min);
     }
     let written = u64::from(newest.rows_per_second);
     let bearable = if lag > comfortable {
         // The nearer to the limit, the smaller the part of the present rate.
-        let left = u128::from(limits.lag_bytes_max - lag);
-        let of = u128::from(limits.lag_bytes_max - comfortable);
+        let left = u128::from(lag_max - lag);
+        let of = u128::from(lag_max - comfortable);
         u64::try_from(u128::from(written) * left / of).unwrap_or(u64::MAX)
     } else {
-        let behind = |sample: &Sample| sample.lag_bytes.is_some_and(|lag| lag > comfortable);
+        let behind = |sample: &Sample| {
+            sample.lag.is_some_and(|lag| {
+                let (lag, lag_max) = limits.measure(lag);
+                lag > lag_max / 2
+            })
+        };
         if !samples.iter().rev().take(SAMPLES_MAX).any(behind) {
             return None;
         }
@@ -116,17 +142,22 @@ mod tests {
         Limits {
             rows_per_second: NonZeroU32::new(asked),
             lag_bytes_max: MAX,
+            lag_seconds_max: 20,
             lagging_rows_per_second_min: NonZeroU32::new(100).unwrap(),
         }
     }
 
     fn sample(lag: u64, rows: u32) -> Sample {
-        Sample { lag_bytes: Some(lag), rows_per_second: rows }
+        Sample { lag: Some(Lag::Bytes(lag)), rows_per_second: rows }
+    }
+
+    fn seconds(lag: u64, rows: u32) -> Sample {
+        Sample { lag: Some(Lag::Seconds(lag)), rows_per_second: rows }
     }
 
     #[test]
     fn decisions() {
-        let none = Sample { lag_bytes: None, rows_per_second: 9000 };
+        let none = Sample { lag: None, rows_per_second: 9000 };
         let cases: &[(&[Sample], u32, Option<u32>, &str)] = &[
             (&[], 0, None, "nothing is known"),
             (&[], 700, Some(700), "what is asked for holds from the beginning"),
@@ -141,6 +172,10 @@ mod tests {
             (&[sample(900, 800), sample(10, 800)], 0, Some(1000), "back by and by"),
             (&[sample(900, 0), sample(10, 0)], 0, Some(125), "also from nothing"),
             (&[sample(5000, 100), none], 0, None, "a standby that is gone does not hold us"),
+            (&[seconds(10, 8000)], 0, None, "comfortable, in seconds"),
+            (&[seconds(15, 8000)], 0, Some(4000), "half of what is left is used up, in seconds"),
+            (&[seconds(u64::MAX, 8000)], 0, Some(100), "it stands still"),
+            (&[seconds(18, 800), seconds(1, 800)], 0, Some(1000), "back by and by, in seconds"),
         ];
         for (samples, asked, expected, why) in cases {
             assert_eq!(decide(samples, &limits(*asked)), expected.and_then(NonZeroU32::new), "{why}");
@@ -182,7 +217,7 @@ mod tests {
         ) {
             let samples: Vec<Sample> = seen
                 .iter()
-                .map(|(lag_bytes, rows_per_second)| Sample { lag_bytes: *lag_bytes, rows_per_second: *rows_per_second })
+                .map(|(lag, rows_per_second)| Sample { lag: lag.map(Lag::Bytes), rows_per_second: *rows_per_second })
                 .collect();
             let pace = decide(&samples, &limits(asked));
             match (NonZeroU32::new(asked), pace) {

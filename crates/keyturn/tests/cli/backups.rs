@@ -282,7 +282,7 @@ fn a_backup_of_mariadb_needs_to_see_everything_and_takes_its_tools_with_it_when_
         runtime.block_on(sqlx::raw_sql(sql).execute(&mut *watcher.borrow_mut())).expect("good SQL");
     };
     run_sql("CREATE USER keyturn_backup@'%' IDENTIFIED BY 'hunter2'");
-    run_sql("GRANT SELECT, SHOW VIEW, EVENT ON vault.* TO keyturn_backup@'%'");
+    run_sql("GRANT SELECT, SHOW VIEW, EVENT, EXECUTE ON vault.* TO keyturn_backup@'%'");
     let config = with_login(&vault, &vault.urls.agent.replace("//root@", "//keyturn_backup:hunter2@"));
     let words = ["GRANT TRIGGER ON `vault`.* TO", "GRANT SELECT ON mysql.proc TO"];
     run(["db", "backup", "--config", &config]).failed(1, &words);

@@ -91,8 +91,24 @@ fn a_damaged_file_is_moved_aside_and_the_backup_takes_its_place() {
 
 #[test]
 fn a_restore_that_was_killed_between_any_steps_goes_on() {
-    let (mut vault, backup) = killed_with_backup(VaultFarm::new(1), "start");
-    damage_file(&vault);
+    goes_on_after_any_step(VaultFarm::new(1), damage_file);
+}
+
+#[test]
+fn a_restore_on_mariadb_that_was_killed_between_any_steps_goes_on() {
+    goes_on_after_any_step(VaultFarm::on_mariadb(1), |vault| {
+        let lost = async {
+            let mut connection = sqlx::MySqlConnection::connect(&vault.urls.agent).await?;
+            sqlx::raw_sql("DROP TABLE connections, keyturn_rotation").execute(&mut connection).await?;
+            connection.close().await
+        };
+        tokio::runtime::Runtime::new().expect("a runtime").block_on(lost).expect("dropped");
+    });
+}
+
+fn goes_on_after_any_step(vault: VaultFarm, damage: impl Fn(&VaultFarm)) {
+    let (mut vault, backup) = killed_with_backup(vault, "start");
+    damage(&vault);
     for step in ["load-backup", "put-in-place", "turn-back", "end-ledger", "put-file-back", "start-instance"] {
         let mut recovering = keyturn()
             .args(["recover", "--yes", "--config", &vault.config(0), "--backup", text(&backup)])

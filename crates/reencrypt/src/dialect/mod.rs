@@ -15,6 +15,7 @@ use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, Sha
 use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
+use crate::pace::Lag;
 use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
 use crate::sink::PageSink;
 use crate::table::{Change, KeyRange, Row, Table};
@@ -211,9 +212,9 @@ pub(crate) trait Session: Send {
         Err(EngineError::Unsupported("this release repairs nothing on this database".to_owned()))
     }
 
-    /// How many bytes of the database's history the slowest standby has still to replay; `None` where there is none, or
-    /// where it cannot be known. Asked about once a second while rows are written.
-    async fn replication_lag(&mut self) -> Result<Option<u64>, EngineError> {
+    /// How far the slowest standby is behind; `None` where there is none, or where it cannot be known. Asked about once a
+    /// second while rows are written.
+    async fn replication_lag(&mut self) -> Result<Option<Lag>, EngineError> {
         Ok(None)
     }
 
@@ -306,8 +307,13 @@ fn no_shadows() -> EngineError {
 /// The dialect that the configured URL names.
 pub(crate) fn of(config: &DatabaseConfig) -> Result<Box<dyn Dialect>, EngineError> {
     use crate::config::Location;
-    Ok(match Location::parse(&config.url).map_err(EngineError::Url)? {
-        Location::Mariadb(options) => Box::new(Mariadb::new(*options, config)),
+    let location = Location::parse(&config.url).map_err(EngineError::Url)?;
+    if !config.replica_urls.is_empty() && !matches!(location, Location::Mariadb(_)) {
+        let problem = "URLs of replicas are given, and only MariaDB's are asked after by URL".to_owned();
+        return Err(EngineError::Configuration(problem));
+    }
+    Ok(match location {
+        Location::Mariadb(options) => Box::new(Mariadb::new(*options, config)?),
         Location::Postgres(options) => Box::new(Postgres::new(*options, config)),
         Location::Sqlite(options) => Box::new(Sqlite::new(*options, config.sessions_wait)),
     })

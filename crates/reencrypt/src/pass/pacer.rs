@@ -82,7 +82,7 @@ impl Pacer {
             return;
         }
         // Who cannot be asked does not hold us; a lost connection is found out by the next chunk.
-        let lag_bytes = match tokio::time::timeout(LAG_TIME_MAX, session.replication_lag()).await {
+        let lag = match tokio::time::timeout(LAG_TIME_MAX, session.replication_lag()).await {
             Ok(Ok(lag)) => lag,
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the standbys cannot be asked after");
@@ -94,7 +94,7 @@ impl Pacer {
         if self.samples.len() == SAMPLES_MAX {
             self.samples.remove(0);
         }
-        self.samples.push(Sample { lag_bytes, rows_per_second: rate as u32 });
+        self.samples.push(Sample { lag, rows_per_second: rate as u32 });
         self.sampled = Instant::now();
         self.rows_since_sample = 0;
         self.pace = pace::decide(&self.samples, &self.limits);

@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use keys::KeySet;
-use reencrypt::ShardJob;
+use reencrypt::{DatabaseConfig, Engine, ShardJob};
 use rotation::{Direction, Shard};
+use sqlx::AssertSqlSafe;
 
 use crate::cluster::Cluster;
-use crate::farm::{Vault, on_both, request, under};
+use crate::farm::{Vault, documented, on_both, request, under};
+use crate::mariadb::Server;
 
 async fn one_shard(vault: &Vault, rows: i64) -> Shard {
     vault.seed(rows).await;
@@ -95,4 +97,87 @@ async fn a_standby_that_falls_behind_slows_writers_down_and_one_that_is_gone_doe
     let began = Instant::now();
     engine.reencrypt(&vault.job(&shard, 2, vault.mark(4, Direction::Back)), &|_| {}).await.unwrap();
     assert!(began.elapsed() < slowed, "{:?}", began.elapsed());
+}
+
+/// Two MariaDB servers on loopback, of which the second replicates everything of the first.
+async fn replicated() -> (Arc<Server>, Server) {
+    let ports = [free_port(), free_port()];
+    let server = |number: usize| {
+        Server::start(&format!(
+            "--skip-networking=0 --bind-address=127.0.0.1 --port={} --server-id={} --log-bin=binlog --binlog-format=ROW",
+            ports[number],
+            number + 1
+        ))
+    };
+    let (primary, replica) = (server(0), server(1));
+    let grant = "CREATE USER replicates@'%' IDENTIFIED BY 'r'; GRANT REPLICATION SLAVE ON *.* TO replicates@'%'";
+    let mut root = primary.superuser("mysql").await;
+    sqlx::raw_sql(grant).execute(&mut root).await.unwrap();
+    let follow = format!(
+        "CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {}, MASTER_USER = 'replicates', MASTER_PASSWORD = 'r',
+             MASTER_USE_GTID = slave_pos; START SLAVE",
+        ports[0]
+    );
+    let mut root = replica.superuser("mysql").await;
+    sqlx::raw_sql(AssertSqlSafe(follow)).execute(&mut root).await.unwrap();
+    (Arc::new(primary), replica)
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The same on MariaDB, whose replicas are asked by their own URLs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_of_mariadb_that_falls_behind_slows_writers_down_and_one_that_is_gone_does_not() {
+    let (primary, replica) = replicated().await;
+    let mut vault = Vault::mariadb_on(Arc::clone(&primary)).await;
+    let shard = one_shard(&vault, 9_000).await;
+    let mut root = replica.superuser("mysql").await;
+    while sqlx::raw_sql("SELECT 1 FROM mysql.user WHERE User = 'keyturn_monitor'")
+        .fetch_optional(&mut root)
+        .await
+        .unwrap()
+        .is_none()
+    {
+        // Through the primary, as everything that is to be on a replica.
+        vault.run(&documented("mariadb replicas").replace("CREATE USER", "CREATE USER IF NOT EXISTS")).await;
+    }
+    vault.config.replica_urls = vec![replica.url("keyturn_monitor", "")];
+    vault.config.replication_lag_seconds_max = 2;
+    vault.config.lagging_rows_per_second_min = NonZeroU32::new(1000).unwrap();
+    // What it applies waits, and grows older.
+    sqlx::raw_sql("FLUSH TABLES WITH READ LOCK").execute(&mut root).await.unwrap();
+    let began = Instant::now();
+    let job = at(&vault, &shard, 2_000);
+    vault.engine().await.reencrypt(&job, &|_| {}).await.unwrap();
+    let slowed = began.elapsed();
+    assert!(slowed > Duration::from_millis(5_500), "as if no replica were behind: {slowed:?}");
+    assert!(slowed < Duration::from_secs(60), "{slowed:?}");
+
+    // One that applies nothing any more is behind from the first look on; what was asked for is not reached.
+    sqlx::raw_sql("UNLOCK TABLES; STOP SLAVE SQL_THREAD").execute(&mut root).await.unwrap();
+    let engine = vault.engine().await;
+    engine.turn_back(&vault.mark(3, Direction::Back)).await.unwrap();
+    let back = |lease, epoch| vault.job(&shard, lease, vault.mark(epoch, Direction::Back));
+    let began = Instant::now();
+    engine.reencrypt(&ShardJob { rows_per_second: NonZeroU32::new(2_000), ..back(2, 4) }, &|_| {}).await.unwrap();
+    let stopped = began.elapsed();
+    assert!(stopped > Duration::from_millis(5_500), "as if no replica stood still: {stopped:?}");
+
+    drop((root, replica));
+    let mut again = Vault::mariadb_on(primary).await;
+    again.config = DatabaseConfig { url: again.config.url.clone(), application_role: None, ..vault.config.clone() };
+    let shard = one_shard(&again, 9_000).await;
+    let began = Instant::now();
+    again.engine().await.reencrypt(&at(&again, &shard, 2_000), &|_| {}).await.unwrap();
+    assert!(began.elapsed() < Duration::from_millis(5_500), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn urls_of_replicas_are_refused_where_they_would_not_be_asked() {
+    let mut vault = Vault::sqlite_bare(crate::farm::TARGETS);
+    vault.config.replica_urls = vec!["mariadb://monitor@replica".to_owned()];
+    let refused = Engine::connect(&vault.config, vault.targets.clone()).await.unwrap_err();
+    assert!(refused.to_string().contains("only MariaDB's"), "{refused}");
 }

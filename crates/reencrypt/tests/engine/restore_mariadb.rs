@@ -5,10 +5,10 @@ use std::fs::File;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use reencrypt::{RestorePlace, RestoreStage};
+use reencrypt::{DatabaseConfig, Engine, RestorePlace, RestoreStage, Targets};
 use sqlx::{AssertSqlSafe, Connection as _};
 
-use crate::farm::{Place, Vault};
+use crate::farm::{Place, Vault, documented};
 use crate::mariadb::Server;
 use crate::proxy::{Cut, Proxy};
 
@@ -140,8 +140,14 @@ fn tag(vault: &Vault) -> String {
 
 /// Everything in a database.
 fn dump(server: &Server, database: &str) -> String {
+    dump_as("root", server, database)
+}
+
+fn dump_as(user: &str, server: &Server, database: &str) -> String {
     let dumped = Command::new("mariadb-dump")
-        .args(["--no-defaults", "--user=root", "--skip-comments", "--routines", "--events", "--triggers", "--hex-blob"])
+        .arg("--no-defaults")
+        .arg(format!("--user={user}"))
+        .args(["--single-transaction", "--skip-comments", "--routines", "--events", "--triggers", "--hex-blob"])
         .arg(format!("--socket={}", server.socket().display()))
         .arg(database)
         .output()
@@ -244,4 +250,22 @@ async fn a_database_that_is_gone_comes_back_and_accounts_that_were_locked_before
     place.put_in_place(true).await.unwrap();
     assert_eq!(place.stage().await.unwrap(), RestoreStage::InPlace);
     assert_eq!(dump(&gone.server, &gone.database), gone.before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documented_grants_show_a_backup_everything_and_less_is_refused() {
+    let restored = Restored::new().await;
+    let user = format!("backup_{}", tag(&restored.vault));
+    let grants = restored.vault.named(&documented("mariadb backups")).replace("keyturn_backup", &user);
+    restored.vault.run(&grants).await;
+    let config = DatabaseConfig::new(restored.server.url(&user, &restored.database));
+    let login = Engine::connect(&config, Targets::none()).await.unwrap();
+    login.check_backup_rights().await.unwrap();
+    let seen = dump_as(&user, &restored.server, &restored.database);
+    assert_eq!(seen, dump(&restored.server, &restored.database));
+    for (right, on) in [("TRIGGER", format!("{}.*", restored.database)), ("SELECT", "mysql.proc".to_owned())] {
+        restored.vault.run(&format!("REVOKE {right} ON {on} FROM {user}@'%'")).await;
+        let refused = login.check_backup_rights().await.unwrap_err().fault();
+        assert!(refused.message.contains(&format!("GRANT {right} ON")), "{}", refused.message);
+    }
 }

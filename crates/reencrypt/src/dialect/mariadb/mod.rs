@@ -10,6 +10,7 @@ mod ledger;
 mod look;
 mod mend;
 mod place;
+mod replication;
 mod rows;
 mod sessions;
 mod shadow;
@@ -32,6 +33,7 @@ use crate::error::Doing;
 use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
+use crate::pace::Lag;
 use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
 use crate::sink::PageSink;
 use crate::table::{Change, KeyRange, Row, Table};
@@ -99,6 +101,7 @@ struct Shared {
     sessions_wait: Duration,
     /// For the other sessions of a swap.
     options: MySqlConnectOptions,
+    replicas: Vec<MySqlConnectOptions>,
 }
 
 pub(crate) struct Mariadb {
@@ -106,15 +109,16 @@ pub(crate) struct Mariadb {
 }
 
 impl Mariadb {
-    pub(crate) fn new(options: MySqlConnectOptions, config: &DatabaseConfig) -> Self {
+    pub(crate) fn new(options: MySqlConnectOptions, config: &DatabaseConfig) -> Result<Self, EngineError> {
         let options = with_our_settings(options);
         let shared = Shared {
             application_role: config.application_role.clone(),
             allowed_session_users: config.allowed_session_users.clone(),
             sessions_wait: config.sessions_wait,
             options,
+            replicas: replication::parse(&config.replica_urls)?,
         };
-        Self { shared: Arc::new(shared) }
+        Ok(Self { shared: Arc::new(shared) })
     }
 }
 
@@ -126,6 +130,7 @@ struct MariadbSession {
     packet_bytes_max: usize,
     /// Holds tables for a swap.
     guard: Option<shadow::Guard>,
+    replicas: replication::Replicas,
 }
 
 #[async_trait]
@@ -154,7 +159,9 @@ impl Dialect for Mariadb {
 
     async fn open(&self) -> Result<Box<dyn Session>, EngineError> {
         let (connection, packet_bytes_max) = connect(&self.shared.options).await?;
-        Ok(Box::new(MariadbSession { connection, shared: Arc::clone(&self.shared), packet_bytes_max, guard: None }))
+        let shared = Arc::clone(&self.shared);
+        let replicas = replication::Replicas::new(&shared.replicas);
+        Ok(Box::new(MariadbSession { connection, shared, packet_bytes_max, guard: None, replicas }))
     }
 
     async fn scratch(&self, names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
@@ -358,6 +365,10 @@ impl Session for MariadbSession {
         mend::mend(&mut self.connection, table, changes, self.packet_bytes_max).await
     }
 
+    async fn replication_lag(&mut self) -> Result<Option<Lag>, EngineError> {
+        Ok(self.replicas.lag().await)
+    }
+
     async fn shadow_obstacle(&mut self, table: &Table) -> Result<Option<String>, EngineError> {
         shadow::obstacle(&mut self.connection, table).await
     }
@@ -417,6 +428,7 @@ impl Session for MariadbSession {
     async fn end(self: Box<Self>) {
         // A connection that does not close in an orderly way is closed by dropping it; the server notices either.
         let _ = self.connection.close().await;
+        self.replicas.end().await;
     }
 }
 

@@ -43,6 +43,7 @@ use crate::error::Doing;
 use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
+use crate::pace::Lag;
 use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
 use crate::sink::PageSink;
 use crate::table::{Change, KeyRange, Row, Table};
@@ -318,8 +319,8 @@ impl Session for PostgresSession {
         ledger::was_let_in(&mut self.connection, rotation).await
     }
 
-    async fn replication_lag(&mut self) -> Result<Option<u64>, EngineError> {
-        replication::lag(&mut self.connection).await
+    async fn replication_lag(&mut self) -> Result<Option<Lag>, EngineError> {
+        Ok(replication::lag(&mut self.connection).await?.map(Lag::Bytes))
     }
 
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
