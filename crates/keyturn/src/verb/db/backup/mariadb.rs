@@ -34,6 +34,8 @@ const RESTORE: [&str; 5] =
 const WITH_INPUT: &str = r#"exec mariadb --defaults-file=/dev/fd/3 "$@" 3<&0 <"$0""#;
 /// With this line, and when it was made, a dump ends that is whole.
 const LAST_LINE: &[u8] = b"\n-- Dump completed";
+/// Errors whose message quotes a value or a statement: a key that is there twice, syntax, values that do not fit.
+const QUOTING: [&str; 6] = ["1062", "1064", "1292", "1366", "1411", "1525"];
 /// Bytes of a dump's end in which that line stands.
 const END_BYTES: u64 = 256;
 
@@ -98,12 +100,21 @@ async fn run(mut command: Command, login: &Login, what: &str) -> Result<(), Prob
         "docs/database.md lists the rights that a backup needs; a login of its own goes into url_file of [backup]";
     command.stdin(unnamed_file(&options(login))?).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let output = command.output().await.map_err(|error| not_started(what).because(&error))?;
-    let said = first_error(&output.stderr);
+    let said = without_values(first_error(&output.stderr));
     match output.status.code() {
         Some(0) => Ok(()),
         // What the shell says that starts the client.
         Some(127) => Err(not_started(what).because(&std::io::Error::new(ErrorKind::NotFound, said))),
         _ => Err(Problem::refused("backup", format!("{what} failed ({}): {}", output.status, said), next)),
+    }
+}
+
+/// What may travel into logs: number and line of an error, and its message where that quotes nothing.
+fn without_values(said: String) -> String {
+    let number = said.strip_prefix("ERROR ").and_then(|rest| rest.split(' ').next());
+    match (number, said.split_once(": ")) {
+        (Some(number), Some((head, _))) if QUOTING.contains(&number) => head.to_owned(),
+        _ => said,
     }
 }
 
@@ -170,6 +181,14 @@ fn quoted(value: &str) -> Zeroizing<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_that_the_client_quotes_are_left_out() {
+        let check = |said: &str, expected| assert_eq!(without_values(said.to_owned()), expected);
+        check("ERROR 1062 (23000) at line 41: Duplicate entry 'hunter2' for key 'k'", "ERROR 1062 (23000) at line 41");
+        let full = "ERROR 1114 (HY000) at line 7: The table 'connections' is full";
+        check(full, full);
+    }
 
     #[test]
     fn a_url_becomes_an_options_file() {
