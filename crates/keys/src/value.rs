@@ -5,6 +5,7 @@ mod error;
 mod header;
 mod parse;
 mod speed;
+mod v2;
 
 use devolutions_crypto::CiphertextVersion;
 use devolutions_crypto::ciphertext::{Ciphertext, encrypt_with_aad};
@@ -46,15 +47,6 @@ pub enum CipherVersion {
     V2,
 }
 
-impl From<CipherVersion> for CiphertextVersion {
-    fn from(version: CipherVersion) -> Self {
-        match version {
-            CipherVersion::V1 => Self::V1,
-            CipherVersion::V2 => Self::V2,
-        }
-    }
-}
-
 /// A value that was opened.
 pub struct Opened {
     /// What it says.
@@ -87,18 +79,19 @@ impl std::fmt::Debug for Rewrapped {
 #[derive(Debug, Clone)]
 pub struct Cipher {
     key: SecretKey,
+    v2: v2::Key,
 }
 
 impl Cipher {
     /// The cipher with this key.
     pub fn new(key: &SecretKey) -> Self {
-        Self { key: key.clone() }
+        Self { key: key.clone(), v2: v2::Key::new(key) }
     }
 
     /// Opens a stored value. NULL is the caller's, and a value of zero length is [`ValueError::Empty`].
     pub fn open(&self, stored: &[u8], encoding: Encoding, aad: &[u8]) -> Result<Opened, ValueError> {
         let parsed = parse::parse(stored, encoding)?;
-        let plaintext = self.decrypt(&parsed.ciphertext, aad).ok_or(ValueError::NoKnownKey)?;
+        let plaintext = self.decrypt(&parsed, aad).ok_or(ValueError::NoKnownKey)?;
         Ok(Opened { plaintext, version: parsed.version })
     }
 
@@ -120,14 +113,27 @@ impl Cipher {
 
     /// `None` when it is not under this key. The library's reason is dropped: a V1 value that passes its HMAC and
     /// then fails its padding is no more readable than one that fails its HMAC.
-    fn decrypt(&self, ciphertext: &Ciphertext, aad: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-        ciphertext.decrypt_with_aad(self.key.expose(), aad).ok().map(Zeroizing::new)
+    fn decrypt(&self, parsed: &Parsed<'_>, aad: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        match parsed.version {
+            CipherVersion::V1 => {
+                let ciphertext = Ciphertext::try_from(&*parsed.raw).ok()?;
+                ciphertext.decrypt_with_aad(self.key.expose(), aad).ok().map(Zeroizing::new)
+            }
+            CipherVersion::V2 => {
+                let mut plaintext = Zeroizing::new(vec![0; v2::text_bytes(&parsed.raw)?]);
+                self.v2.open(&parsed.raw, aad, &mut plaintext)?;
+                Some(plaintext)
+            }
+        }
     }
 
     fn encrypt_raw(&self, plaintext: &[u8], aad: &[u8], version: CipherVersion) -> Result<Vec<u8>, ValueError> {
-        encrypt_with_aad(plaintext, self.key.expose(), aad, version.into())
-            .map(Vec::from)
-            .map_err(|_| ValueError::Cipher)
+        match version {
+            CipherVersion::V1 => encrypt_with_aad(plaintext, self.key.expose(), aad, CiphertextVersion::V1)
+                .map(Vec::from)
+                .map_err(|_| ValueError::Cipher),
+            CipherVersion::V2 => self.v2.seal(plaintext, aad),
+        }
     }
 }
 
@@ -151,43 +157,59 @@ impl Rewrapper {
         Self { upgrade: true, ..self }
     }
 
-    /// Opens a stored value with the one key and encrypts it with the other, in the form it was found in.
+    /// Opens a stored value with the one key and encrypts it with the other, in the form it was found in. `seen` gets the
+    /// plaintext, once and only of a value that opens.
+    pub fn turn(
+        &self,
+        stored: &[u8],
+        encoding: Encoding,
+        aad: &[u8],
+        seen: impl FnOnce(&[u8]),
+    ) -> Result<Vec<u8>, ValueError> {
+        let parsed = parse::parse(stored, encoding)?;
+        let mut turned = self.turn_raw(&parsed, aad, seen)?;
+        if let Some(form) = &parsed.form {
+            turned = form.encode(&turned);
+            // Text that reads the same in both alphabets does not say which one its reader expects. The new text must
+            // then read the same in both as well, which takes another nonce as often as one of the four symbols turns up.
+            for _ in 1..NEUTRAL_TRIES_MAX {
+                if !form.is_neutral() || base64::is_neutral(&turned) {
+                    break;
+                }
+                turned = form.encode(&self.turn_raw(&parsed, aad, |_| {})?);
+            }
+        }
+        within_limit(turned)
+    }
+
+    /// As [`turn`](Self::turn), for who wants the plaintext to keep.
     pub fn rewrap(&self, stored: &[u8], encoding: Encoding, aad: &[u8]) -> Result<Rewrapped, ValueError> {
-        let Parsed { ciphertext, version, form } = parse::parse(stored, encoding)?;
-        let Some(plaintext) = self.from.decrypt(&ciphertext, aad) else {
-            return Err(match self.to.decrypt(&ciphertext, aad) {
-                Some(_) => ValueError::UnderOtherKey,
-                None => ValueError::NoKnownKey,
-            });
-        };
-        // Of a large value every copy counts.
-        drop(ciphertext);
-        let version = if self.upgrade { CipherVersion::V2 } else { version };
-        let encrypt = || self.to.encrypt_raw(&plaintext, aad, version);
-        let stored = match form {
-            None => encrypt()?,
-            Some(form) => encode_alike(&form, encrypt)?,
-        };
-        Ok(Rewrapped { stored: within_limit(stored)?, plaintext })
+        let mut plaintext = Zeroizing::new(Vec::new());
+        let stored = self.turn(stored, encoding, aad, |seen| *plaintext = seen.to_vec())?;
+        Ok(Rewrapped { stored, plaintext })
     }
 
     /// Opens a stored value with the key that values are turned to.
     pub fn open_turned(&self, stored: &[u8], encoding: Encoding, aad: &[u8]) -> Result<Opened, ValueError> {
         self.to.open(stored, encoding, aad)
     }
-}
 
-/// Text that reads the same in both alphabets does not say which one its reader expects. The new text must then
-/// read the same in both as well, which takes another nonce as often as one of the four symbols turns up.
-fn encode_alike(form: &base64::Form, encrypt: impl Fn() -> Result<Vec<u8>, ValueError>) -> Result<Vec<u8>, ValueError> {
-    let mut stored = form.encode(&encrypt()?);
-    for _ in 1..NEUTRAL_TRIES_MAX {
-        if !form.is_neutral() || base64::is_neutral(&stored) {
-            break;
-        }
-        stored = form.encode(&encrypt()?);
+    fn turn_raw(&self, parsed: &Parsed<'_>, aad: &[u8], seen: impl FnOnce(&[u8])) -> Result<Vec<u8>, ValueError> {
+        let turned = match parsed.version {
+            CipherVersion::V1 => self.from.decrypt(parsed, aad).map(|plaintext| {
+                seen(&plaintext);
+                let version = if self.upgrade { CipherVersion::V2 } else { CipherVersion::V1 };
+                self.to.encrypt_raw(&plaintext, aad, version)
+            }),
+            CipherVersion::V2 => self.to.v2.turn(&self.from.v2, &parsed.raw, aad, seen),
+        };
+        turned.unwrap_or_else(|| {
+            Err(match self.to.decrypt(parsed, aad) {
+                Some(_) => ValueError::UnderOtherKey,
+                None => ValueError::NoKnownKey,
+            })
+        })
     }
-    Ok(stored)
 }
 
 fn within_limit(stored: Vec<u8>) -> Result<Vec<u8>, ValueError> {

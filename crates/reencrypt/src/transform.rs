@@ -180,23 +180,24 @@ impl Transformer {
         key: &str,
         stored: &Stored,
     ) -> Result<Turned, Problem> {
-        let mut digest = |value| hasher.value(&self.table.label, &column.name, key, value);
+        let label = &self.table.label;
+        let mut digest = |value: ContentValue<'_>| hasher.value(label, &column.name, key, value);
         let untouched = |digest| Turned { new: None, tally: ShardTally { digest, ..Default::default() } };
         let raw = match stored {
             Stored::Null => return Ok(untouched(digest(ContentValue::Null))),
             Stored::Bytes(raw) if raw.is_empty() => return Ok(untouched(digest(ContentValue::Empty))),
             Stored::Bytes(raw) | Stored::Number(raw) => raw,
         };
+        let mut content = ContentDigest::default();
         let opened = match stored {
             Stored::Number(_) => Err(Problem::Undecryptable("it is stored as a number".to_owned())),
-            Stored::Null | Stored::Bytes(_) => self.open(column, raw),
+            Stored::Null | Stored::Bytes(_) => {
+                self.open(column, raw, |plaintext| content = digest(ContentValue::Plain(plaintext)))
+            }
         };
         match opened {
-            Ok((plaintext, new)) => {
-                let digest = digest(ContentValue::Plain(&plaintext));
-                Ok(Turned { new, tally: ShardTally { values: 1, digest, ..Default::default() } })
-            }
-            Err(Problem::Undecryptable(_)) if self.accepted.holds(&self.table.label, &column.name, key, raw) => {
+            Ok(new) => Ok(Turned { new, tally: ShardTally { values: 1, digest: content, ..Default::default() } }),
+            Err(Problem::Undecryptable(_)) if self.accepted.holds(label, &column.name, key, raw) => {
                 let digest = digest(ContentValue::Undecryptable(raw));
                 Ok(Turned { new: None, tally: ShardTally { undecryptable: 1, digest, ..Default::default() } })
             }
@@ -204,16 +205,19 @@ impl Transformer {
         }
     }
 
-    /// The plaintext, and what is to be stored instead of `raw`, if anything.
-    fn open(&self, column: &ValueColumn, raw: &[u8]) -> Result<(Plaintext, Option<Vec<u8>>), Problem> {
+    /// Shows the plaintext, and says what is to be stored instead of `raw`, if anything.
+    fn open(&self, column: &ValueColumn, raw: &[u8], mut seen: impl FnMut(&[u8])) -> Result<Option<Vec<u8>>, Problem> {
         let aad = column.aad.as_bytes();
         match &self.work {
-            Work::Turn { rewrapper, turned_already } => match rewrapper.rewrap(raw, column.encoding, aad) {
-                Ok(rewrapped) => Ok((rewrapped.plaintext, Some(rewrapped.stored))),
+            Work::Turn { rewrapper, turned_already } => match rewrapper.turn(raw, column.encoding, aad, &mut seen) {
+                Ok(turned) => Ok(Some(turned)),
                 Err(ValueError::UnderOtherKey) => match turned_already {
                     TurnedAlready::Refuse => Err(Problem::UnexpectedKey("is already under the new key")),
                     TurnedAlready::Keep => match rewrapper.open_turned(raw, column.encoding, aad) {
-                        Ok(opened) => Ok((opened.plaintext, None)),
+                        Ok(opened) => {
+                            seen(&opened.plaintext);
+                            Ok(None)
+                        }
                         Err(error) => Err(Problem::Undecryptable(error.to_string())),
                     },
                 },
@@ -221,7 +225,10 @@ impl Transformer {
                 Err(error) => Err(Problem::Undecryptable(error.to_string())),
             },
             Work::Open { expected, other, other_problem } => match expected.open(raw, column.encoding, aad) {
-                Ok(opened) => Ok((opened.plaintext, None)),
+                Ok(opened) => {
+                    seen(&opened.plaintext);
+                    Ok(None)
+                }
                 Err(ValueError::NoKnownKey) if other.open(raw, column.encoding, aad).is_ok() => {
                     Err(Problem::UnexpectedKey(other_problem))
                 }
@@ -234,8 +241,6 @@ impl Transformer {
         format!("{}.{} of row {key}", self.table.label, column.name)
     }
 }
-
-type Plaintext = zeroize::Zeroizing<Vec<u8>>;
 
 /// Why a value was not turned.
 enum Problem {

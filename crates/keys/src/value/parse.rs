@@ -1,8 +1,8 @@
 //! Reads a stored value as far as it can be read without a key, and names what it is when it is no ciphertext.
 
-use devolutions_crypto::ciphertext::Ciphertext;
+use std::borrow::Cow;
 
-use super::{CipherVersion, Encoding, VALUE_BYTES_MAX, ValueError, base64};
+use super::{CipherVersion, Encoding, VALUE_BYTES_MAX, ValueError, base64, v2};
 
 /// Signature, type, subtype and version, two bytes each, little-endian.
 pub(super) const HEADER_BYTES: usize = 8;
@@ -14,18 +14,18 @@ pub(super) const SUBTYPE_SYMMETRIC: u16 = 1;
 pub(super) const SUBTYPE_ASYMMETRIC: u16 = 2;
 /// Header, initialisation vector, one block and HMAC.
 const V1_BYTES_MIN: usize = HEADER_BYTES + 16 + 16 + 32;
-/// Header, nonce and tag.
-const V2_BYTES_MIN: usize = HEADER_BYTES + 24 + 16;
+const V2_BYTES_MIN: usize = v2::OVERHEAD_BYTES;
 
 /// A value that has the form of a ciphertext.
-pub(super) struct Parsed {
-    pub(super) ciphertext: Ciphertext,
+pub(super) struct Parsed<'a> {
+    /// Its bytes, out of base64.
+    pub(super) raw: Cow<'a, [u8]>,
     pub(super) version: CipherVersion,
     /// How it stood in base64; `None` when raw.
     pub(super) form: Option<base64::Form>,
 }
 
-pub(super) fn parse(stored: &[u8], encoding: Encoding) -> Result<Parsed, ValueError> {
+pub(super) fn parse(stored: &[u8], encoding: Encoding) -> Result<Parsed<'_>, ValueError> {
     if stored.is_empty() {
         return Err(ValueError::Empty);
     }
@@ -33,15 +33,16 @@ pub(super) fn parse(stored: &[u8], encoding: Encoding) -> Result<Parsed, ValueEr
         return Err(ValueError::TooLarge(stored.len()));
     }
     match encoding {
-        Encoding::Raw => parse_raw(stored, None),
+        Encoding::Raw => Ok(Parsed { raw: stored.into(), version: version(stored)?, form: None }),
         Encoding::Base64 => {
             let (raw, form) = base64::decode(stored).map_err(ValueError::Base64)?;
-            parse_raw(&raw, Some(form))
+            Ok(Parsed { version: version(&raw)?, raw: raw.into(), form: Some(form) })
         }
     }
 }
 
-fn parse_raw(raw: &[u8], form: Option<base64::Form>) -> Result<Parsed, ValueError> {
+/// The cipher of a value that is a symmetric ciphertext, and long enough to be one.
+fn version(raw: &[u8]) -> Result<CipherVersion, ValueError> {
     let number = |at: usize| raw.get(at..at + 2).map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]));
     if number(0) != Some(SIGNATURE) {
         return Err(ValueError::NotCiphertext);
@@ -66,8 +67,7 @@ fn parse_raw(raw: &[u8], form: Option<base64::Form>) -> Result<Parsed, ValueErro
     if raw.len() < min {
         return Err(truncated(min));
     }
-    let ciphertext = Ciphertext::try_from(raw).map_err(|_| ValueError::NotCiphertext)?;
-    Ok(Parsed { ciphertext, version, form })
+    Ok(version)
 }
 
 const fn type_name(data_type: u16) -> &'static str {

@@ -273,6 +273,35 @@ proptest! {
     }
 
     #[test]
+    fn the_library_opens_what_we_write_and_we_open_what_it_writes(
+        plaintext in prop::collection::vec(any::<u8>(), 0..3000),
+        aad in prop::collection::vec(any::<u8>(), 0..40),
+        old in prop::collection::vec(any::<u8>(), 1..80),
+        new in prop::collection::vec(any::<u8>(), 1..80),
+        touched in any::<prop::sample::Index>(),
+    ) {
+        prop_assume!(old != new);
+        let library = |key: &[u8], stored: &[u8]| {
+            Ciphertext::try_from(stored).unwrap().decrypt_with_aad(key, &aad).map_err(|_| ())
+        };
+        let theirs: Vec<u8> = encrypt_with_aad(&plaintext, &old, &aad, CiphertextVersion::V2).unwrap().into();
+        let keys = (SecretKey::from_bytes(old.clone()).unwrap(), SecretKey::from_bytes(new.clone()).unwrap());
+        let opened = Cipher::new(&keys.0).open(&theirs, Raw, &aad).unwrap();
+        prop_assert_eq!(&opened.plaintext[..], &plaintext[..]);
+        let ours = Rewrapper::new(&keys.0, &keys.1).rewrap(&theirs, Raw, &aad).unwrap().stored;
+        prop_assert_eq!(library(&new, &ours), Ok(plaintext.clone()));
+        prop_assert_eq!(library(&old, &ours), Err(()));
+        let nonce = |stored: &[u8]| stored[8..32].to_vec();
+        prop_assert_ne!(nonce(&ours), nonce(&theirs));
+        prop_assert_eq!(library(&old, &Cipher::new(&keys.0).encrypt(&plaintext, Raw, &aad, V2).unwrap()), Ok(plaintext));
+        // Every byte is authenticated: the header, the nonce, the text and the tag.
+        let mut broken = theirs;
+        let at = touched.index(broken.len());
+        broken[at] ^= 1;
+        prop_assert!(Rewrapper::new(&keys.0, &keys.1).rewrap(&broken, Raw, &aad).is_err());
+    }
+
+    #[test]
     fn no_bytes_make_the_parser_panic_or_open(
         bytes in prop::collection::vec(any::<u8>(), 0..200),
         headed in any::<bool>(),

@@ -156,11 +156,13 @@ impl Decoder<'_> {
             return Err(Malformed);
         }
         let rest_begins = reader.at;
-        let mut keys = Vec::with_capacity(self.table.key.len());
+        let mut key = Vec::with_capacity(self.table.key.len());
         for at in 0..self.layout.rest.len() {
             let Some(field) = reader.field()? else { return Ok(None) };
-            if at < self.table.key.len() {
-                keys.push(field.bytes.ok_or(Malformed)?);
+            if let Some(column) = self.table.key.get(at) {
+                // A text stands behind the values, and is put here then.
+                let bytes = if needs_text(column.kind) { Some(&[][..]) } else { field.bytes };
+                key.push(key_value(column.kind, bytes.ok_or(Malformed)?)?);
             }
         }
         let rest = &reader.bytes[rest_begins..reader.at];
@@ -169,15 +171,11 @@ impl Decoder<'_> {
             let Some(field) = reader.field()? else { return Ok(None) };
             values.push(field.bytes.map_or(Stored::Null, |bytes| Stored::Bytes(bytes.to_vec())));
         }
-        let mut key = Vec::with_capacity(keys.len());
-        for (column, native) in self.table.key.iter().zip(keys) {
-            let bytes = if needs_text(column.kind) {
+        for (column, value) in self.table.key.iter().zip(&mut key) {
+            if needs_text(column.kind) {
                 let Some(field) = reader.field()? else { return Ok(None) };
-                field.bytes.ok_or(Malformed)?
-            } else {
-                native
-            };
-            key.push(key_value(column.kind, bytes)?);
+                *value = key_value(column.kind, field.bytes.ok_or(Malformed)?)?;
+            }
         }
         let rest = if self.whole { rest.to_vec() } else { Vec::new() };
         Ok(Some(Taken::Row(Row { key: Key(key), values, rest })))
