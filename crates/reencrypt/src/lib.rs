@@ -39,6 +39,7 @@ pub use engine::{Engine, Progress, ShardJob, SurveyRequest, SwapJob};
 pub use error::EngineError;
 pub use history::{LedgerRotation, NoteKind};
 pub use ledger::LedgerMark;
+pub use percent::decoded as percent_decoded;
 pub use restore::{RestorePlace, RestoreStage};
 pub use targets::{Aad, ColumnTarget, Exclude, TableTarget, Targets, TargetsError};
 

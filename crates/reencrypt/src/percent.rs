@@ -16,8 +16,8 @@ pub(crate) fn encoded(bytes: &[u8]) -> String {
     text
 }
 
-/// The other way; `None` where it is malformed or no UTF-8.
-pub(crate) fn decoded(text: &str) -> Option<String> {
+/// What a percent-encoded part of a URL says; `None` where it is malformed or no UTF-8.
+pub fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{Mode, fchmod};
+use reencrypt::percent_decoded;
 
 use crate::problem::Problem;
 
@@ -40,30 +41,16 @@ impl Login {
         };
         let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         Some(Self {
-            user: decode(user)?,
-            password: decode(password)?,
-            host: decode(host.trim_matches(['[', ']']))?,
+            user: percent_decoded(user)?,
+            password: percent_decoded(password)?,
+            host: percent_decoded(host.trim_matches(['[', ']']))?,
             port: port.to_owned(),
-            database: decode(database)?,
-            options: pairs.map(|(name, value)| Some((name.to_owned(), decode(value)?))).collect::<Option<_>>()?,
+            database: percent_decoded(database)?,
+            options: pairs
+                .map(|(name, value)| Some((name.to_owned(), percent_decoded(value)?)))
+                .collect::<Option<_>>()?,
         })
     }
-}
-
-/// `%2F` and its kind.
-fn decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-                u8::try_from(digit(rest.next())? * 16 + digit(rest.next())?).ok()?
-            }
-            other => other,
-        });
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// A file with this text that has no name: in memory alone, for its owner alone, gone with whoever has it open.
