@@ -1,6 +1,6 @@
 //! A standby of PostgreSQL that did not hear the last of what was committed takes the server's place in the middle of a
-//! rotation of a whole farm. Rows and ledger go back together; the rotation notices, and is undone, or goes on from there.
-//! The farm is watched from outside throughout ([`RealFarm::finish`]).
+//! rotation of a whole farm, or of its undo. Rows and ledger go back together; the rotation notices, and is undone, or goes
+//! on from there; an undo is done again. The farm is watched from outside throughout ([`RealFarm::finish`]).
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -50,6 +50,38 @@ impl Story {
 
     fn faults(&self) -> String {
         self.farm.status().expect("somebody leads")["faults"].to_string()
+    }
+
+    /// How often a step of the undo was begun.
+    fn times_begun(&self, step: &str) -> usize {
+        let status = self.farm.status().expect("somebody leads");
+        let name = format!("undo:{step}");
+        status["phases"].as_array().expect("a list").iter().filter(|phase| phase["phase"] == name.as_str()).count()
+    }
+
+    /// Begins an undo whose rows go back slowly enough to be met on their way.
+    fn abort_slowly(&self) {
+        self.farm.operate(&["rotation", "throttle", "--rows-per-second", "100"]).expect("bounded");
+        self.farm.operate(&["rotation", "abort"]).expect("aborted");
+    }
+
+    fn await_rows_going_back(&self) {
+        self.farm.until("some rows are back", |farm| {
+            let status = farm.status()?;
+            (status["undo_step"] == "restore-rows" && status["progress"]["shards_done"].as_u64()? >= 2).then_some(())
+        });
+    }
+
+    /// Waits until the second node alone is still to be started.
+    fn await_all_but_one_started(&self) {
+        self.farm.until("the others are up", |farm| {
+            let status = farm.status()?;
+            let waiting = status["waiting"].as_array()?;
+            let started = waiting.iter().all(|waiting| {
+                waiting["node"] == "n2" && waiting["what"].as_str().is_some_and(|what| what.contains("start-instance"))
+            });
+            (started && !waiting.is_empty()).then_some(())
+        });
     }
 }
 
@@ -107,16 +139,51 @@ fn a_standby_that_lost_the_tail_while_instances_come_up_is_noticed_before_anybod
     // One instance cannot come up yet, so that there is a moment between the last look and the decision.
     let blocker = story.farm.take_instance_port(1);
     story.farm.resume();
-    story.farm.until("the others are up", |farm| {
-        let status = farm.status()?;
-        let waiting = status["waiting"].as_array()?;
-        let started = waiting.iter().all(|waiting| {
-            waiting["node"] == "n2" && waiting["what"].as_str().is_some_and(|what| what.contains("start-instance"))
-        });
-        (started && !waiting.is_empty()).then_some(())
-    });
+    story.await_all_but_one_started();
     story.fail_over(standby);
     drop(blocker);
     assert_eq!(story.finish(started), "rolled_back");
     assert!(story.faults().contains("database-position"), "{}", story.faults());
+}
+
+#[test]
+fn a_standby_that_lost_an_undo_among_rows_leads_to_an_end_in_which_every_row_opens() {
+    let mut story = Story::new();
+    // Tables are as they were when every row was under the new key.
+    let started = story.farm.start("activate");
+    let standby = story.standby();
+    standby.0.stop_following();
+    story.abort_slowly();
+    story.await_rows_going_back();
+    story.fail_over(standby);
+    story.farm.operate(&["rotation", "throttle", "--off"]);
+    assert_eq!(story.finish(started), "rolled_back");
+}
+
+#[test]
+fn a_standby_that_lost_an_undo_while_instances_come_up_is_noticed_before_anybody_is_admitted() {
+    let mut story = Story::new();
+    for lost in ["the undo", "half of the undo"] {
+        let started = story.farm.start("start");
+        let standby = story.standby();
+        if lost == "the undo" {
+            standby.0.stop_following();
+        }
+        // One instance cannot come up yet: the others wait for it with the old key, and are not admitted.
+        let blocker = story.farm.take_instance_port(1);
+        story.abort_slowly();
+        if lost == "half of the undo" {
+            story.await_rows_going_back();
+            standby.0.stop_following();
+        }
+        story.farm.operate(&["rotation", "throttle", "--off"]).expect("no longer bounded");
+        story.await_all_but_one_started();
+        assert_eq!(story.times_begun("turn-back"), 1);
+        story.fail_over(standby);
+        drop(blocker);
+        assert_eq!(story.finish(started), "rolled_back", "{lost}");
+        assert!(story.faults().contains("database-position"), "{lost}: {}", story.faults());
+        let begun = ["turn-back", "start-instances", "admit-instances"].map(|step| story.times_begun(step));
+        assert_eq!(begun, [2, 2, 1], "{lost}");
+    }
 }

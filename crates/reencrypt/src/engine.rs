@@ -320,7 +320,11 @@ impl Engine {
         let mut found = None;
         let shards: Vec<ShardId> = shards.into_iter().collect();
         for shard in shards {
-            let forward = session.session.record(rotation, shard, Pass::Reencrypt).await?;
+            let forward = match session.session.record(rotation, shard, Pass::Reencrypt).await {
+                // There is no ledger at all, so no row was turned.
+                Err(EngineError::LedgerMissing(_)) => None,
+                found => found?,
+            };
             if forward.is_some_and(|record| record.cursor.is_some()) {
                 let back = session.session.record(rotation, shard, Pass::VerifyRestored).await?;
                 if !back.is_some_and(|record| record.done) {
@@ -430,7 +434,11 @@ impl Engine {
         if mark.direction == Direction::Back {
             session.session.drop_shadows(mark).await?;
         }
-        session.session.close(mark).await?;
+        match session.session.close(mark).await {
+            // A database that lost the whole rotation never had a row of it turned.
+            Err(EngineError::LedgerMissing(_)) if mark.direction == Direction::Back => {}
+            closed => closed?,
+        }
         session.end().await;
         Ok(())
     }

@@ -62,6 +62,9 @@ pub(super) async fn admit(signed: Signed<'_>) -> Result<Answer, Fault> {
     }
     if node.instance.observe(&ticket.cancel).await? == Condition::Offline {
         // It stopped, or the node restarted, after it was proved. It may come back only with the same proof.
+        if key == grant.statement.old_key {
+            signed.needs_undo_kept("start the instance").await?;
+        }
         start_and_prove(&signed, key).await?;
     }
     ticket.still_wanted()?;

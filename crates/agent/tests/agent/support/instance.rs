@@ -89,6 +89,12 @@ impl Instance {
         self.set("online");
     }
 
+    /// Ends its process behind everybody's back.
+    pub(crate) fn stop(&self) {
+        fs::remove_dir_all(self.folder.join("memory")).unwrap();
+        self.set("offline");
+    }
+
     /// What it is doing.
     pub(crate) fn state(&self) -> String {
         fs::read_to_string(self.folder.join("state")).unwrap().trim().to_owned()
