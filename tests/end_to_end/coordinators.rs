@@ -1,6 +1,9 @@
 //! Coordinators that are killed (`kill -9`) while a rotation is under way, as real processes: the leader in every phase and
 //! in an undo, a follower, all of them at once. The farm is watched from outside throughout ([`RealFarm::finish`]).
 
+use std::cell::RefCell;
+
+use crate::real_farm::network::CONTROL;
 use crate::real_farm::{COORDINATORS, RealFarm};
 
 #[test]
@@ -24,6 +27,35 @@ fn a_leader_killed_in_any_phase_or_in_an_undo_is_followed_by_another_that_ends_i
         farm.start_process(leader);
         assert_eq!(farm.finish(started), "rolled_back", "{phase}");
     }
+}
+
+#[test]
+fn a_leader_killed_before_anything_is_changed_is_followed_by_another_that_plans_and_starts() {
+    let mut farm = RealFarm::new();
+    // Preflight waits for a node that is not there.
+    farm.network.unplug("n3", CONTROL);
+    let planning = RefCell::new(farm.begin_plan("distribute"));
+    farm.until("the others are inspected", |farm| {
+        let status = farm.status().filter(|status| status["phase"] == "preflight")?;
+        let waiting = status["waiting"].as_array()?;
+        (!waiting.is_empty() && waiting.iter().all(|waiting| waiting["node"] == "n3")).then_some(())
+    });
+    let leader = farm.leader();
+    farm.kill_process(leader);
+    assert_ne!(farm.leader(), leader);
+    farm.network.plug("n3", CONTROL);
+    let planned = farm.until("who plans hears of the plan", |_| planning.borrow_mut().try_wait().expect("it is ours"));
+    assert!(planned.success(), "{:?}", farm.status());
+    farm.start_process(leader);
+
+    // It waits for the operator.
+    let leader = farm.leader();
+    farm.kill_process(leader);
+    assert_ne!(farm.leader(), leader);
+    farm.start_process(leader);
+    let started = farm.start_planned();
+    farm.resume();
+    assert_eq!(farm.finish(started), "completed");
 }
 
 #[test]

@@ -253,8 +253,25 @@ impl RealFarm {
 
     /// Plans a rotation that holds at this phase, and starts it.
     pub(crate) fn start(&mut self, hold_at: &str) -> Started {
-        let bundle = self.new_bundle();
+        self.plan(hold_at);
+        self.start_planned()
+    }
+
+    /// Plans a rotation that holds at this phase.
+    pub(crate) fn plan(&self, hold_at: &str) {
         self.until("the rotation is planned", |farm| farm.operate(&["rotation", "plan", "--hold-at", hold_at]));
+    }
+
+    /// Begins to plan one, and answers the process that follows it.
+    pub(crate) fn begin_plan(&self, hold_at: &str) -> Child {
+        let mut command = self.command(OPERATOR);
+        command.args(["rotation", "plan", "--hold-at", hold_at, "--config", &self.path("operator.toml")]);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("nsenter runs")
+    }
+
+    /// Starts the one that is planned, and waits until it holds.
+    pub(crate) fn start_planned(&mut self) -> Started {
+        let bundle = self.new_bundle();
         let (new, current, password) = (self.bundle(bundle), self.bundle(self.current), self.path("password"));
         let mut command = self.command(OPERATOR);
         command.args([

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use rotation::{Course, Ending, Millis, NodeId, Phase, Rotation, State, UndoStep};
+use rotation::{Course, Ending, Millis, NodeId, NodeProgress, Phase, Rotation, State, UndoStep};
 use wire::v1;
 
 use super::View;
@@ -46,6 +46,32 @@ fn a_stuck_rotation_says_on_what_and_what_to_do() {
     let waiting: Vec<_> = shown.waiting.iter().map(|waiting| (waiting.node.as_str(), waiting.until_ms)).collect();
     assert_eq!(waiting, [("", 0)]);
     assert!(shown.waiting[0].what.contains("keyturn rotation retry"), "{:?}", shown.waiting);
+}
+
+#[test]
+fn in_every_phase_and_step_it_is_said_who_is_waited_for_since_when_and_until_when() {
+    let forward = Phase::ALL.map(|phase| Course::Forward { phase });
+    let back = UndoStep::ALL.map(|step| Course::Undo { from: Phase::Start, step });
+    for course in forward.into_iter().chain(back) {
+        let shown = show(|rotation, state| {
+            (rotation.course, rotation.paused, rotation.ended_at) = (course.clone(), false, None);
+            rotation.lead_done = false;
+            let progress = rotation.nodes.get_mut(&sample::node()).expect("the sample has it");
+            *progress = NodeProgress { may_run: true, ..NodeProgress::default() };
+            release_all(state);
+            let shard = rotation.shards.values_mut().next().expect("the sample has one");
+            (shard.reencrypted, shard.verified, shard.restored) = Default::default();
+        });
+        assert!(!shown.waiting.is_empty(), "{course:?}");
+        for waiting in shown.waiting {
+            assert!(waiting.since_ms > 0, "{course:?}: {waiting:?}");
+            // The end of work on rows moves with each word of it, and stands in the leader's hints alone.
+            let moves = ["survey-", "back-up", "reencrypt-", "verify-", "finish-", "swap-"];
+            let ends = waiting.until_ms > waiting.since_ms || moves.iter().any(|kind| waiting.what.starts_with(kind));
+            let node = waiting.node == sample::node().as_str() && ends;
+            assert!(node || waiting.what.contains("keyturn rotation start"), "{course:?}: {waiting:?}");
+        }
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Crashes, lost connections, rows that change behind our back.
 
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -278,4 +279,42 @@ async fn in_sqlite_a_busy_database_is_tried_again_and_its_readers_do_not_stop_th
     assert!(error.is_retryable(), "{error:?}");
     writer.rollback().await.unwrap();
     engine.verify(&vault.job(&shard, 2, vault.mark(3, Direction::Forward)), &|_| {}).await.unwrap();
+}
+
+/// Of the files that SQLite makes.
+const PAGE: usize = 4096;
+
+/// A file has no connection to lose; a part of it can be unreadable.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_sqlite_a_page_that_cannot_be_read_is_an_error_and_never_the_end_of_the_data() {
+    let vault = Vault::sqlite().await;
+    let shard = one_large_shard(&vault, 12_000).await;
+    let path = vault.config.url.strip_prefix("sqlite://").unwrap();
+    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    // The page of a row in the middle.
+    let (whole, row) = (std::fs::read(path).unwrap(), b"host 6000");
+    let at = whole.windows(row.len()).position(|window| window == row).unwrap() / PAGE * PAGE;
+    let (mut page, at) = (whole[at..at + PAGE].to_vec(), at as u64);
+    let write = |bytes: &[u8]| file.write_all_at(bytes, at).unwrap();
+    let lost = [0; PAGE];
+    let (forward, verify) = (vault.mark(2, Direction::Forward), vault.mark(3, Direction::Forward));
+    let engine = vault.engine().await;
+    let ring = keys::KeySet::new("farm", vault.old.clone(), 0);
+
+    write(&lost);
+    let error = engine.survey(&request(&ring, &[], 1), &|_| {}).await.unwrap_err();
+    assert_eq!(error.code(), FaultCode::Database, "{error:?}");
+    let error = engine.reencrypt(&vault.job(&shard, 1, forward), &|_| {}).await.unwrap_err();
+    assert_eq!(error.code(), FaultCode::Database, "{error:?}");
+    write(&page);
+    let (old, new) = under(&vault.census().await);
+    assert!(old > 0 && new > 0, "it came as far as that: {old} {new}");
+    let tally = engine.reencrypt(&vault.job(&shard, 1, forward), &|_| {}).await.unwrap();
+    assert_eq!(tally.rows, 12_000);
+    file.read_exact_at(&mut page, at).unwrap();
+    write(&lost);
+    let error = engine.verify(&vault.job(&shard, 2, verify), &|_| {}).await.unwrap_err();
+    assert_eq!(error.code(), FaultCode::Database, "{error:?}");
+    write(&page);
+    assert_eq!(engine.verify(&vault.job(&shard, 2, verify), &|_| {}).await.unwrap(), tally);
 }

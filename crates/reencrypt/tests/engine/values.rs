@@ -1,10 +1,19 @@
 //! Odd values: legacy, unpadded, corrupt, accepted, under the wrong key, huge.
 
-use keys::KeySet;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use keys::value::{Cipher, CipherVersion, Encoding};
+use keys::{KeySet, SecretKey};
 use rotation::{Direction, FaultCode, UndecryptableValue};
 
 use crate::farm::{Cell, Found, Vault, on_both, request, turned, under};
+
+/// What earlier releases of devolutions-crypto wrote: subtype 0, versions 1 and 2, as it publishes them with their key.
+const PUBLISHED_KEY: &str = "ozJVEme4+5e/4NG3C+Rl26GQbGWAqGc0QPX8/1xvaFM=";
+const SUBTYPE_0: [&str; 2] = [
+    "DQwCAAAAAQCK1twEut+TeJfFbTWCRgHjyS6bOPOZUEQAeBtSFFRl2jHggM/34n68zIZWGbsZHkufVzU6mTN5N2Dx9bTplrycv5eNVevT4P9FdVHJ751D+A==",
+    "DQwCAAAAAgAA0iPpI4IEzcrWAQiy6tqDqLbRYduGvlMC32mVH7tpIN2CXDUu5QHF91I7pMrmjt/61pm5CeR/IcU=",
+];
 
 /// The same legacy and odd values in both systems' first table.
 async fn odd_values(vault: &Vault) {
@@ -44,6 +53,33 @@ on_both! {
         let unpadded = vault.text("SELECT notes FROM connections WHERE id = 2").await;
         assert!(!unpadded.ends_with('='));
         assert_eq!(vault.verify_all(&survey, 2, mark).await.unwrap(), tally);
+        vault.engine().await.turn_back(&vault.mark(2, Direction::Back)).await.unwrap();
+        vault.reencrypt_all(&survey, 3, vault.mark(3, Direction::Back)).await.unwrap();
+        assert_eq!(vault.census().await, before);
+    }
+
+    async fn values_of_subtype_0_turn_and_go_back_and_are_written_as_symmetric(vault) {
+        let mut vault = vault;
+        vault.old = SecretKey::from_bytes(STANDARD.decode(PUBLISHED_KEY).unwrap()).unwrap();
+        for (version, published) in (1..).zip(SUBTYPE_0) {
+            let raw = Cell::Bytes(STANDARD.decode(published).unwrap());
+            vault.insert("attachments", &[vec![Cell::Integer(version), Cell::Text("file".to_owned()), raw]]).await;
+            let text = Cell::Text(published.to_owned());
+            vault.insert("documents", &[vec![Cell::Text(version.to_string()), text]]).await;
+        }
+        let before = vault.census().await;
+        assert_eq!(under(&before), (4, 0));
+        let survey = vault.survey().await;
+        assert_eq!(survey.undecryptable, []);
+        let mark = vault.mark(1, Direction::Forward);
+        vault.engine().await.fence(&mark).await.unwrap();
+        let tally = vault.reencrypt_all(&survey, 1, mark).await.unwrap();
+        assert_eq!((tally.rows, tally.values), (4, 4));
+        assert_eq!(vault.verify_all(&survey, 2, mark).await.unwrap(), tally);
+        assert_eq!(vault.census().await, turned(&before));
+        for (version, row) in (1..).zip(vault.rows("SELECT content FROM attachments ORDER BY entry_id").await) {
+            assert_eq!(row[0].as_ref().unwrap()[2..8], [2, 0, 1, 0, version, 0]);
+        }
         vault.engine().await.turn_back(&vault.mark(2, Direction::Back)).await.unwrap();
         vault.reencrypt_all(&survey, 3, vault.mark(3, Direction::Back)).await.unwrap();
         assert_eq!(vault.census().await, before);
