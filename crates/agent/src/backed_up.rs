@@ -1,11 +1,12 @@
 //! What this node answered when it was asked to back up, so that it follows no plan that names another backup as its own.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fail_points::point;
 use rotation::{DatabaseBackup, NodeBackup, Plan, RotationId};
 use serde::{Deserialize, Serialize};
 
+use crate::backup::backup_bytes;
 use crate::durable::{self, DurableError};
 
 const FORMAT: &str = "keyturn-agent-backup 1";
@@ -45,18 +46,14 @@ pub(crate) fn misfit(state_dir: &Path, node: &rotation::NodeId, plan: &Plan) -> 
     }
     let files = folder.map(|folder| (&folder.path, folder.bytes)).into_iter();
     let mut files = files.chain(database.map(|backup| (&backup.path, backup.bytes)));
-    let gone = files.find(|(path, bytes)| !is_file_of(path, *bytes)).map(|(path, _)| path.clone());
+    let is_there = |path: &str, bytes| backup_bytes(Path::new(path)).is_ok_and(|found| found == bytes);
+    let gone = files.find(|(path, bytes)| !is_there(path, *bytes)).map(|(path, _)| path.clone());
     Ok(gone.map(|path| format!("{path} is no longer what it was when it was made")))
 }
 
 /// Asked twice, it may take longer the second time.
 fn timeless(backup: &DatabaseBackup) -> DatabaseBackup {
     DatabaseBackup { made_ms: 0, proved_ms: 0, ..backup.clone() }
-}
-
-fn is_file_of(path: &str, bytes: u64) -> bool {
-    let found: PathBuf = path.into();
-    found.symlink_metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == bytes)
 }
 
 #[cfg(test)]
@@ -101,24 +98,34 @@ mod tests {
 
     #[test]
     fn only_a_plan_that_names_what_was_made_and_lies_there_is_followed() {
-        let state = tempfile::tempdir().unwrap();
-        let path = state.path().join("backup");
-        std::fs::write(&path, "backup").unwrap();
+        // A file, and a folder with one.
+        for (backup, part) in [("backup", ""), ("backups", "inner/backup")] {
+            let state = tempfile::tempdir().unwrap();
+            let path = state.path().join(backup);
+            let part = if part.is_empty() { path.clone() } else { path.join(part) };
+            std::fs::create_dir_all(part.parent().unwrap()).unwrap();
+            std::fs::write(&part, "backup").unwrap();
+            followed_if_it_lies_there(state.path(), &path, &part);
+        }
+    }
+
+    /// `part` is the backup, or in it.
+    fn followed_if_it_lies_there(state: &Path, path: &Path, part: &Path) {
         let folder = FolderArchive {
             path: path.display().to_string(),
             bytes: 6,
             digest: Digest::new([1; 32]),
             made_at: Millis::new(1),
         };
-        let made = NodeBackup { folder, database: Some(database(&path)) };
+        let made = NodeBackup { folder, database: Some(database(path)) };
         let named = plan(&made);
-        let misfit = |plan: &Plan| misfit(state.path(), &node("node-1"), plan).unwrap();
+        let misfit = |plan: &Plan| misfit(state, &node("node-1"), plan).unwrap();
         let check = |plan: &Plan, expected: &str| {
             let found = misfit(plan).unwrap_or_default();
             assert!(!expected.is_empty() && found.contains(expected), "{expected}: {found}");
         };
         check(&named, "made none for this rotation");
-        keep(state.path(), named.rotation, &made).unwrap();
+        keep(state, named.rotation, &made).unwrap();
         assert_eq!(misfit(&named), None);
         let mut slower = named.clone();
         slower.backup.as_mut().unwrap().proved_ms = 9;
@@ -136,7 +143,7 @@ mod tests {
         let mut other = named.clone();
         other.rotation = rotation::RotationId::new(uuid::Uuid::from_u128(8));
         check(&other, "made none");
-        std::fs::write(&path, "b").unwrap();
+        std::fs::write(part, "b").unwrap();
         check(&named, "no longer what it was");
         let mut without = named.clone();
         (without.backup, without.folders) = (None, std::collections::BTreeMap::new());

@@ -2,6 +2,7 @@
 //! tools nor temporary servers. The binary brings them, for `keyturn db backup` as for a rotation.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,6 +24,19 @@ pub struct BackupJob<'a> {
     pub key: &'a SecretKey,
     /// Told what is being done, in words.
     pub told: &'a (dyn Fn(&str) + Send + Sync),
+}
+
+/// The size of a backup: of a file, or of all files in a folder. Links are not followed, and are none.
+pub fn backup_bytes(path: &Path) -> io::Result<u64> {
+    let found = path.symlink_metadata()?;
+    if found.is_file() {
+        return Ok(found.len());
+    }
+    if !found.is_dir() {
+        let what = format!("{} is neither a file nor a folder", path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    std::fs::read_dir(path)?.try_fold(0, |bytes, entry| Ok(bytes + backup_bytes(&entry?.path())?))
 }
 
 /// Makes backups, proves them, loads them.

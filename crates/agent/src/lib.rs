@@ -35,7 +35,7 @@ mod service;
 pub mod simulation;
 mod work;
 
-pub use backup::{BackupJob, BackupTools, SharedBackupTools};
+pub use backup::{BackupJob, BackupTools, SharedBackupTools, backup_bytes};
 pub use config::{
     BackedUpDatabase, BackupConfig, CommandConfig, Config, ConfigError, DatabaseConfig, DatabaseUrl, InstanceConfig,
     StoreConfig, TlsConfig,

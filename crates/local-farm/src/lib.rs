@@ -25,7 +25,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use server::{Extension, SpareDatabase};
+pub use server::{CopiedServer, Extension, SpareDatabase};
 
 /// What `keyturn demo` was asked for.
 #[derive(Debug, Clone)]

@@ -51,9 +51,9 @@ pub struct DatabaseBackup {
     pub node: NodeId,
     /// Where it lies there.
     pub path: String,
-    /// Its size.
+    /// Its size; of a folder that was shown, that of all its files.
     pub bytes: u64,
-    /// BLAKE3 of the file.
+    /// BLAKE3 of the file; of a folder that was shown, of the manifest that has the checksums of all its files.
     pub digest: Digest,
     /// When it was begun: what was written later is not in it.
     pub made_at: Millis,

@@ -10,21 +10,26 @@ use crate::support::{Ran, run};
 use crate::vault::VaultFarm;
 
 /// A folder that a server's user may write, and a file in it that nobody makes unless a trap catches somebody.
-struct Trap {
+pub(crate) struct Trap {
     _folder: tempfile::TempDir,
     caught: PathBuf,
 }
 
 impl Trap {
-    fn set() -> Self {
+    pub(crate) fn set() -> Self {
         let folder = tempfile::Builder::new().prefix("k").rand_bytes(4).tempdir_in("/tmp").expect("a folder");
         std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("open");
         let caught = folder.path().join("p");
         Self { _folder: folder, caught }
     }
 
+    /// The file.
+    pub(crate) fn caught(&self) -> String {
+        self.caught.display().to_string()
+    }
+
     #[track_caller]
-    fn caught_nobody(&self) {
+    pub(crate) fn caught_nobody(&self) {
         assert!(!Path::new(&self.caught).exists(), "a command ran as the server's user");
     }
 }

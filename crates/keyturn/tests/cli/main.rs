@@ -10,6 +10,7 @@ mod help;
 mod hostile;
 mod keys;
 mod operator;
+mod physical;
 mod pki;
 mod recover;
 mod restore;

@@ -1,6 +1,7 @@
 //! The database of a demo: a SQLite file, a PostgreSQL or MariaDB server of this machine's own binaries, or a running one.
 
 mod binaries;
+mod copied;
 mod mariadb;
 mod restoring;
 mod roles;
@@ -15,6 +16,7 @@ use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 
 use crate::database::Database;
+pub use copied::CopiedServer;
 use mariadb::{ADMINISTRATOR, TemporaryMariadb, Users};
 pub use restoring::Extension;
 use roles::Roles;

@@ -61,17 +61,22 @@ impl TemporaryServer {
         initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-sync"]);
         initdb.stdout(Stdio::null());
         run(initdb, "initdb").await?;
+        Self::on(binaries, folder, "postgres", "postgres").await
+    }
+
+    /// Starts one on the cluster that is in `data` of this folder, and waits until this role gets into this database.
+    pub(super) async fn on(binaries: Binaries, folder: TempDir, role: &str, database: &str) -> anyhow::Result<Self> {
         let log = Log::new()?;
         let (child, process) = spawn(&binaries, folder.path(), &log)?;
         let mut server = Self { binaries, folder, log, child, process };
-        server.wait_ready().await?;
+        server.wait_ready(role, database).await?;
         Ok(server)
     }
 
     /// The URL of a database on it for a role.
     pub(super) fn url(&self, role: &str, database: &str) -> String {
-        let socket = self.folder.path().display().to_string().replace('%', "%25").replace('/', "%2F");
-        format!("postgres://{role}@{socket}/{database}")
+        let socket = encoded(&self.folder.path().display().to_string());
+        format!("postgres://{role}@{socket}/{}", encoded(database))
     }
 
     #[cfg(test)]
@@ -83,7 +88,7 @@ impl TemporaryServer {
     pub(super) async fn restart(&mut self) -> anyhow::Result<()> {
         self.end().await?;
         (self.child, self.process) = spawn(&self.binaries, self.folder.path(), &self.log)?;
-        self.wait_ready().await
+        self.wait_ready("postgres", "postgres").await
     }
 
     /// Writes everything in a database as SQL.
@@ -109,8 +114,8 @@ impl TemporaryServer {
         }
     }
 
-    async fn wait_ready(&mut self) -> anyhow::Result<()> {
-        let options = PgConnectOptions::from_str(&self.url("postgres", "postgres"))?;
+    async fn wait_ready(&mut self, role: &str, database: &str) -> anyhow::Result<()> {
+        let options = PgConnectOptions::from_str(&self.url(role, database))?;
         let deadline = Instant::now() + START_LIMIT;
         loop {
             match PgConnection::connect_with(&options).await {
@@ -135,6 +140,12 @@ impl Drop for TemporaryServer {
         let _ = self.process.signal(Signal::SIGQUIT);
         wait_for_end(&self.process);
     }
+}
+
+/// As a part of a URL.
+fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 /// Waits until a process that was told to end has ended, before its folder goes; without holding up other tasks.

@@ -188,7 +188,7 @@ pub(super) async fn digest(path: &Path) -> Result<(u64, Digest), Problem> {
     })
 }
 
-/// Sees that the file lies in the folder and is a plain one: whoever asked for it may not be trusted. All that is not so is
+/// Sees that the backup lies in the folder, as a plain file or a folder of its own: whoever asked for it may not be trusted. All that is not so is
 /// refused in the same words, and nothing outside the folder is looked at.
 pub(super) fn inside(folder: &Path, path: &Path) -> Result<PathBuf, Problem> {
     let outside = || {
@@ -203,7 +203,7 @@ pub(super) fn inside(folder: &Path, path: &Path) -> Result<PathBuf, Problem> {
     let name = path.file_name().filter(|_| parent == Path::new("") || parent == folder || parent == real);
     let found = real.join(name.ok_or_else(outside)?);
     match found.symlink_metadata() {
-        Ok(metadata) if metadata.is_file() => Ok(found),
+        Ok(metadata) if metadata.is_file() || metadata.is_dir() => Ok(found),
         Ok(_) | Err(_) => Err(outside()),
     }
 }

@@ -6,6 +6,7 @@ mod contents;
 mod files;
 mod login;
 mod mariadb;
+mod physical;
 mod postgres;
 mod prove;
 mod said;

@@ -15,7 +15,7 @@ use tokio::process::Command;
 use super::super::engine_problem;
 use super::files::{self, Folder, name_full_disk};
 use super::prove::{self, Live};
-use super::{archive, configuration, mariadb, postgres};
+use super::{archive, configuration, mariadb, physical, postgres};
 use crate::output::now_ms;
 use crate::problem::Problem;
 
@@ -103,7 +103,7 @@ impl Source {
     }
 
     /// By which databases of one farm are told apart.
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         RestorePlace::new(&self.engine, None, "").map_or_else(|_| String::new(), |place| place.name())
     }
 }
@@ -189,9 +189,16 @@ async fn prove_shown(job: &BackupJob<'_>, path: &Path) -> Result<DatabaseBackup,
     let live = source.connect().await?;
     let started = Instant::now();
     (job.told)("the backup to be read");
+    let own = std::slice::from_ref(job.key);
+    if path.is_dir() {
+        let (bytes, digest) = physical::digest(&path, live.kind()).await?;
+        let (opened, proof) = physical::opened(job, own, &path, &source, &live).await?;
+        prove::compare_shown(&path, &prove::census(&live, own).await?, &opened)?;
+        let found = found(job, &path, (bytes, digest, None), opened, job.key.id(), proof, started);
+        return Ok(DatabaseBackup { made_at: Millis::new(modified_ms(&path.join(physical::MANIFEST))), ..found });
+    }
     let (bytes, digest, description) = prove::undamaged(&path).await?;
     same_database(job, &path, description.as_ref(), &source.name(), live.kind())?;
-    let own = std::slice::from_ref(job.key);
     let (restored, proof) = prove::restored(job, own, live.kind(), &path, &source).await?;
     prove::compare_shown(&path, &prove::census(&live, own).await?, &restored)?;
     Ok(found(job, &path, (bytes, digest, description), restored, job.key.id(), proof, started))
@@ -204,6 +211,9 @@ async fn examine(job: &BackupJob<'_>, keys: &[SecretKey], path: &Path) -> Result
     let started = Instant::now();
     (job.told)("the backup to be read");
     files::only_ours(path)?;
+    if path.is_dir() {
+        return Err(physical::not_put_back(path));
+    }
     let (bytes, digest, description) = prove::undamaged(path).await?;
     same_database(job, path, description.as_ref(), &source.name(), live.kind())?;
     let (restored, proof) = prove::restored(job, keys, live.kind(), path, &source).await?;

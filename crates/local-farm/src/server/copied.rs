@@ -1,0 +1,168 @@
+//! A temporary server on a copy of somebody's whole PostgreSQL server, as `pg_basebackup` makes one: verified against its
+//! manifest first. It is started with a configuration of our own, reaches nobody, and one role alone comes in, which is no superuser.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context as _, bail, ensure};
+use nix::unistd::User;
+use tokio::io::AsyncWriteExt as _;
+use tokio_util::sync::CancellationToken;
+
+use super::binaries::Binaries;
+use super::temporary::{self, TemporaryServer};
+
+/// What our server is told instead of what the copied one was: no archive, no standby, no library of anybody's is in it. Index
+/// expressions and checks are not called by a server that vacuums by itself, and no subscription fetches anything.
+const CONFIGURATION: &str = "listen_addresses = ''
+max_prepared_transactions = 1000
+autovacuum = off
+max_logical_replication_workers = 0
+jit = off
+fsync = off
+";
+
+/// Files of the copied server that say what ours is to do.
+const ORDERS: [&str; 3] = ["postgresql.auto.conf", "standby.signal", "recovery.signal"];
+
+/// A running server on the copy. Both are gone when it is dropped.
+#[derive(Debug)]
+pub struct CopiedServer {
+    server: TemporaryServer,
+    url: String,
+}
+
+impl CopiedServer {
+    /// Copies this directory, verifies the copy, and starts a server on it.
+    pub async fn start(backup: &Path, database: &str) -> anyhow::Result<Self> {
+        ensure!(
+            !database.starts_with('-') && !database.contains(char::is_control),
+            "a database of the name {database:?} cannot be looked at"
+        );
+        let binaries = Binaries::of_version(&version(backup)?)?;
+        let folder = temporary::folder("keyturn-pg-").context("creating a folder for PostgreSQL")?;
+        // Who copies has the folder: it goes when nobody copies into it any more.
+        let (from, user, wanted) = (backup.to_owned(), binaries.user().cloned(), CancellationToken::new());
+        let unwanted = wanted.clone();
+        let _wanted = wanted.drop_guard();
+        let copied = tokio::task::spawn_blocking(move || {
+            own(folder.path(), user.as_ref())?;
+            copy(&from, &folder.path().join("data"), user.as_ref(), &unwanted).map(|()| folder)
+        });
+        let folder = copied.await.context("copying the backup")??;
+        let data = folder.path().join("data");
+        let mut verify = binaries.command("pg_verifybackup");
+        verify.args(["--exit-on-error", "--quiet"]).arg(&data).stdout(Stdio::null());
+        temporary::run(verify, "pg_verifybackup").await?;
+
+        // Nobody can have made a role of this name beforehand.
+        let role = format!("keyturn_prover_{}", uuid::Uuid::new_v4().simple());
+        let orders = [
+            ("postgresql.conf", CONFIGURATION),
+            ("pg_hba.conf", &format!("local all {role} trust\n")),
+            ("pg_ident.conf", ""),
+        ];
+        for name in ORDERS {
+            match fs::remove_file(data.join(name)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("removing {name} from the copy"));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        for (name, text) in orders {
+            write(&data.join(name), text, binaries.user()).with_context(|| format!("writing {name} into the copy"))?;
+        }
+        make_role(&binaries, &data, &role, database).await?;
+        let server = TemporaryServer::on(binaries, folder, &role, database).await?;
+        let url = server.url(&role, database);
+        Ok(Self { server, url })
+    }
+
+    /// The URL of the database, for a role that may read and write every table, and do nothing else.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Ends the server and removes the copy.
+    pub async fn end(self) -> anyhow::Result<()> {
+        self.server.stop().await
+    }
+}
+
+/// The major version that wrote it.
+fn version(backup: &Path) -> anyhow::Result<String> {
+    let text = fs::read_to_string(backup.join("PG_VERSION")).context("reading PG_VERSION of the backup")?;
+    Ok(text.trim().to_owned())
+}
+
+/// Copies folders and plain files, for their owner alone. A link leads out of the backup: into a tablespace, or to the log.
+fn copy(from: &Path, into: &Path, user: Option<&User>, unwanted: &CancellationToken) -> anyhow::Result<()> {
+    DirBuilder::new().mode(0o700).create(into).with_context(|| format!("creating {}", into.display()))?;
+    own(into, user)?;
+    for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
+        ensure!(!unwanted.is_cancelled(), "the copy is no longer wanted");
+        let entry = entry?;
+        let (path, copied) = (entry.path(), into.join(entry.file_name()));
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            copy(&path, &copied, user, unwanted)?;
+        } else if kind.is_file() {
+            fs::copy(&path, &copied).with_context(|| format!("copying {}", path.display()))?;
+            fs::set_permissions(&copied, Permissions::from_mode(0o600))?;
+            own(&copied, user)?;
+        } else {
+            bail!(
+                "{} is neither a file nor a folder: a backup with tablespaces or links is not looked at",
+                path.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn own(path: &Path, user: Option<&User>) -> anyhow::Result<()> {
+    let Some(user) = user else { return Ok(()) };
+    chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+        .with_context(|| format!("giving {} to the user {}", path.display(), user.name))
+}
+
+fn write(path: &PathBuf, text: &str, user: Option<&User>) -> anyhow::Result<()> {
+    fs::File::create(path)?.write_all(text.as_bytes())?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    own(path, user)
+}
+
+/// Plays the log back, and makes the role: by a server without any session, which needs no login and fires no event trigger.
+async fn make_role(binaries: &Binaries, data: &Path, role: &str, database: &str) -> anyhow::Result<()> {
+    let mut alone = binaries.command("postgres");
+    alone.args(["--single", "-D"]).arg(data).arg(database);
+    let mut alone = alone
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("starting PostgreSQL on the copy")?;
+    let quoted = database.replace('"', "\"\"");
+    let statements = format!(
+        "CREATE ROLE {role} LOGIN NOSUPERUSER BYPASSRLS\nGRANT pg_read_all_data, pg_write_all_data TO {role}\n\
+         GRANT CONNECT ON DATABASE \"{quoted}\" TO {role}\n"
+    );
+    let mut input = alone.stdin.take().context("PostgreSQL's input")?;
+    // One that ended at once says why itself.
+    let _ = input.write_all(statements.as_bytes()).await;
+    drop(input);
+    let ended = alone.wait_with_output().await.context("waiting for PostgreSQL to end")?;
+    let said = String::from_utf8_lossy(&ended.stderr);
+    let failed = said.lines().find(|line| ["FATAL:", "PANIC:", "ERROR:"].iter().any(|kind| line.contains(kind)));
+    ensure!(
+        ended.status.success() && failed.is_none(),
+        "PostgreSQL does not start on the copy ({}): {}",
+        ended.status,
+        failed.unwrap_or(&said)
+    );
+    Ok(())
+}
