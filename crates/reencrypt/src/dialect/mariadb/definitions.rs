@@ -148,7 +148,7 @@ pub(super) async fn write_down(
              kind VARCHAR(16) NOT NULL, name VARCHAR(64) NOT NULL, place INT NOT NULL, sql_mode TEXT NOT NULL,
              collation VARCHAR(64) NOT NULL, time_zone VARCHAR(64) NOT NULL, statement LONGTEXT NOT NULL,
              PRIMARY KEY (kind, name)
-         ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+         ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
     );
     run(server, create).await.doing(doing)?;
     let insert = format!("INSERT IGNORE INTO {table} ({COLUMNS}, place) VALUES (?, ?, ?, ?, ?, ?, ?)");

@@ -19,7 +19,7 @@ const CREATE: &str = "
         node VARCHAR(255) NOT NULL,
         noted_at DATETIME(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6),
         PRIMARY KEY (rotation, note, node)
-    ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin";
+    ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin";
 
 const ROTATIONS: &str = "
     SELECT r.rotation, r.direction, r.epoch, r.closed, r.role_fenced, r.role_saved IS NOT NULL,

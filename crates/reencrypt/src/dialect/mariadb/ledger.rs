@@ -29,7 +29,7 @@ const CREATE: [&str; 3] = [
         opened_at DATETIME(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6),
         closed_at DATETIME(6),
         let_in TINYINT NOT NULL DEFAULT 0
-    ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
     "CREATE TABLE IF NOT EXISTS keyturn_shard (
         rotation VARCHAR(64) NOT NULL,
         shard BIGINT NOT NULL,
@@ -46,7 +46,7 @@ const CREATE: [&str; 3] = [
         done TINYINT NOT NULL DEFAULT 0,
         holder VARCHAR(64) NOT NULL,
         PRIMARY KEY (rotation, shard, pass)
-    ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
     "CREATE TABLE IF NOT EXISTS keyturn_shadow (
         rotation VARCHAR(64) NOT NULL,
         label VARCHAR(255) NOT NULL,
@@ -56,7 +56,7 @@ const CREATE: [&str; 3] = [
         state VARCHAR(16) NOT NULL,
         epoch BIGINT NOT NULL,
         PRIMARY KEY (rotation, label)
-    ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
 ];
 
 const HEADER: &str = "
