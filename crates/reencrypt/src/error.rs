@@ -450,11 +450,12 @@ pub(crate) fn mariadb_number(error: &sqlx::Error) -> Option<u16> {
 }
 
 /// Connections: 1040, 1203, 1226 too many, 1053 shutdown, 1152 to 1161 lost, 1927 ended by somebody. Locks: 1205 time-out,
-/// 1213 deadlock, 1020 changed by another. Statements: 1317 interrupted, 1969 out of time. Space: 1021, 1114, 1030, 1041.
+/// 1213 deadlock, 1020 changed by another. Statements: 1317 interrupted, 1969 out of time. Space: 1, 3, 20, 1021, 1026, 1030,
+/// 1041, 1114.
 const fn is_passing_mariadb(number: u16) -> bool {
     matches!(
         number,
-        1020 | 1021 | 1030 | 1037..=1041 | 1053 | 1114 | 1152 | 1154..=1161 | 1203 | 1205 | 1213 | 1226 | 1317 | 1927 | 1969
+        1 | 3 | 20 | 1020 | 1021 | 1026 | 1030 | 1037..=1041 | 1053 | 1114 | 1152 | 1154..=1161 | 1203 | 1205 | 1213 | 1226 | 1317 | 1927 | 1969
     )
 }
 
@@ -465,8 +466,8 @@ fn mariadb_next_step(number: u16) -> Option<&'static str> {
              constraints and generated columns use"
         }
         1045 | 1049 | 1130 | 1698 | 4151 => "correct the url in the agent's [database] configuration",
-        1021 | 1030 | 1041 | 1114 => "make room on the database's disk",
-        1205 | 1213 | 1969 => "see which session holds the lock, and try again",
+        1 | 3 | 20 | 1021 | 1026 | 1030 | 1041 | 1114 => "make room on the database's disk",
+        1205 | 1213 | 1317 | 1969 => "see which session holds the lock, and try again",
         1290 | 1792 | 1836 => "point the url in the agent's [database] configuration to the primary",
         1153 => "raise max_allowed_packet on the server, for good and with SET GLOBAL",
         1062 | 1048 | 1451 | 1452 | 4025 => {

@@ -147,6 +147,11 @@ impl Server {
         self.directory.path().join("s")
     }
 
+    /// Where a database lies, and whom its files belong to.
+    pub(crate) fn folder(&self, database: &str) -> (PathBuf, nix::unistd::User) {
+        (self.directory.path().join("data").join(database), user())
+    }
+
     /// A session of the administrator.
     pub(crate) async fn superuser(&self, database: &str) -> MySqlConnection {
         let began = Instant::now();

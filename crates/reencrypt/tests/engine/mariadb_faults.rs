@@ -1,11 +1,14 @@
 //! What comes between a worker and its work in MariaDB, in place and by copies: connections that are lost or ended at every
-//! statement, and locks of others. A named error, nothing lost, and the work goes on where it was.
+//! statement, locks of others, cancelled statements, full disks. A named error, nothing lost, and the work goes on where it
+//! was.
 
 use reencrypt::{DatabaseConfig, Engine, EngineError, ShardJob, SwapJob};
 use rotation::{Direction, Shard, Strategy, Survey};
 
-use crate::farm::{Census, Place, Vault, turned};
+use crate::farm::{Census, Found, Place, Vault, turned};
+use crate::mariadb::waits_for_a_row;
 use crate::proxy::{Cut, Proxy};
+use crate::small_disk::SmallDisk;
 
 const TARGETS: &str = "version = 1\n[[table]]\nname = 'vault'\nkey = ['id']\n[[table.column]]\nname = 'secret'\n";
 
@@ -22,17 +25,20 @@ struct Farm {
 
 impl Farm {
     async fn new(strategy: Strategy, rows: i64) -> Self {
-        Self::on(Vault::mariadb_bare(TARGETS).await, strategy, rows).await
+        Self::on(Vault::mariadb_bare(TARGETS).await, strategy, rows, 1).await
     }
 
-    async fn on(mut vault: Vault, strategy: Strategy, rows: i64) -> Self {
+    /// Secrets of about so many letters.
+    async fn on(mut vault: Vault, strategy: Strategy, rows: i64, letters: usize) -> Self {
         vault.strategy = strategy;
         vault.run(TABLE).await;
         vault.grant("vault", "", "secret").await;
         let rows: Vec<String> = (0..rows)
-            .map(|at| format!("({at}, {}, {})", at % 9, vault.literal(&vault.raw(&format!("secret {at}"), ""))))
+            .map(|at| {
+                format!("({at}, {}, {})", at % 9, vault.literal(&vault.raw(&format!("secret {at:0letters$}"), "")))
+            })
             .collect();
-        for rows in rows.chunks(1000) {
+        for rows in rows.chunks(100) {
             vault.run(&format!("INSERT INTO vault VALUES {}", rows.join(","))).await;
         }
         let survey = vault.survey().await;
@@ -189,5 +195,73 @@ async fn a_lock_of_somebody_else_is_a_fault_that_may_be_tried_again() {
         }
         farm.swap(&engine).await.unwrap();
         assert!(farm.vault.census().await == turned(&farm.census));
+    }
+}
+
+/// Ours, and those of the server or the account that are set for everybody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_time_limit_ends_a_statement_and_a_cancelled_one_is_a_fault_that_may_be_tried_again() {
+    for strategy in [Strategy::InPlace, Strategy::Shadow] {
+        let farm = Farm::new(strategy, 12).await;
+        let Place::Mariadb { agent, .. } = &farm.vault.place else { panic!("MariaDB only") };
+        farm.vault.run(&format!("ALTER USER {agent} WITH MAX_STATEMENT_TIME 0.3")).await;
+        let engine = farm.vault.engine().await;
+        let mut other = farm.vault.root().await;
+        let mut watcher = farm.vault.root().await;
+        sqlx::raw_sql("BEGIN; UPDATE vault SET owner = 7 WHERE id = 7").execute(&mut other).await.unwrap();
+        let cancelled = async {
+            while !waits_for_a_row(&mut watcher).await {
+                tokio::task::yield_now().await;
+            }
+            let sql = format!("DO SLEEP(0.6); KILL QUERY USER {agent}");
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut watcher).await.unwrap();
+        };
+        let began = std::time::Instant::now();
+        let (done, ()) = tokio::join!(farm.turn(&engine), cancelled);
+        let fault = done.unwrap_err().fault();
+        assert!(began.elapsed() >= std::time::Duration::from_millis(600), "{fault:?}");
+        assert!(fault.retryable && fault.message.contains("interrupted"), "{fault:?}");
+        assert!(fault.next_step.contains("try again"), "{fault:?}");
+        assert!(farm.vault.census().await == farm.census);
+        sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+        farm.turn(&engine).await.unwrap();
+        farm.verify(&engine).await.unwrap();
+        farm.swap(&engine).await.unwrap();
+        assert!(farm.vault.census().await == turned(&farm.census));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_a_named_fault_and_the_work_goes_on_once_there_is_room() {
+    for strategy in [Strategy::InPlace, Strategy::Shadow] {
+        let vault = Vault::mariadb_bare(TARGETS).await;
+        let Place::Mariadb { server, database, .. } = &vault.place else { panic!("MariaDB only") };
+        let (folder, user) = server.folder(database);
+        let small = SmallDisk::mount_on(folder, "60m", &format!("uid={},gid={}", user.uid, user.gid));
+        let farm = Farm::on(vault, strategy, 400, 30_000).await;
+        // Somebody reads what stood before, so the server keeps it.
+        let mut other = farm.vault.root().await;
+        sqlx::raw_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT").execute(&mut other).await.unwrap();
+        small.fill();
+        let engine = farm.vault.engine().await;
+        let fault = farm.turn(&engine).await.unwrap_err().fault();
+        let said = ["is full", "No space left on device"].iter().any(|words| fault.message.contains(words));
+        assert!(fault.retryable && said, "{fault:?}");
+        assert_eq!(fault.next_step, "make room on the database's disk");
+        let census = farm.vault.census().await;
+        assert!(census.values().all(|found| matches!(found, Found::Old(_) | Found::New(_))));
+        assert!(census.len() == 400 && census.values().any(|found| matches!(found, Found::Old(_))));
+        drop(other);
+        small.grow("160m");
+        farm.turn(&engine).await.unwrap();
+        farm.verify(&engine).await.unwrap();
+        farm.swap(&engine).await.unwrap();
+        assert!(farm.vault.census().await == turned(&farm.census));
+        // And all the way back.
+        farm.turn_back(&engine).await.unwrap();
+        farm.swap_back(&engine).await.unwrap();
+        farm.restore(&engine).await.unwrap();
+        assert!(farm.vault.census().await == farm.census);
+        farm.vault.run("DROP TABLE vault").await;
     }
 }

@@ -1,28 +1,46 @@
 //! A small file system of a test's own, which a table can fill.
 
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use tempfile::TempDir;
 
 use crate::cluster::Cluster;
 
 /// Mounted for as long as the test runs. Only root can mount one.
-pub(crate) struct SmallDisk(tempfile::TempDir);
+pub(crate) struct SmallDisk {
+    path: PathBuf,
+    /// Its folder, if it is our own.
+    folder: Option<TempDir>,
+}
 
 impl SmallDisk {
+    /// For PostgreSQL, in a folder of its own.
     pub(crate) fn mount(size: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("kt-small-").tempdir_in("/tmp").unwrap();
+        let mut disk = Self::mount_on(folder.path().to_owned(), size, "uid=postgres,gid=postgres");
+        disk.folder = Some(folder);
+        disk
+    }
+
+    /// Over a folder that is there.
+    pub(crate) fn mount_on(path: PathBuf, size: &str, owner: &str) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "only root can mount a small file system; run the tests as root");
-        let directory = tempfile::Builder::new().prefix("kt-small-").tempdir_in("/tmp").unwrap();
-        run(
-            "mount",
-            &["-t", "tmpfs", "-o", &format!("size={size},mode=0700,uid=postgres,gid=postgres"), "tmpfs"],
-            directory.path(),
-        );
-        Self(directory)
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=0700,{owner}"), "tmpfs"], &path);
+        Self { path, folder: None }
     }
 
     /// Somebody makes room.
     pub(crate) fn grow(&self, size: &str) {
-        run("mount", &["-o", &format!("remount,size={size}")], self.0.path());
+        run("mount", &["-o", &format!("remount,size={size}")], &self.path);
+    }
+
+    /// Something else takes all that is left.
+    pub(crate) fn fill(&self) {
+        let mut file = std::fs::File::create(self.path.join("other")).unwrap();
+        let part = vec![1; 64 * 1024];
+        while file.write_all(&part).is_ok() {}
     }
 
     /// Makes a tablespace on it, for everybody; answers its name.
@@ -30,7 +48,7 @@ impl SmallDisk {
         let name = self.name();
         let mut superuser = cluster.superuser("postgres").await;
         for sql in [
-            format!("CREATE TABLESPACE {name} LOCATION '{}'", self.0.path().display()),
+            format!("CREATE TABLESPACE {name} LOCATION '{}'", self.path.display()),
             format!("GRANT CREATE ON TABLESPACE {name} TO PUBLIC"),
         ] {
             sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut superuser).await.unwrap();
@@ -46,13 +64,13 @@ impl SmallDisk {
     }
 
     fn name(&self) -> String {
-        self.0.path().file_name().unwrap().to_str().unwrap().replace(['-', '.'], "_").to_lowercase()
+        self.path.file_name().unwrap().to_str().unwrap().replace(['-', '.'], "_").to_lowercase()
     }
 }
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+        let _ = Command::new("umount").arg("-l").arg(&self.path).status();
     }
 }
 
