@@ -19,6 +19,8 @@ pub enum RestoreStage {
     Loaded,
     /// The backup is in its place, and what was there is moved aside.
     InPlace,
+    /// As `InPlace`, but what it was loaded into is left behind, with none of its tables.
+    LeftBehind,
 }
 
 /// The place that a database has, and what a backup of it is loaded beside it as.
@@ -135,6 +137,15 @@ impl RestorePlace {
             Place::Mariadb(place) => place.loaded_url().await,
             Place::Postgres(place) => place.loaded_url(),
             Place::Sqlite(place) => Ok(place.loaded_url()),
+        }
+    }
+
+    /// Drops what is [left behind](RestoreStage::LeftBehind).
+    pub async fn clear_up(&self) -> Result<(), EngineError> {
+        match &self.place {
+            Place::Mariadb(place) => place.clear_up().await,
+            // They change names, so nothing is.
+            Place::Postgres(_) | Place::Sqlite(_) => Ok(()),
         }
     }
 

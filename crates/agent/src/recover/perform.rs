@@ -43,6 +43,7 @@ impl Recovery {
             }
             Step::LoadBackup { .. } => self.load_backup().await,
             Step::PutInPlace { lift_fence, .. } => self.put_in_place(*lift_fence).await,
+            Step::ClearUp => self.clear_up().await,
             Step::StartInstance { key } => self.start(*key).await,
             Step::AdmitInstance { rotation } => self.admit(*rotation).await,
             Step::LeaveMark { rotation, key } => {

@@ -45,12 +45,13 @@ pub struct RestoreFindings<'a> {
 /// Decides what is done before the restored database is recovered like any other.
 pub fn decide_restore(on: &RestoreFindings<'_>, choice: &Choice) -> Decision {
     let key = on.backup.key;
-    if on.stage == RestoreStage::InPlace {
+    if matches!(on.stage, RestoreStage::InPlace | RestoreStage::LeftBehind) {
+        let left_behind = on.stage == RestoreStage::LeftBehind;
         return Decision {
             verdict: Verdict::Restore,
             why: format!("this backup was put into its place before; the earlier database is kept as {}", on.kept_as),
             key: Some(key),
-            steps: Vec::new(),
+            steps: left_behind.then_some(Step::ClearUp).into_iter().collect(),
             next_steps: Vec::new(),
         };
     }
@@ -194,8 +195,10 @@ impl Recovery {
     /// What was loaded is looked at once more before it takes the place.
     pub(super) async fn put_in_place(&self, lift_fence: bool) -> Result<String, Fault> {
         let Restore { backup, place } = self.proved()?;
-        if place.stage().await.map_err(|error| error.fault())? == RestoreStage::InPlace {
-            return Ok("it is in its place".to_owned());
+        match place.stage().await.map_err(|error| error.fault())? {
+            RestoreStage::InPlace => return Ok("it is in its place".to_owned()),
+            RestoreStage::LeftBehind => return self.clear_up().await,
+            RestoreStage::Untouched | RestoreStage::Loaded => {}
         }
         let configured = self.config.database.engine(&self.config.node).map_err(|error| configuration(&error))?;
         let url = place.loaded_url().await.map_err(|error| error.fault())?;
@@ -225,6 +228,11 @@ impl Recovery {
             fault
         })?;
         Ok(format!("the damaged one is kept as {}", place.kept_as()))
+    }
+
+    pub(super) async fn clear_up(&self) -> Result<String, Fault> {
+        self.proved()?.place.clear_up().await.map_err(|error| error.fault())?;
+        Ok("it is gone".to_owned())
     }
 
     fn proved(&self) -> Result<&Restore, Fault> {

@@ -88,6 +88,8 @@ pub enum Step {
         /// The application's role, which a rotation shut out, is let in again.
         lift_fence: bool,
     },
+    /// What the backup was loaded into is dropped, since an earlier attempt was ended just before it was.
+    ClearUp,
     /// The instance is started, without clients, and opens a value that was encrypted just now.
     StartInstance {
         /// The key that it must have.
@@ -127,6 +129,7 @@ impl Step {
             Self::ActivatePending { .. } => "activate-pending",
             Self::LoadBackup { .. } => "load-backup",
             Self::PutInPlace { .. } => "put-in-place",
+            Self::ClearUp => "clear-up",
             Self::StartInstance { .. } => "start-instance",
             Self::AdmitInstance { .. } => "admit-instance",
             Self::LeaveMark { .. } => "leave-mark",
@@ -170,6 +173,9 @@ impl fmt::Display for Step {
                     )?;
                 }
                 Ok(())
+            }
+            Self::ClearUp => {
+                f.write_str("drop the database that the backup was loaded into, whose tables are in their place")
             }
             Self::PutInPlace { kept_as, lift_fence } => {
                 write!(

@@ -60,7 +60,10 @@ struct Restored {
 impl Restored {
     /// A database with everything, its backup loaded beside it, and then damaged.
     async fn new() -> Self {
-        let vault = Vault::mariadb().await;
+        Self::on(Vault::mariadb().await).await
+    }
+
+    async fn on(vault: Vault) -> Self {
         let Place::Mariadb { server, database, application, .. } = &vault.place else { panic!("MariaDB only") };
         let (server, database, application) = (Arc::clone(server), database.clone(), application.clone());
         vault.seed(40).await;
@@ -93,6 +96,15 @@ impl Restored {
         }
         root.close().await.unwrap();
         Self { vault, server, database, before, grants }
+    }
+
+    async fn is_moved(&self) -> bool {
+        let left = format!(
+            "SELECT CAST(count(*) AS text) FROM information_schema.TABLES
+             WHERE TABLE_SCHEMA = 'keyturn_restored_{}' AND TABLE_NAME = 'connections'",
+            tag(&self.vault)
+        );
+        self.vault.text(&left).await == "0"
     }
 
     async fn assert_in_place(&self) {
@@ -175,13 +187,22 @@ async fn a_restore_may_lose_its_connection_at_every_statement() {
     for cut in [Cut::Before, Cut::After] {
         let restored = Restored::new().await;
         let mut cuts = 0;
-        for statements in 1..STATEMENTS_MAX {
+        let left_behind = std::sync::atomic::AtomicBool::new(false);
+        let (mut statements, mut moved) = (0, false);
+        loop {
+            statements += 1;
+            assert!(statements < STATEMENTS_MAX, "it does not end");
             let proxy = Proxy::mariadb(restored.server.socket(), statements, cut);
             let place = place(&restored.vault, &proxy.mariadb_url("root", &restored.database));
             // As whoever restores does: where it stands first, and then the rest.
             let done = async {
-                if place.stage().await? == RestoreStage::InPlace {
-                    return Ok(());
+                match place.stage().await? {
+                    RestoreStage::InPlace => return Ok(()),
+                    RestoreStage::LeftBehind => {
+                        left_behind.store(true, std::sync::atomic::Ordering::Relaxed);
+                        return place.clear_up().await;
+                    }
+                    RestoreStage::Untouched | RestoreStage::Loaded => {}
                 }
                 place.loaded_url().await?;
                 place.put_in_place(true).await
@@ -190,11 +211,14 @@ async fn a_restore_may_lose_its_connection_at_every_statement() {
                 Ok(()) => break,
                 Err(error) => assert!(error.fault().retryable, "after {statements}: {}", error.fault().message),
             }
-            cuts = statements;
+            cuts += 1;
+            // What comes behind the move is far from the beginning no more, and is gone through from there.
+            if !moved && restored.is_moved().await {
+                (statements, moved) = (0, true);
+            }
         }
         assert!(cuts > 30, "a restore has more statements than {cuts}");
-        // What was lost behind the last step is a database with nothing in it.
-        restored.vault.run(&format!("DROP DATABASE IF EXISTS keyturn_restored_{}", tag(&restored.vault))).await;
+        assert!(left_behind.into_inner(), "the last statement was lost, and the one before was not");
         restored.assert_in_place().await;
     }
 }
@@ -250,6 +274,24 @@ async fn a_database_that_is_gone_comes_back_and_accounts_that_were_locked_before
     place.put_in_place(true).await.unwrap();
     assert_eq!(place.stage().await.unwrap(), RestoreStage::InPlace);
     assert_eq!(dump(&gone.server, &gone.database), gone.before);
+}
+
+/// They would run beside whoever restores, and before the rows are turned back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_is_neither_loaded_nor_put_in_place_where_its_events_would_run() {
+    let restored = Restored::on(Vault::mariadb_on(Arc::new(Server::start(""))).await).await;
+    let place = place(&restored.vault, &restored.server.url("root", &restored.database));
+    let damaged = dump(&restored.server, &restored.database);
+    restored.vault.run("SET GLOBAL event_scheduler = ON").await;
+    for refused in [place.prepare().await.map(drop), place.put_in_place(true).await] {
+        let fault = refused.unwrap_err().fault();
+        assert!(fault.message.contains("SET GLOBAL event_scheduler = OFF"), "{}", fault.message);
+    }
+    assert_eq!(place.stage().await.unwrap(), RestoreStage::Loaded);
+    assert_eq!(dump(&restored.server, &restored.database), damaged);
+    restored.vault.run("SET GLOBAL event_scheduler = OFF").await;
+    place.put_in_place(true).await.unwrap();
+    restored.assert_in_place().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -81,17 +81,20 @@ impl MariadbPlace {
         let mut server = self.server().await?;
         let whole = comment_of(&mut server, &self.ready, WHOLE).await?.is_some_and(|of| of == self.digest);
         let aside = self.order_of(&mut server, &self.aside).await?.is_some();
+        let ready = self.order_of(&mut server, &self.ready).await?.is_some();
         end(server).await;
-        Ok(match (whole, aside) {
-            (true, _) => RestoreStage::Loaded,
-            (false, true) => RestoreStage::InPlace,
-            (false, false) => RestoreStage::Untouched,
+        Ok(match (whole, aside, ready) {
+            (true, ..) => RestoreStage::Loaded,
+            (false, true, true) => RestoreStage::LeftBehind,
+            (false, true, false) => RestoreStage::InPlace,
+            (false, false, _) => RestoreStage::Untouched,
         })
     }
 
     /// An empty database of the same character set and order; one that was half loaded goes first.
     pub(crate) async fn prepare(&self) -> Result<String, EngineError> {
         let mut server = self.server().await?;
+        refuse_scheduler(&mut server).await?;
         self.run(&mut server, format!("DROP DATABASE IF EXISTS {}", quote(&self.ready))).await?;
         self.create_like(&mut server, &self.ready, &self.live).await?;
         end(server).await;
@@ -122,6 +125,10 @@ impl MariadbPlace {
     /// before the rotation that the restored database knows nothing of.
     pub(crate) async fn put_in_place(&self, lift_fence: bool) -> Result<(), EngineError> {
         let mut server = self.server().await?;
+        let wanted = definitions::written_down(&mut server, &self.ready).await?;
+        if wanted.iter().any(|definition| definition.kind == Kind::Event) {
+            refuse_scheduler(&mut server).await?;
+        }
         let restored = self.tables(&mut server, &self.ready).await?;
         if !restored.is_empty() {
             if lift_fence {
@@ -129,14 +136,24 @@ impl MariadbPlace {
             }
             self.exchange(&mut server, &restored).await?;
         }
-        let wanted = definitions::written_down(&mut server, &self.ready).await?;
         definitions::make(&self.login, &self.live, wanted).await?;
         if comment_of(&mut server, &self.ready, LET_IN).await?.is_some() {
             self.let_in(&mut server).await?;
         }
+        // From here on it is in its place, whatever is left of this.
         self.run(&mut server, format!("DROP TABLE {}.{WHOLE}", quote(&self.ready))).await?;
         self.run(&mut server, format!("DROP DATABASE {}", quote(&self.ready))).await?;
         end(server).await;
+        Ok(())
+    }
+
+    /// Drops the database that the backup was loaded into, if its tables are in their place.
+    pub(crate) async fn clear_up(&self) -> Result<(), EngineError> {
+        if self.stage().await? == RestoreStage::LeftBehind {
+            let mut server = self.server().await?;
+            self.run(&mut server, format!("DROP DATABASE IF EXISTS {}", quote(&self.ready))).await?;
+            end(server).await;
+        }
         Ok(())
     }
 
@@ -313,6 +330,20 @@ impl MariadbPlace {
     async fn server(&self) -> Result<MySqlConnection, EngineError> {
         connect(&self.login).await.map(|(connection, _)| connection)
     }
+}
+
+/// Events of the backup must not run, neither where it is loaded nor before the farm is whole again.
+async fn refuse_scheduler(server: &mut MySqlConnection) -> Result<(), EngineError> {
+    let doing = || "asking for the event scheduler".to_owned();
+    let row = sqlx::raw_sql("SELECT @@GLOBAL.event_scheduler = 'ON'").fetch_one(server).await.doing(doing)?;
+    if row.try_get_unchecked::<i64, _>(0).doing(doing)? == 0 {
+        return Ok(());
+    }
+    Err(EngineError::Unsupported(
+        "the event scheduler is on, and would run the events of the backup; SET GLOBAL event_scheduler = OFF until the \
+         recovery has ended"
+            .to_owned(),
+    ))
 }
 
 /// The comment of a table; `None` when there is no such table.
