@@ -81,7 +81,8 @@ pub struct SwapJob {
     pub shards: Vec<Shard>,
 }
 
-/// Works on one database. Holds no connection between calls, so that an idle agent is nobody's foreign session.
+/// Works on one database. Holds no connection for longer than a moment after a shard, so that an idle agent is nobody's
+/// foreign session.
 /// Every call may be dropped at any time: what was not committed is not done.
 pub struct Engine {
     dialect: Arc<dyn Dialect>,

@@ -17,6 +17,9 @@ pub(crate) const CHUNK_ROWS_MAX: usize = 16_384;
 /// Rows of the first chunk, before anything is known.
 pub(crate) const CHUNK_ROWS_FIRST: usize = 1024;
 
+/// The same where rows go into a copy, which has no index yet: cheaper rows, and nobody waits for a lock on them.
+pub(crate) const CHUNK_ROWS_FIRST_COPIED: usize = 4096;
+
 /// How often the standbys are asked after, and how long a chunk may last at a rate that was asked for.
 pub(crate) const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 

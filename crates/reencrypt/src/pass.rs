@@ -15,7 +15,7 @@ use crate::engine::Progress;
 use crate::key::Key;
 use crate::ledger::{Claim, Pass, ShardRecord, plus};
 use crate::offload::offload;
-use crate::pace::{CHUNK_ROWS_FIRST, CHUNK_ROWS_MAX, Limits};
+use crate::pace::{CHUNK_ROWS_FIRST, CHUNK_ROWS_FIRST_COPIED, CHUNK_ROWS_MAX, Limits};
 use crate::sink::{PAGES_WAITING_MAX, Page, PageSink, PageSize, Room, Rooms};
 use crate::table::{Change, KeyRange, Row, Table};
 use crate::transform::{Batch, Transformer};
@@ -60,7 +60,11 @@ impl Scope<'_> {
     }
 
     fn page_limit(&self) -> PageLimit {
-        let rows_max = if self.is_written() { CHUNK_ROWS_FIRST } else { PAGE_ROWS_MAX };
+        let rows_max = match (self.is_written(), self.into) {
+            (true, None) => CHUNK_ROWS_FIRST,
+            (true, Some(_)) => CHUNK_ROWS_FIRST_COPIED,
+            (false, _) => PAGE_ROWS_MAX,
+        };
         PageLimit { rows_max: rows_max.min(self.page_rows_max), bytes_max: PAGE_BYTES_MAX }
     }
 

@@ -94,7 +94,7 @@ pub(crate) trait Dialect: Send + Sync {
         false
     }
 
-    /// Opens a connection with the settings that the work needs.
+    /// Opens a connection with the settings that the work needs, or takes one that was left for the next.
     async fn open(&self) -> Result<Box<dyn Session>, EngineError>;
 
     /// Opens a connection for measurements on scratch tables of these names.
@@ -294,6 +294,12 @@ pub(crate) trait Session: Send {
     /// back, is refused.
     async fn retire(&mut self, _rotation: &RotationId) -> Result<(), EngineError> {
         Ok(())
+    }
+
+    /// Ends the connection, or keeps it for a short while for who opens one next, after a shard that is done. Nothing of
+    /// that shard is left in it.
+    async fn leave(self: Box<Self>) {
+        self.end().await;
     }
 
     /// Ends the connection in an orderly way.

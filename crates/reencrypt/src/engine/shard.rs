@@ -155,14 +155,14 @@ impl ShardWork<'_> {
     async fn whole_range(mut self, job: &ShardJob, progress: Progress<'_>) -> Result<ShardTally, EngineError> {
         let range = self.range.clone();
         let record = self.run(job, range, None, progress).await?;
-        self.end().await;
+        self.leave(record.done).await;
         Ok(record.tally)
     }
 
     /// The tally with all rows of the shard.
     async fn count(mut self, tally: &ShardTally) -> Result<ShardTally, EngineError> {
         let rows = self.writer.count(&self.table, &self.range).await?;
-        self.end().await;
+        self.leave(false).await;
         Ok(with_rows(tally, rows))
     }
 
@@ -197,9 +197,15 @@ impl ShardWork<'_> {
         pass::run(&scope, Arc::new(transformer), self.record.clone(), reader, writer, progress).await
     }
 
-    async fn end(self) {
-        self.reader.end().await;
-        self.writer.end().await;
+    /// Of a shard that is done, nothing is left in its sessions; of any other, the ledger names the writer as its holder.
+    async fn leave(self, done: bool) {
+        if done {
+            self.reader.leave().await;
+            self.writer.leave().await;
+        } else {
+            self.reader.end().await;
+            self.writer.end().await;
+        }
     }
 }
 

@@ -70,6 +70,23 @@ const SHARD: &str = "
            rest_digest, raw_digest
     FROM keyturn.shard WHERE rotation = $1 AND shard = $2 AND pass = $3";
 
+/// A session that may go on with another shard must not be ended for one that is done: nobody holds that.
+const TAKE_SHARD: &str = "
+    UPDATE keyturn.shard s
+    SET epoch = $4, lease = $5, cursor_key = $6, rows_done = $7, values_opened = $8, values_undecryptable = $9,
+        content_digest = $10, done = $11, rest_digest = $12, raw_digest = $13,
+        holder_pid = CASE WHEN $11 THEN 0 ELSE a.pid END, holder_start = a.backend_start
+    FROM pg_stat_activity a
+    WHERE s.rotation = $1 AND s.shard = $2 AND s.pass = $3 AND a.pid = pg_backend_pid()";
+
+const WRITE_SHARD: &str = "
+    UPDATE keyturn.shard
+    SET cursor_key = $6, rows_done = $7, values_opened = $8, values_undecryptable = $9,
+        content_digest = $10, done = $11, rest_digest = $12, raw_digest = $13,
+        holder_pid = CASE WHEN $11 THEN 0 ELSE holder_pid END
+    WHERE rotation = $1 AND shard = $2 AND pass = $3 AND epoch = $4 AND lease = $5 AND NOT done
+      AND cursor_key IS NOT DISTINCT FROM $14 AND rows_done = $15";
+
 /// Whether the ledger is there in this release's form. One of an earlier form in which all is closed knows nothing of
 /// any rotation that could be asked about; one in which a rotation is open is that release's.
 pub(super) async fn exists(connection: &mut PgConnection) -> Result<bool, EngineError> {
@@ -411,41 +428,35 @@ pub(super) async fn commit(
 }
 
 /// Writes the shard's row. With `before`, only if the row is still that and under this very claim; without, the
-/// claim takes it over.
+/// claim takes it over, and this session is the shard's holder until the shard is done.
 async fn write_shard(
     connection: &mut PgConnection,
     claim: &Claim,
     record: &ShardRecord,
     before: Option<&ShardRecord>,
 ) -> Result<(), EngineError> {
-    let done = sqlx::query(
-        "UPDATE keyturn.shard s
-         SET epoch = $4, lease = $5, cursor_key = $6, rows_done = $7, values_opened = $8, values_undecryptable = $9,
-             content_digest = $10, done = $11, rest_digest = $15, raw_digest = $16, holder_pid = a.pid, holder_start = a.backend_start
-         FROM pg_stat_activity a
-         WHERE s.rotation = $1 AND s.shard = $2 AND s.pass = $3 AND a.pid = pg_backend_pid()
-           AND (NOT $12 OR (s.epoch = $4 AND s.lease = $5 AND NOT s.done
-                            AND s.cursor_key IS NOT DISTINCT FROM $13 AND s.rows_done = $14))",
-    )
-    .bind(claim.mark.rotation.to_string())
-    .bind(number(claim.shard.get()))
-    .bind(claim.pass.as_str())
-    .bind(epoch_number(&claim.mark))
-    .bind(number(claim.lease.get()))
-    .bind(record.cursor.as_ref().map(ToString::to_string))
-    .bind(number(record.tally.rows))
-    .bind(number(record.tally.values))
-    .bind(number(record.tally.undecryptable))
-    .bind(record.tally.digest.to_string())
-    .bind(record.done)
-    .bind(before.is_some())
-    .bind(before.and_then(|before| before.cursor.as_ref()).map(ToString::to_string))
-    .bind(before.map_or(0, |before| number(before.tally.rows)))
-    .bind(record.tally.rest.to_string())
-    .bind(record.raw.to_string())
-    .execute(connection)
-    .await
-    .doing(|| format!("writing shard {} in the ledger", claim.shard))?;
+    let sql = if before.is_some() { WRITE_SHARD } else { TAKE_SHARD };
+    let mut query = sqlx::query(sql)
+        .bind(claim.mark.rotation.to_string())
+        .bind(number(claim.shard.get()))
+        .bind(claim.pass.as_str())
+        .bind(epoch_number(&claim.mark))
+        .bind(number(claim.lease.get()))
+        .bind(record.cursor.as_ref().map(ToString::to_string))
+        .bind(number(record.tally.rows))
+        .bind(number(record.tally.values))
+        .bind(number(record.tally.undecryptable))
+        .bind(record.tally.digest.to_string())
+        .bind(record.done)
+        .bind(record.tally.rest.to_string())
+        .bind(record.raw.to_string());
+    if let Some(before) = before {
+        query = query.bind(before.cursor.as_ref().map(ToString::to_string)).bind(number(before.tally.rows));
+    }
+    let done = query
+        .execute(connection)
+        .await
+        .doing(|| format!("writing shard {} in the ledger", claim.shard))?;
     if done.rows_affected() == 1 { Ok(()) } else { Err(chunk_superseded(claim)) }
 }
 

@@ -3,6 +3,7 @@
 mod bench;
 mod catalog;
 mod history;
+mod idle;
 mod layout;
 mod ledger;
 mod load;
@@ -34,6 +35,7 @@ use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, Sha
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Row as _};
 
+use self::idle::Idle;
 use self::layout::Layout;
 use super::found::Seen;
 use super::scratch::{Scratch, ScratchNames};
@@ -108,6 +110,7 @@ struct Shared {
 pub(crate) struct Postgres {
     options: PgConnectOptions,
     shared: Arc<Shared>,
+    idle: Arc<Idle>,
 }
 
 impl Postgres {
@@ -121,7 +124,7 @@ impl Postgres {
             allowed_session_users: config.allowed_session_users.clone(),
             sessions_wait: config.sessions_wait,
         };
-        Self { options: options.application_name(&name), shared: Arc::new(shared) }
+        Self { options: options.application_name(&name), shared: Arc::new(shared), idle: Arc::default() }
     }
 }
 
@@ -129,6 +132,7 @@ impl Postgres {
 struct PostgresSession {
     connection: PgConnection,
     shared: Arc<Shared>,
+    idle: Arc<Idle>,
     /// Whether triggers and rules of the user are off; setting that takes a right of its own.
     triggers_off: bool,
     /// How rows of a table travel, by its SQL name, once a copy of it was filled in this session.
@@ -166,14 +170,20 @@ impl Dialect for Postgres {
     }
 
     async fn open(&self) -> Result<Box<dyn Session>, EngineError> {
-        let mut connection = connect(&self.options).await?;
-        sqlx::raw_sql(SETTINGS)
-            .execute(&mut connection)
-            .await
-            .doing(|| "setting up a PostgreSQL session".to_owned())?;
-        let triggers_off = turn_triggers_off(&mut connection).await?;
-        let (shared, layouts) = (Arc::clone(&self.shared), HashMap::new());
-        Ok(Box::new(PostgresSession { connection, shared, triggers_off, layouts }))
+        let (connection, triggers_off) = match self.idle.take().await {
+            Some(left) => left,
+            None => {
+                let mut connection = connect(&self.options).await?;
+                sqlx::raw_sql(SETTINGS)
+                    .execute(&mut connection)
+                    .await
+                    .doing(|| "setting up a PostgreSQL session".to_owned())?;
+                let triggers_off = turn_triggers_off(&mut connection).await?;
+                (connection, triggers_off)
+            }
+        };
+        let (shared, idle, layouts) = (Arc::clone(&self.shared), Arc::clone(&self.idle), HashMap::new());
+        Ok(Box::new(PostgresSession { connection, shared, idle, triggers_off, layouts }))
     }
 
     async fn scratch(&self, names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
@@ -393,6 +403,10 @@ impl Session for PostgresSession {
 
     async fn retire(&mut self, rotation: &RotationId) -> Result<(), EngineError> {
         shadow::retire(&mut self.connection, rotation).await
+    }
+
+    async fn leave(self: Box<Self>) {
+        self.idle.leave(self.connection, self.triggers_off);
     }
 
     async fn end(self: Box<Self>) {
