@@ -31,6 +31,7 @@ mod restore_mariadb;
 mod rotate;
 mod scan;
 mod schema;
+mod sessions;
 mod shadow;
 mod shadow_crashes;
 mod shadow_faults;

@@ -166,7 +166,8 @@ async fn make(connection: &mut PgConnection, mark: &LedgerMark, table: &Table, o
 /// is asked for every chunk.
 pub(super) async fn act_as_owner_of(connection: &mut PgConnection, into: &Table) -> Result<(), EngineError> {
     let doing = || format!("acting as the owner of the copy of {}", into.label);
-    let role = "SELECT set_config('role', pg_get_userbyid(relowner)::text, true) FROM pg_class WHERE oid = $1::regclass";
+    let role =
+        "SELECT set_config('role', pg_get_userbyid(relowner)::text, true) FROM pg_class WHERE oid = $1::regclass";
     let found = sqlx::query(role).bind(relation(into)).fetch_optional(connection).await.doing(doing)?;
     found.map(drop).ok_or_else(|| relation::gone(&into.label))
 }
