@@ -453,10 +453,7 @@ async fn write_shard(
     if let Some(before) = before {
         query = query.bind(before.cursor.as_ref().map(ToString::to_string)).bind(number(before.tally.rows));
     }
-    let done = query
-        .execute(connection)
-        .await
-        .doing(|| format!("writing shard {} in the ledger", claim.shard))?;
+    let done = query.execute(connection).await.doing(|| format!("writing shard {} in the ledger", claim.shard))?;
     if done.rows_affected() == 1 { Ok(()) } else { Err(chunk_superseded(claim)) }
 }
 

@@ -21,8 +21,9 @@ const STAGE_STATISTICS: u32 = 3;
 /// three times this, and an agent builds few at once.
 const SORT_MEMORY: &str = "256MB";
 
-/// Building an index on its own, helpers are of use; where several are built at once, they already have the processors.
-const HELPERS_ALONE_MAX: u32 = 2;
+/// Helpers of each build, also where several indexes are built at once: they are never as dear as each other, and the
+/// dearest would have one processor where the others are done.
+const HELPERS_MAX: u32 = 2;
 
 /// What is exact in `LIKE`: names, types, type modifiers, collations, NOT NULL, defaults, checks, identity with its
 /// sequence's options, storage, compression, comments of columns and checks. Everything else is set afterwards.
@@ -218,11 +219,10 @@ pub(super) async fn steps(
         found.map(|object| object.shadow.clone()).ok_or_else(|| changed(original, name))
     };
     let rows = sqlx::query(INDEXES).bind(original.oid).fetch_all(&mut *connection).await.doing(doing)?;
-    let helpers = if rows.len() > 1 { 0 } else { HELPERS_ALONE_MAX };
     for row in &rows {
         let index = Index::read(row).doing(doing)?;
         let own = name_of(Kind::Index, &index.schema, &index.name)?;
-        index.steps(copy, &own, helpers, &mut steps);
+        index.steps(copy, &own, &mut steps);
     }
     for key in foreign_keys(connection, original).await? {
         let done = Done::ForeignKey(key.name.clone());
@@ -367,12 +367,12 @@ impl Index {
         })
     }
 
-    fn steps(&self, copy: &str, own: &str, helpers: u32, steps: &mut Vec<Step>) {
+    fn steps(&self, copy: &str, own: &str, steps: &mut Vec<Step>) {
         let qualified = format!("{}.{}", quote(&self.schema), quote(own));
         let memory = format!(
             "SELECT set_config('maintenance_work_mem', '{SORT_MEMORY}', true) \
              WHERE pg_size_bytes(current_setting('maintenance_work_mem')) < pg_size_bytes('{SORT_MEMORY}'); \
-             SET LOCAL max_parallel_maintenance_workers = {helpers}; SET LOCAL default_tablespace = {};",
+             SET LOCAL max_parallel_maintenance_workers = {HELPERS_MAX}; SET LOCAL default_tablespace = {};",
             literal(&self.tablespace)
         );
         let mut finish = String::new();
