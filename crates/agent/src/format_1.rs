@@ -83,6 +83,7 @@ fn plan() -> Plan {
         budget: None,
         backup: None,
         folders: BTreeMap::new(),
+        unseen: rotation::Unseen::default(),
     }
 }
 

@@ -178,7 +178,16 @@ pub(crate) fn survey() -> Survey {
         undecryptable: vec![undecryptable()],
         undecryptable_total: 1,
         downtime_forecast_ms: 30_000,
+        unseen: unseen(),
     }
+}
+
+pub(crate) fn unseen() -> Unseen {
+    Unseen::of(vec![NotLookedInto {
+        table: "notes".to_owned(),
+        column: Some("body".to_owned()),
+        reason: "the role may not SELECT it".to_owned(),
+    }])
 }
 
 pub(crate) fn plan() -> Plan {
@@ -204,6 +213,7 @@ pub(crate) fn plan() -> Plan {
         budget: Some(budget()),
         backup: node_backup().database,
         folders: BTreeMap::from([(node(), node_backup().folder)]),
+        unseen: unseen(),
     }
 }
 

@@ -221,7 +221,7 @@ impl Engine {
         let mut trier = self.dialect.open().await?;
         let tables = reader.tables(&self.targets).await?;
         reader.check_rights().await?;
-        scan::check(self.dialect.as_ref(), &self.targets, progress).await?;
+        let unseen = scan::check(self.dialect.as_ref(), &self.targets, progress).await?;
         let surveyor = Surveyor {
             tables: &tables,
             ring: request.ring,
@@ -231,6 +231,7 @@ impl Engine {
             agents: request.agents,
             dialect: &self.dialect,
             rooms: &self.rooms,
+            unseen,
         };
         let survey = surveyor.survey(reader.as_mut(), trier.as_mut(), progress).await?;
         reader.end().await;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use keys::KeySet;
 use keys::value::{Cipher, Rewrapper, ValueError};
-use rotation::{KeyId, PlanTable, StrategyChoice, Survey, UndecryptableValue};
+use rotation::{KeyId, PlanTable, StrategyChoice, Survey, UndecryptableValue, Unseen};
 
 use crate::EngineError;
 use crate::dialect::{Dialect, PageLimit, Scan, Session};
@@ -45,6 +45,7 @@ pub(crate) struct Surveyor<'a> {
     pub(crate) agents: u32,
     pub(crate) dialect: &'a Arc<dyn Dialect>,
     pub(crate) rooms: &'a Rooms,
+    pub(crate) unseen: Unseen,
 }
 
 impl Surveyor<'_> {
@@ -97,6 +98,7 @@ impl Surveyor<'_> {
             undecryptable_total: found.total,
             undecryptable: found.named(),
             downtime_forecast_ms: milliseconds(offline),
+            unseen: self.unseen.clone(),
         })
     }
 

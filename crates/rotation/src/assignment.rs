@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     AgentRelease, Attestation, BackupOffer, BackupSource, ClusterId, ContentDigest, DatabaseIdentity, DatabaseKind,
     DatabasePosition, Digest, Epoch, KeyId, LeaseNumber, Millis, NodeBackup, NodeId, PlanTable, RotationId, Shard,
-    ShardId, StrategyChoice, Term, UndecryptableValue,
+    ShardId, StrategyChoice, Term, UndecryptableValue, Unseen,
 };
 
 /// Which way rows are being turned.
@@ -350,6 +350,9 @@ pub struct Survey {
     pub undecryptable_total: u64,
     /// Expected time offline, milliseconds.
     pub downtime_forecast_ms: u64,
+    /// Where nobody looked for values that are not registered.
+    #[serde(default)]
+    pub unseen: Unseen,
 }
 
 /// What was counted while a shard was re-encrypted or verified, cumulative over all its chunks and leases.

@@ -46,8 +46,8 @@ pub use ids::{
 pub use limits::{LEASE_MS, SHARDS_PER_AGENT_MAX, deadline_ms, deadline_restarts, retry_until_deadline};
 pub use pending::{decisions, pending};
 pub use plan::{
-    Attestation, DatabaseIdentity, DatabaseKind, DatabasePosition, KeyBound, Plan, PlanNode, PlanTable, ReadPlanError,
-    Shard, ShardRange, Strategy, StrategyChoice, UndecryptableValue,
+    Attestation, DatabaseIdentity, DatabaseKind, DatabasePosition, KeyBound, NotLookedInto, Plan, PlanNode, PlanTable,
+    ReadPlanError, Shard, ShardRange, Strategy, StrategyChoice, UndecryptableValue, Unseen,
 };
 pub use rejection::{Outcome, Rejection, RejectionCode};
 pub use state::{

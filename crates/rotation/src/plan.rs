@@ -199,7 +199,7 @@ pub struct PlanTable {
 /// Everything that an operator agrees to by signing its digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// The version of this format: 3 with a budget or anything backed up, else 2, which has all but that.
+    /// The version of this format: 3 with a budget, anything backed up or anything unseen, else 2, which has all but that.
     pub format: u32,
     /// The farm's name.
     pub farm: String,
@@ -226,6 +226,46 @@ pub struct Plan {
     /// The archives of the application's folder, of the nodes that are configured to make one.
     #[serde(default)]
     pub folders: BTreeMap<NodeId, FolderArchive>,
+    /// Where nobody looked for values that are not registered.
+    #[serde(default)]
+    pub unseen: Unseen,
+}
+
+/// What the agent's role could not look into when it searched the database for values that nobody registered.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Unseen {
+    /// How much of it there is.
+    pub total: u64,
+    /// The first of it.
+    pub named: Vec<NotLookedInto>,
+}
+
+impl Unseen {
+    /// How many are named. More would not be read by anybody, and they travel in the coordinators' log.
+    const NAMED_MAX: usize = 100;
+
+    /// All of it, of which the first are named.
+    pub fn of(mut all: Vec<NotLookedInto>) -> Self {
+        let total = all.len() as u64;
+        all.truncate(Self::NAMED_MAX);
+        Self { total, named: all }
+    }
+
+    /// Everything was looked into.
+    pub const fn is_empty(&self) -> bool {
+        self.total == 0
+    }
+}
+
+/// A table or column that was not looked into.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotLookedInto {
+    /// As plan and messages would call the table.
+    pub table: String,
+    /// The column; the whole table without one.
+    pub column: Option<String>,
+    /// Why.
+    pub reason: String,
 }
 
 /// A plan as it is signed. What a plan does not have is left out, so that one without a budget has the same bytes, and so
@@ -247,6 +287,8 @@ struct Signed<'a> {
     backup: Option<&'a DatabaseBackup>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     folders: &'a BTreeMap<NodeId, FolderArchive>,
+    #[serde(skip_serializing_if = "Unseen::is_empty")]
+    unseen: &'a Unseen,
 }
 
 /// A plan that cannot be read.
@@ -294,6 +336,7 @@ impl Plan {
             budget,
             backup,
             folders,
+            unseen,
         } = self;
         let signed = Signed {
             format: *format,
@@ -308,6 +351,7 @@ impl Plan {
             budget: budget.as_ref(),
             backup: backup.as_ref(),
             folders,
+            unseen,
         };
         serde_json::to_vec(&signed).expect("a plan has string keys only, so it always has a JSON form")
     }
@@ -390,6 +434,7 @@ mod tests {
             budget: None,
             backup: None,
             folders: BTreeMap::new(),
+            unseen: Unseen::default(),
         }
     }
 
@@ -412,6 +457,19 @@ mod tests {
             let foreign = text.replacen('3', other, 1);
             assert!(matches!(Plan::from_bytes(foreign.as_bytes()), Err(ReadPlanError::Format(_))), "{other}");
         }
+    }
+
+    #[test]
+    fn what_nobody_looked_into_is_signed_and_the_first_of_it_named() {
+        let place = |at: u32| NotLookedInto { table: format!("t{at}"), column: None, reason: "no right".to_owned() };
+        let mut plan = plan(&[]);
+        plan.unseen = Unseen::of(vec![place(1)]);
+        let text = String::from_utf8(plan.to_bytes()).expect("JSON");
+        let end = r#""unseen":{"total":1,"named":[{"table":"t1","column":null,"reason":"no right"}]}}"#;
+        assert!(text.ends_with(end), "{text}");
+        assert_eq!(Plan::from_bytes(text.as_bytes()).expect("read"), plan);
+        let many = Unseen::of((0..101).map(place).collect());
+        assert_eq!((many.total, many.named.len()), (101, 100));
     }
 
     #[test]

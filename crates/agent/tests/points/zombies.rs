@@ -180,6 +180,7 @@ fn empty_survey() -> rotation::Survey {
         undecryptable: Vec::new(),
         undecryptable_total: 0,
         downtime_forecast_ms: 0,
+        unseen: rotation::Unseen::default(),
     }
 }
 

@@ -11,9 +11,17 @@ use serde::de::{
 /// How many fields structs had in a version, where it was another number than now.
 type Fields = &'static [(&'static str, usize)];
 
-/// Version 2: before downtime budgets and backups, and before the numbers of removed coordinators were kept.
-const VERSION_2: Fields =
-    &[("RotationOptions", 3), ("Inspection", 9), ("Plan", 9), ("NodeProgress", 11), ("Rotation", 26), ("State", 8)];
+/// Version 2: before downtime budgets and backups, before the numbers of removed coordinators were kept, and before it was told
+/// what nobody looked into.
+const VERSION_2: Fields = &[
+    ("RotationOptions", 3),
+    ("Inspection", 9),
+    ("Survey", 7),
+    ("Plan", 9),
+    ("NodeProgress", 11),
+    ("Rotation", 26),
+    ("State", 8),
+];
 
 /// Reads a value as version 2 wrote it.
 pub(super) fn read_version_2<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, postcard::Error> {

@@ -93,8 +93,8 @@ fn earlier_options(options: RotationOptions) -> RotationOptions {
     RotationOptions { budget: None, backup: BackupChoice::AsConfigured, ..options }
 }
 
-/// Version 2 knew neither downtime budgets, nor backups, nor the numbers of coordinators that were removed. A plan without a budget has
-/// the digest that it had then.
+/// Version 2 knew neither downtime budgets, nor backups, nor the numbers of coordinators that were removed, nor what nobody
+/// looked into. A plan without a budget has the digest that it had then.
 #[test]
 fn every_frame_of_version_2_is_read_as_what_it_was() {
     let mut earlier = State { removed_replicas: Default::default(), ..state() };
@@ -109,7 +109,11 @@ fn every_frame_of_version_2_is_read_as_what_it_was() {
     (rotation.pace, rotation.budget_spent_at) = (Pace::default(), None);
     let plan = rotation.plan.as_mut().expect("the sample has one");
     (plan.format, plan.budget, plan.backup, plan.folders) = (Plan::format_with(None), None, None, BTreeMap::new());
+    plan.unseen = Unseen::default();
     rotation.plan_digest = Some(plan.digest());
+    if let Some(survey) = &mut rotation.survey {
+        survey.unseen = Unseen::default();
+    }
     let events = events()
         .into_iter()
         .filter(|(name, _)| !matches!(*name, "budget-spent" | "work-done-backed-up"))
@@ -120,6 +124,10 @@ fn every_frame_of_version_2_is_read_as_what_it_was() {
             Event::WorkDone { assignment, answer: Answer::Inspected(found) } => {
                 let found = Inspection { backup: BackupOffer::Nothing, ..*found };
                 (name, Event::WorkDone { assignment, answer: Answer::Inspected(Box::new(found)) })
+            }
+            Event::WorkDone { assignment, answer: Answer::DatabaseSurveyed(found) } => {
+                let found = Survey { unseen: Unseen::default(), ..*found };
+                (name, Event::WorkDone { assignment, answer: Answer::DatabaseSurveyed(Box::new(found)) })
             }
             other => (name, other),
         })

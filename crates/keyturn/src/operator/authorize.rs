@@ -265,6 +265,7 @@ mod tests {
             budget: None,
             backup: None,
             folders: BTreeMap::new(),
+            unseen: rotation::Unseen::default(),
         }
     }
 

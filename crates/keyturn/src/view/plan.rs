@@ -16,6 +16,7 @@ pub(crate) fn plan_text(rotation: &v1::Rotation) -> String {
         parts.push(nodes(&plan));
         parts.push(tables(&plan));
         parts.push(backups(&plan));
+        parts.extend(unseen(&plan));
     } else {
         parts.push(fields(&[("Rotation", rotation.id.clone()), ("Plan", "none was made".to_owned())]));
     }
@@ -133,6 +134,24 @@ fn tables(plan: &Plan) -> String {
     table.render()
 }
 
+/// A warning: what is not registered there would stay under the old key, and nobody would know.
+fn unseen(plan: &Plan) -> Option<String> {
+    if plan.unseen.is_empty() {
+        return None;
+    }
+    let mut table = Table::new(&["NOT-LOOKED-INTO", "WHY"]);
+    for unseen in &plan.unseen.named {
+        let column = unseen.column.as_ref().map_or_else(String::new, |column| format!(".{column}"));
+        table.row([format!("{}{column}", unseen.table), unseen.reason.clone()]);
+    }
+    Some(format!(
+        "Warning: {} where values may stand that are not registered could not be looked into; they would stay under the \
+         old key. docs/database.md lists the right to see everything.\n{}",
+        counted(plan.unseen.total, "place"),
+        table.render()
+    ))
+}
+
 fn undecryptable(rotation: &v1::Rotation) -> String {
     let accepted = plan_of(rotation).map(|plan| plan.accepted).unwrap_or_default();
     let mut table = Table::new(&["UNDECRYPTABLE", "KEY", "ACCEPTED", "REASON"]);
@@ -151,4 +170,27 @@ fn undecryptable(rotation: &v1::Rotation) -> String {
         ]);
     }
     table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_warns_of_what_nobody_looked_into() {
+        let plan = |unseen: &str| {
+            let text = format!(
+                r#"{{"format":3,"farm":"f","rotation":"01a21d34-7efd-745b-ae17-49739ea16bcb","nodes":{{}},"tables":{{}},
+                    "shards":[],"writers_max":1,"accepted":[],"downtime_forecast_ms":1{unseen}}}"#
+            );
+            Plan::from_bytes(text.as_bytes()).expect("a plan")
+        };
+        assert_eq!(unseen(&plan("")), None);
+        let named =
+            r#","unseen":{"total":300,"named":[{"table":"audit","column":"body","reason":"may not SELECT it"}]}"#;
+        let text = unseen(&plan(named)).expect("a warning");
+        for said in ["Warning: 300 places", "audit.body", "may not SELECT it", "docs/database.md"] {
+            assert!(text.contains(said), "{said}: {text}");
+        }
+    }
 }

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use keys::value::{Encoding, ValueHeader, ValueKind};
-use rotation::DatabaseKind;
+use rotation::{DatabaseKind, NotLookedInto};
 use serde::Serialize;
 
-use crate::dialect::found::{Form, Seen, SeenColumn, SeenTable};
+use crate::dialect::found::{Form, Seen, SeenColumn, SeenTable, Unseen};
 use crate::dialect::{Dialect, Session};
 use crate::engine::Progress;
 use crate::targets::{ColumnTarget, TableTarget, label};
@@ -112,17 +112,6 @@ pub struct ValueGroup {
     pub values: u64,
 }
 
-/// Something that was not looked into.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct NotLookedInto {
-    /// As plan and messages would call the table.
-    pub table: String,
-    /// The column; the whole table without one.
-    pub column: Option<String>,
-    /// Why.
-    pub reason: String,
-}
-
 /// Looks through everything that the role may read.
 pub(crate) async fn scan(
     dialect: &dyn Dialect,
@@ -146,24 +135,27 @@ pub(crate) async fn scan(
         }
         report.found.push(scanned);
     }
-    for unseen in &seen.unseen {
-        report.not_looked_into.push(NotLookedInto {
-            table: label(unseen.schema.as_deref(), &unseen.table),
-            column: unseen.column.clone(),
-            reason: unseen.reason.clone(),
-        });
-    }
+    report.not_looked_into = not_looked_into(&seen);
     session.end().await;
     Ok(report)
 }
 
+fn not_looked_into(seen: &Seen) -> Vec<NotLookedInto> {
+    let of = |unseen: &Unseen| NotLookedInto {
+        table: label(unseen.schema.as_deref(), &unseen.table),
+        column: unseen.column.clone(),
+        reason: unseen.reason.clone(),
+    };
+    seen.unseen.iter().map(of).collect()
+}
+
 /// Refuses a database that holds what a rotation would leave behind without anybody having said so, and excluded columns
-/// that there are not.
+/// that there are not. Answers what was not looked into.
 pub(crate) async fn check(
     dialect: &dyn Dialect,
     registered: &Targets,
     progress: Progress<'_>,
-) -> Result<(), EngineError> {
+) -> Result<rotation::Unseen, EngineError> {
     let missing = dialect.missing(registered.excludes()).await?;
     if !missing.is_empty() {
         let problem = |place: String| format!("the excluded column {place} does not exist (case counts)");
@@ -171,7 +163,10 @@ pub(crate) async fn check(
     }
     let seen = match see(dialect, progress).await {
         // A database that cannot be looked through is no reason not to turn what is registered.
-        Err(EngineError::Unsupported(_)) => return Ok(()),
+        Err(EngineError::Unsupported(reason)) => {
+            let all = NotLookedInto { table: "every table".to_owned(), column: None, reason };
+            return Ok(rotation::Unseen::of(vec![all]));
+        }
         seen => seen?,
     };
     let mut unregistered = Vec::new();
@@ -183,7 +178,11 @@ pub(crate) async fn check(
             unregistered.push(format!("{}.{} ({count} values)", scanned.table, scanned.column));
         }
     }
-    if unregistered.is_empty() { Ok(()) } else { Err(EngineError::Unregistered(unregistered)) }
+    if unregistered.is_empty() {
+        Ok(rotation::Unseen::of(not_looked_into(&seen)))
+    } else {
+        Err(EngineError::Unregistered(unregistered))
+    }
 }
 
 async fn see(dialect: &dyn Dialect, progress: Progress<'_>) -> Result<Seen, EngineError> {

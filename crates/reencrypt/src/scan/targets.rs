@@ -113,9 +113,10 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use keys::value::ValueKind;
+    use rotation::NotLookedInto;
 
     use super::*;
-    use crate::scan::{NotLookedInto, ScannedColumn, ValueGroup};
+    use crate::scan::{ScannedColumn, ValueGroup};
 
     fn column(table: &str, column: &str, state: ColumnState, obstacle: Option<&str>) -> ScannedColumn {
         let kind =

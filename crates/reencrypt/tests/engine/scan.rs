@@ -228,3 +228,24 @@ async fn postgres_partitions_types_and_what_may_not_be_read() {
         assert!(unseen.iter().any(|line| line.starts_with(said)), "{said:?} is not in {unseen:?}");
     }
 }
+
+on_both! {
+    async fn what_the_role_may_not_look_into_stands_in_the_survey(vault) {
+        vault.seed(10).await;
+        vault.run("CREATE TABLE closed (id int PRIMARY KEY, body varchar(100))").await;
+        let closed = |survey: &Survey| {
+            let of = |unseen: &&rotation::NotLookedInto| unseen.table == "closed";
+            let found: Vec<_> = survey.unseen.named.iter().filter(of).cloned().collect();
+            assert_eq!(survey.unseen.total, survey.unseen.named.len() as u64);
+            found
+        };
+        let found = closed(&survey(&vault, &vault.targets).await.unwrap());
+        if vault.is_sqlite() {
+            assert_eq!(found, []);
+        } else {
+            assert!(found.len() == 1 && found[0].reason.contains("may not SELECT"), "{found:?}");
+        }
+        see_all(&vault).await;
+        assert_eq!(closed(&survey(&vault, &vault.targets).await.unwrap()), []);
+    }
+}

@@ -65,8 +65,9 @@ fn plan_of(run: &Run<'_>) -> Option<Plan> {
     let backup = made().find_map(|(_, made)| made.database.clone());
     let folders: BTreeMap<_, _> = made().map(|(id, made)| (id.clone(), made.folder.clone())).collect();
     let budget = run.rotation.options.budget;
+    let without = folders.is_empty() && survey.unseen.is_empty();
     Some(Plan {
-        format: if folders.is_empty() { Plan::format_with(budget.as_ref()) } else { Plan::FORMAT },
+        format: if without { Plan::format_with(budget.as_ref()) } else { Plan::FORMAT },
         farm: run.farm.to_owned(),
         rotation: run.rotation.id,
         nodes,
@@ -78,6 +79,7 @@ fn plan_of(run: &Run<'_>) -> Option<Plan> {
         budget,
         backup,
         folders,
+        unseen: survey.unseen.clone(),
     })
 }
 

@@ -129,6 +129,7 @@ pub(crate) fn survey() -> Survey {
         undecryptable: Vec::new(),
         undecryptable_total: 0,
         downtime_forecast_ms: 1_000,
+        unseen: rotation::Unseen::default(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use rotation::{
     Answer, Assignment, Authorization, Direction, Epoch, Fault, Fence, Inspection, LeaseNumber, Millis, NodeId,
-    RotationId, Shard, ShardId, SignedRetirement, StrategyChoice, Survey, Term, Work,
+    NotLookedInto, RotationId, Shard, ShardId, SignedRetirement, StrategyChoice, Survey, Term, Unseen, Work,
 };
 
 use super::backup::offer;
@@ -370,6 +370,8 @@ impl From<&Survey> for v1::DatabaseSurveyed {
             undecryptable: survey.undecryptable.iter().map(Into::into).collect(),
             undecryptable_total: survey.undecryptable_total,
             downtime_forecast_ms: survey.downtime_forecast_ms,
+            not_looked_into: survey.unseen.named.iter().cloned().map(Into::into).collect(),
+            not_looked_into_total: survey.unseen.total,
         }
     }
 }
@@ -386,6 +388,22 @@ impl TryFrom<v1::DatabaseSurveyed> for Survey {
             undecryptable: surveyed.undecryptable.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             undecryptable_total: surveyed.undecryptable_total,
             downtime_forecast_ms: surveyed.downtime_forecast_ms,
+            unseen: Unseen {
+                total: surveyed.not_looked_into_total,
+                named: surveyed.not_looked_into.into_iter().map(Into::into).collect(),
+            },
         })
+    }
+}
+
+impl From<NotLookedInto> for v1::NotLookedInto {
+    fn from(unseen: NotLookedInto) -> Self {
+        Self { table: unseen.table, column: unseen.column, reason: unseen.reason }
+    }
+}
+
+impl From<v1::NotLookedInto> for NotLookedInto {
+    fn from(unseen: v1::NotLookedInto) -> Self {
+        Self { table: unseen.table, column: unseen.column, reason: unseen.reason }
     }
 }

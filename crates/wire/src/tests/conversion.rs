@@ -11,9 +11,9 @@ use prost::Message;
 use rotation::{
     AgentRelease, Answer, Assignment, Attestation, Authorization, BackedUpTable, BackupOffer, BackupSource, ClusterId,
     ContentDigest, DatabaseBackup, DatabaseIdentity, DatabaseKind, DatabasePosition, Digest, Direction, Epoch, Fault,
-    FaultCode, Fence, FolderArchive, Inspection, KeyBound, KeyId, LeaseNumber, Millis, NodeBackup, NodeId, Phase,
-    PlanTable, RotationId, Shard, ShardId, ShardRange, ShardTally, SignedRetirement, Strategy as Way, StrategyChoice,
-    Survey, Term, UndecryptableValue, Work,
+    FaultCode, Fence, FolderArchive, Inspection, KeyBound, KeyId, LeaseNumber, Millis, NodeBackup, NodeId,
+    NotLookedInto, Phase, PlanTable, RotationId, Shard, ShardId, ShardRange, ShardTally, SignedRetirement,
+    Strategy as Way, StrategyChoice, Survey, Term, UndecryptableValue, Unseen, Work,
 };
 use uuid::Uuid;
 
@@ -117,6 +117,13 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn unseen()(total in any::<u64>(), named in vec((text(), option::of(text()), text()), 0..3)) -> Unseen {
+        let named = named.into_iter().map(|(table, column, reason)| NotLookedInto { table, column, reason });
+        Unseen { total, named: named.collect() }
+    }
+}
+
+prop_compose! {
     fn survey()(
         kind in kind(),
         tables in vec((text(), plan_table()), 0..3),
@@ -125,8 +132,9 @@ prop_compose! {
         undecryptable in vec(undecryptable(), 0..3),
         undecryptable_total in any::<u64>(),
         downtime_forecast_ms in any::<u64>(),
+        unseen in unseen(),
     ) -> Survey {
-        Survey { kind, tables, shards, writers_max, undecryptable, undecryptable_total, downtime_forecast_ms }
+        Survey { kind, tables, shards, writers_max, undecryptable, undecryptable_total, downtime_forecast_ms, unseen }
     }
 }
 

@@ -377,5 +377,6 @@ pub(crate) fn plan(rotation: RotationId, inspections: Vec<(NodeId, Inspection)>,
         budget: None,
         backup: None,
         folders: BTreeMap::new(),
+        unseen: survey.unseen,
     }
 }

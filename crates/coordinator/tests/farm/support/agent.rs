@@ -236,6 +236,7 @@ fn answer(node: &NodeId, order: &Order) -> Answer {
                 undecryptable: Vec::new(),
                 undecryptable_total: 0,
                 downtime_forecast_ms: 1_000,
+                unseen: rotation::Unseen::default(),
             }))
         }
         Work::StoreKey => Answer::KeyStored { possession: possession(node) },
