@@ -117,6 +117,12 @@ fn a_damaged_or_foreign_copy_of_a_server_is_refused_by_name() {
     refused(&logless, &["not-proved", "pg_verifybackup failed"]);
     let linked = damaged("linked", &|path| symlink("/etc", path.join("base/elsewhere")).expect("linked"));
     refused(&linked, &["base/elsewhere is neither a file nor a folder"]);
+    // What a link leads to is not even quoted.
+    let versioned = damaged("versioned", &|path| {
+        fs::remove_file(path.join("PG_VERSION")).expect("removed");
+        symlink("/etc/passwd", path.join("PG_VERSION")).expect("linked");
+    });
+    refused(&versioned, &["backup-unreadable", "PG_VERSION is neither a file nor a folder"]);
     let bare = damaged("bare", &|path| fs::remove_file(path.join("backup_manifest")).expect("removed"));
     refused(&bare, &["backup-unreadable", "not one of pg_basebackup with its backup_manifest"]);
 

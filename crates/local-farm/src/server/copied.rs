@@ -1,13 +1,16 @@
 //! A temporary server on a copy of somebody's whole PostgreSQL server, as `pg_basebackup` makes one: verified against its
 //! manifest first. It is started with a configuration of our own, reaches nobody, and one role alone comes in, which is no superuser.
 
-use std::fs::{self, DirBuilder, Permissions};
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, bail, ensure};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::unistd::User;
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::sync::CancellationToken;
@@ -50,7 +53,7 @@ impl CopiedServer {
         let _wanted = wanted.drop_guard();
         let copied = tokio::task::spawn_blocking(move || {
             own(folder.path(), user.as_ref())?;
-            copy(&from, &folder.path().join("data"), user.as_ref(), &unwanted).map(|()| folder)
+            copy(&from, &from, &folder.path().join("data"), user.as_ref(), &unwanted).map(|()| folder)
         });
         let folder = copied.await.context("copying the backup")??;
         let data = folder.path().join("data");
@@ -95,33 +98,54 @@ impl CopiedServer {
 
 /// The major version that wrote it.
 fn version(backup: &Path) -> anyhow::Result<String> {
-    let text = fs::read_to_string(backup.join("PG_VERSION")).context("reading PG_VERSION of the backup")?;
+    let text =
+        open(&backup.join("PG_VERSION")).and_then(io::read_to_string).context("reading PG_VERSION of the backup")?;
     Ok(text.trim().to_owned())
 }
 
-/// Copies folders and plain files, for their owner alone. A link leads out of the backup: into a tablespace, or to the log.
-fn copy(from: &Path, into: &Path, user: Option<&User>, unwanted: &CancellationToken) -> anyhow::Result<()> {
-    DirBuilder::new().mode(0o700).create(into).with_context(|| format!("creating {}", into.display()))?;
-    own(into, user)?;
-    for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
-        ensure!(!unwanted.is_cancelled(), "the copy is no longer wanted");
-        let entry = entry?;
-        let (path, copied) = (entry.path(), into.join(entry.file_name()));
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            copy(&path, &copied, user, unwanted)?;
-        } else if kind.is_file() {
-            fs::copy(&path, &copied).with_context(|| format!("copying {}", path.display()))?;
-            fs::set_permissions(&copied, Permissions::from_mode(0o600))?;
-            own(&copied, user)?;
-        } else {
-            bail!(
-                "{} is neither a file nor a folder: a backup with tablespaces or links is not looked at",
-                path.display()
-            );
+/// Opens a file or a folder, and no link: whoever may write the backup may put one there at any time, to a file that we alone
+/// may read. What is opened is looked at afterwards, so nothing waits for the other end of a pipe.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path)
+}
+
+/// Copies a folder or a plain file, for its owner alone. `from` leads through the very folders that were opened, whatever is put
+/// into their places meanwhile; `shown` is what people call it.
+fn copy(
+    from: &Path,
+    shown: &Path,
+    into: &Path,
+    user: Option<&User>,
+    unwanted: &CancellationToken,
+) -> anyhow::Result<()> {
+    ensure!(!unwanted.is_cancelled(), "the copy is no longer wanted");
+    let copying = || format!("copying {}", shown.display());
+    let opened = match open(from) {
+        // A link leads out of the backup: into a tablespace, or to the log. The other is a socket.
+        Err(error) if [Errno::ELOOP, Errno::ENXIO].iter().any(|no| error.raw_os_error() == Some(*no as i32)) => None,
+        opened => Some(opened.with_context(copying)?),
+    };
+    let kind = opened.as_ref().map(|opened| opened.metadata().map(|found| found.file_type())).transpose()?;
+    match opened.zip(kind) {
+        Some((file, kind)) if kind.is_file() => {
+            let mut copied =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(into).with_context(copying)?;
+            io::copy(&mut &file, &mut copied).with_context(copying)?;
         }
+        Some((folder, kind)) if kind.is_dir() => {
+            DirBuilder::new().mode(0o700).create(into).with_context(copying)?;
+            let inside = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+            for entry in fs::read_dir(&inside).with_context(copying)? {
+                let name = entry.with_context(copying)?.file_name();
+                copy(&inside.join(&name), &shown.join(&name), &into.join(&name), user, unwanted)?;
+            }
+        }
+        Some(_) | None => bail!(
+            "{} is neither a file nor a folder: a backup with tablespaces or links is not looked at",
+            shown.display()
+        ),
     }
-    Ok(())
+    own(into, user)
 }
 
 fn own(path: &Path, user: Option<&User>) -> anyhow::Result<()> {
