@@ -195,10 +195,12 @@ impl Recovery {
     /// What was loaded is looked at once more before it takes the place.
     pub(super) async fn put_in_place(&self, lift_fence: bool) -> Result<String, Fault> {
         let Restore { backup, place } = self.proved()?;
-        match place.stage().await.map_err(|error| error.fault())? {
-            RestoreStage::InPlace => return Ok("it is in its place".to_owned()),
-            RestoreStage::LeftBehind => return self.clear_up().await,
-            RestoreStage::Untouched | RestoreStage::Loaded => {}
+        let stage = place.stage().await.map_err(|error| error.fault())?;
+        if stage == RestoreStage::LeftBehind {
+            self.clear_up().await?;
+        }
+        if matches!(stage, RestoreStage::InPlace | RestoreStage::LeftBehind) {
+            return Ok("it is in its place".to_owned());
         }
         let configured = self.config.database.engine(&self.config.node).map_err(|error| configuration(&error))?;
         let url = place.loaded_url().await.map_err(|error| error.fault())?;

@@ -61,7 +61,7 @@ pub(crate) struct SeenTable {
 
 /// Something that was not looked into.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Unseen {
+pub(crate) struct UnseenPlace {
     pub(crate) schema: Option<String>,
     pub(crate) table: String,
     /// `None` for the whole table.
@@ -73,7 +73,7 @@ pub(crate) struct Unseen {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
     pub(crate) tables: Vec<SeenTable>,
-    pub(crate) unseen: Vec<Unseen>,
+    pub(crate) unseen: Vec<UnseenPlace>,
     /// Keyturn's own tables, which were passed over.
     pub(crate) own: Vec<String>,
 }

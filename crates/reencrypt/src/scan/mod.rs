@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use keys::value::{Encoding, ValueHeader, ValueKind};
-use rotation::{DatabaseKind, NotLookedInto};
+use rotation::{DatabaseKind, NotLookedInto, Unseen};
 use serde::Serialize;
 
-use crate::dialect::found::{Form, Seen, SeenColumn, SeenTable, Unseen};
+use crate::dialect::found::{Form, Seen, SeenColumn, SeenTable, UnseenPlace};
 use crate::dialect::{Dialect, Session};
 use crate::engine::Progress;
 use crate::targets::{ColumnTarget, TableTarget, label};
@@ -141,7 +141,7 @@ pub(crate) async fn scan(
 }
 
 fn not_looked_into(seen: &Seen) -> Vec<NotLookedInto> {
-    let of = |unseen: &Unseen| NotLookedInto {
+    let of = |unseen: &UnseenPlace| NotLookedInto {
         table: label(unseen.schema.as_deref(), &unseen.table),
         column: unseen.column.clone(),
         reason: unseen.reason.clone(),
@@ -155,7 +155,7 @@ pub(crate) async fn check(
     dialect: &dyn Dialect,
     registered: &Targets,
     progress: Progress<'_>,
-) -> Result<rotation::Unseen, EngineError> {
+) -> Result<Unseen, EngineError> {
     let missing = dialect.missing(registered.excludes()).await?;
     if !missing.is_empty() {
         let problem = |place: String| format!("the excluded column {place} does not exist (case counts)");
@@ -165,7 +165,7 @@ pub(crate) async fn check(
         // A database that cannot be looked through is no reason not to turn what is registered.
         Err(EngineError::Unsupported(reason)) => {
             let all = NotLookedInto { table: "every table".to_owned(), column: None, reason };
-            return Ok(rotation::Unseen::of(vec![all]));
+            return Ok(Unseen::of(vec![all]));
         }
         seen => seen?,
     };
@@ -179,7 +179,7 @@ pub(crate) async fn check(
         }
     }
     if unregistered.is_empty() {
-        Ok(rotation::Unseen::of(not_looked_into(&seen)))
+        Ok(Unseen::of(not_looked_into(&seen)))
     } else {
         Err(EngineError::Unregistered(unregistered))
     }

@@ -65,9 +65,9 @@ fn plan_of(run: &Run<'_>) -> Option<Plan> {
     let backup = made().find_map(|(_, made)| made.database.clone());
     let folders: BTreeMap<_, _> = made().map(|(id, made)| (id.clone(), made.folder.clone())).collect();
     let budget = run.rotation.options.budget;
-    let without = folders.is_empty() && survey.unseen.is_empty();
+    let has_neither = folders.is_empty() && survey.unseen.is_empty();
     Some(Plan {
-        format: if without { Plan::format_with(budget.as_ref()) } else { Plan::FORMAT },
+        format: if has_neither { Plan::format_with(budget.as_ref()) } else { Plan::FORMAT },
         farm: run.farm.to_owned(),
         rotation: run.rotation.id,
         nodes,

@@ -4,7 +4,7 @@
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
-use super::super::found::{Seen, SeenColumn, SeenTable, Tagged, Unseen};
+use super::super::found::{Seen, SeenColumn, SeenTable, Tagged, UnseenPlace};
 use super::{connect, quote};
 use crate::EngineError;
 use crate::error::{Doing, mariadb_number};
@@ -60,7 +60,7 @@ pub(super) async fn see(options: &MySqlConnectOptions) -> Result<Seen, EngineErr
     let mut seen = Seen::default();
     for table in kept.into_iter().filter(|name| !visible.contains(name) && !is_own(name)) {
         let reason = "the account may not SELECT it".to_owned();
-        seen.unseen.push(Unseen { schema: None, table, column: None, reason });
+        seen.unseen.push(UnseenPlace { schema: None, table, column: None, reason });
     }
     for name in visible {
         if is_own(&name) {
@@ -104,7 +104,7 @@ pub(super) async fn missing(options: &MySqlConnectOptions, excludes: &[Exclude])
 /// One reading of the table for each column, so that of values that are kept apart from their rows each is read once.
 async fn see_table(connection: &mut MySqlConnection, name: String, seen: &mut Seen) -> Result<(), EngineError> {
     let doing = || format!("looking into {name}");
-    let unseen = |column: &str, reason: &str| Unseen {
+    let unseen = |column: &str, reason: &str| UnseenPlace {
         schema: None,
         table: name.clone(),
         column: Some(column.to_owned()),

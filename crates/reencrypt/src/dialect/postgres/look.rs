@@ -4,7 +4,7 @@
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 
-use super::super::found::{Seen, SeenColumn, SeenTable, Tagged, Unseen};
+use super::super::found::{Seen, SeenColumn, SeenTable, Tagged, UnseenPlace};
 use super::catalog::SCHEMA_DEFAULT;
 use super::connect;
 use crate::EngineError;
@@ -130,8 +130,12 @@ async fn see_relation(connection: &mut PgConnection, relation: &PgRow, seen: &mu
         return Ok(());
     }
     let schema = (schema != SCHEMA_DEFAULT).then_some(schema);
-    let whole =
-        |reason: &str| Unseen { schema: schema.clone(), table: name.clone(), column: None, reason: reason.to_owned() };
+    let whole = |reason: &str| UnseenPlace {
+        schema: schema.clone(),
+        table: name.clone(),
+        column: None,
+        reason: reason.to_owned(),
+    };
     let obstacle = match () {
         () if kind == "f" => Some("it is a foreign table; its rows are another server's"),
         () if !flag(4)? => Some("the role has no USAGE on the schema"),
@@ -169,7 +173,7 @@ async fn see_relation(connection: &mut PgConnection, relation: &PgRow, seen: &mu
                 continue;
             }
         };
-        seen.unseen.push(Unseen { schema: schema.clone(), table: name.clone(), column: Some(column), reason });
+        seen.unseen.push(UnseenPlace { schema: schema.clone(), table: name.clone(), column: Some(column), reason });
     }
     if looks.is_empty() {
         return Ok(());

@@ -4,7 +4,7 @@
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 
-use super::super::found::{Seen, SeenColumn, SeenTable, Tagged, Unseen};
+use super::super::found::{Seen, SeenColumn, SeenTable, Tagged, UnseenPlace};
 use crate::EngineError;
 use crate::error::Doing;
 use crate::table::quote;
@@ -33,7 +33,7 @@ pub(super) async fn see(options: &SqliteConnectOptions) -> Result<Seen, EngineEr
             seen.own.push(name);
         } else if is_virtual {
             let reason = "it is a virtual table; what it keeps in tables of its own is looked into".to_owned();
-            seen.unseen.push(Unseen { schema: None, table: name, column: None, reason });
+            seen.unseen.push(UnseenPlace { schema: None, table: name, column: None, reason });
         } else {
             see_table(&mut connection, name, &mut seen).await?;
         }
@@ -90,7 +90,12 @@ async fn see_table(connection: &mut SqliteConnection, name: String, seen: &mut S
         Ok(rows) => rows,
         // A generated column may need a function of the application's own, a page may be damaged.
         Err(sqlx::Error::Database(error)) => {
-            seen.unseen.push(Unseen { schema: None, table: name, column: None, reason: error.message().to_owned() });
+            seen.unseen.push(UnseenPlace {
+                schema: None,
+                table: name,
+                column: None,
+                reason: error.message().to_owned(),
+            });
             return Ok(());
         }
         Err(error) => return Err(error).doing(doing),

@@ -171,14 +171,23 @@ pub(super) fn description(backup: &Path) -> Result<Option<Description>, Problem>
 
 /// Size and BLAKE3 of a file, read as a stream.
 pub(super) async fn digest(path: &Path) -> Result<(u64, Digest), Problem> {
-    let owned = path.to_owned();
-    let read = tokio::task::spawn_blocking(move || {
+    read(path, |path| {
         let mut hasher = blake3::Hasher::new();
-        let mut file = File::open(&owned)?;
+        let mut file = File::open(path)?;
         let bytes = io::copy(&mut file, &mut hasher)?;
         Ok((bytes, Digest::new(*hasher.finalize().as_bytes())))
-    });
-    read.await.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error: io::Error| {
+    })
+    .await
+}
+
+/// Reads a backup without holding other tasks up.
+pub(super) async fn read<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+) -> Result<T, Problem> {
+    let owned = path.to_owned();
+    let done = tokio::task::spawn_blocking(move || work(&owned)).await;
+    done.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error| {
         Problem::refused(
             "backup-unreadable",
             format!("the backup {} cannot be read", path.display()),
@@ -188,8 +197,8 @@ pub(super) async fn digest(path: &Path) -> Result<(u64, Digest), Problem> {
     })
 }
 
-/// Sees that the backup lies in the folder, as a plain file or a folder of its own: whoever asked for it may not be trusted. All that is not so is
-/// refused in the same words, and nothing outside the folder is looked at.
+/// Sees that the backup lies in the folder, as a plain file or a folder of its own: whoever asked for it may not be trusted.
+/// All that is not so is refused in the same words, and nothing outside the folder is looked at.
 pub(super) fn inside(folder: &Path, path: &Path) -> Result<PathBuf, Problem> {
     let outside = || {
         Problem::refused(

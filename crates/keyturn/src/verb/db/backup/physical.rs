@@ -2,7 +2,6 @@
 //! a copy of it against its manifest, and a temporary server is started on that copy.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use agent::BackupJob;
@@ -11,6 +10,7 @@ use reencrypt::{DatabaseConfig, Engine, TableCensus};
 use rotation::{DatabaseKind, Digest};
 
 use super::super::engine_problem;
+use super::files;
 use super::prove::{SAMPLE_ROWS, census, connect};
 use super::tools::Source;
 use crate::problem::Problem;
@@ -27,19 +27,11 @@ pub(super) async fn digest(path: &Path, kind: DatabaseKind) -> Result<(u64, Dige
             format!("give the path of a backup of this {kind} database on this node"),
         ));
     }
-    let owned = path.to_owned();
-    let read = tokio::task::spawn_blocking(move || {
-        let manifest = fs::read(owned.join(MANIFEST))?;
-        Ok((agent::backup_bytes(&owned)?, Digest::new(*blake3::hash(&manifest).as_bytes())))
-    });
-    read.await.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error: io::Error| {
-        Problem::refused(
-            "backup-unreadable",
-            format!("the backup {} cannot be read", path.display()),
-            "give the path of a backup on this node",
-        )
-        .because(&error)
+    files::read(path, |path| {
+        let manifest = fs::read(path.join(MANIFEST))?;
+        Ok((agent::backup_bytes(path)?, Digest::new(*blake3::hash(&manifest).as_bytes())))
     })
+    .await
 }
 
 /// Starts a server on a copy and opens rows of it. It must be of the very server that `live` is.
