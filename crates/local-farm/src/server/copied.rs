@@ -1,10 +1,10 @@
 //! A temporary server on a copy of somebody's whole PostgreSQL server, as `pg_basebackup` makes one: verified against its
 //! manifest first. It is started with a configuration of our own, reaches nobody, and one role alone comes in, which is no superuser.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, chown, fchown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -52,10 +52,14 @@ impl CopiedServer {
         let unwanted = wanted.clone();
         let _wanted = wanted.drop_guard();
         let copied = tokio::task::spawn_blocking(move || {
+            let data = folder.path().join("data");
+            copy(&from, &from, &data, user.as_ref(), &unwanted)?;
+            let copied = open(&data).context("opening the copy")?;
+            // Nobody else has come in so far. From here on the server's user may put anything into the place of anything.
             own(folder.path(), user.as_ref())?;
-            copy(&from, &from, &folder.path().join("data"), user.as_ref(), &unwanted).map(|()| folder)
+            anyhow::Ok((folder, copied))
         });
-        let folder = copied.await.context("copying the backup")??;
+        let (folder, copied) = copied.await.context("copying the backup")??;
         let data = folder.path().join("data");
         let mut verify = binaries.command("pg_verifybackup");
         verify.args(["--exit-on-error", "--quiet"]).arg(&data).stdout(Stdio::null());
@@ -69,15 +73,10 @@ impl CopiedServer {
             ("pg_ident.conf", ""),
         ];
         for name in ORDERS {
-            match fs::remove_file(data.join(name)) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("removing {name} from the copy"));
-                }
-                Ok(()) | Err(_) => {}
-            }
+            remove(&inside(&copied).join(name)).with_context(|| format!("removing {name} from the copy"))?;
         }
         for (name, text) in orders {
-            write(&data.join(name), text, binaries.user()).with_context(|| format!("writing {name} into the copy"))?;
+            write(&copied, name, text, binaries.user()).with_context(|| format!("writing {name} into the copy"))?;
         }
         make_role(&binaries, &data, &role, database).await?;
         let server = TemporaryServer::on(binaries, folder, &role, database).await?;
@@ -134,7 +133,7 @@ fn copy(
         }
         Some((folder, kind)) if kind.is_dir() => {
             DirBuilder::new().mode(0o700).create(into).with_context(copying)?;
-            let inside = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+            let inside = inside(&folder);
             for entry in fs::read_dir(&inside).with_context(copying)? {
                 let name = entry.with_context(copying)?.file_name();
                 copy(&inside.join(&name), &shown.join(&name), &into.join(&name), user, unwanted)?;
@@ -154,10 +153,25 @@ fn own(path: &Path, user: Option<&User>) -> anyhow::Result<()> {
         .with_context(|| format!("giving {} to the user {}", path.display(), user.name))
 }
 
-fn write(path: &PathBuf, text: &str, user: Option<&User>) -> anyhow::Result<()> {
-    fs::File::create(path)?.write_all(text.as_bytes())?;
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    own(path, user)
+/// Leads into the very folder that was opened, whatever has its name by now.
+fn inside(folder: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Writes a file anew into a folder that is its user's: what that user has put there under this name is not written through.
+fn write(folder: &File, name: &str, text: &str, user: Option<&User>) -> io::Result<()> {
+    let path = inside(folder).join(name);
+    remove(&path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    user.map_or(Ok(()), |user| fchown(&file, Some(user.uid.as_raw()), Some(user.gid.as_raw())))
 }
 
 /// Plays the log back, and makes the role: by a server without any session, which needs no login and fires no event trigger.
@@ -189,4 +203,31 @@ async fn make_role(binaries: &Binaries, data: &Path, role: &str, database: &str)
         failed.unwrap_or(&said)
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_written_through_what_the_server_s_user_put_into_the_copy() {
+        let place = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| place.path().join(name);
+        for name in ["data", "elsewhere"] {
+            fs::create_dir(path(name)).expect("made");
+        }
+        let opened = open(&path("data")).expect("opened");
+        fs::write(path("elsewhere/file"), "kept").expect("written");
+        symlink(path("elsewhere/file"), path("data/pg_hba.conf")).expect("linked");
+        write(&opened, "pg_hba.conf", "new", None).expect("written");
+        assert_eq!(fs::read_to_string(path("data/pg_hba.conf")).expect("a file"), "new");
+        assert_eq!(fs::read_to_string(path("elsewhere/file")).expect("a file"), "kept");
+
+        fs::rename(path("data"), path("moved")).expect("moved");
+        symlink(path("elsewhere"), path("data")).expect("linked");
+        write(&opened, "pg_ident.conf", "new", None).expect("written");
+        assert!(path("moved/pg_ident.conf").exists() && !path("elsewhere/pg_ident.conf").exists());
+    }
 }
