@@ -34,7 +34,7 @@ impl Trap {
     }
 }
 
-fn tell(url: &str, sql: &str) {
+pub(crate) fn tell(url: &str, sql: &str) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let mut connection = sqlx::PgConnection::connect(url).await.expect("connected");

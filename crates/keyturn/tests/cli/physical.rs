@@ -1,13 +1,13 @@
 //! A rotation that is shown a copy of a whole PostgreSQL server, made by `pg_basebackup`.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, symlink};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
 
-use crate::hostile::Trap;
+use crate::hostile::{Trap, tell};
 use crate::support::{run, text};
 use crate::vault::{ROWS, VaultFarm};
 
@@ -20,6 +20,10 @@ fn farm() -> VaultFarm {
 }
 
 fn base_backup(vault: &VaultFarm, name: &str) -> PathBuf {
+    base_backup_as(vault, name, &[])
+}
+
+fn base_backup_as(vault: &VaultFarm, name: &str, options: &[&str]) -> PathBuf {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> = versions.map(|version| version.path().join("bin/pg_basebackup")).collect();
     found.sort();
@@ -28,7 +32,8 @@ fn base_backup(vault: &VaultFarm, name: &str) -> PathBuf {
     done(
         Command::new(program)
             .args(["--checkpoint=fast", "--no-sync", "--dbname", &vault.urls.agent, "--pgdata"])
-            .arg(&path),
+            .arg(&path)
+            .args(options),
     );
     path
 }
@@ -145,4 +150,44 @@ fn what_a_server_was_told_to_run_is_not_run_where_a_copy_of_it_is_started() {
     fs::write(path.join("recovery.signal"), "").expect("written");
     vault.rotation(&["plan", "--backup", text(&path)]).done();
     trap.caught_nobody();
+}
+
+/// What `--format=tar` wrote and somebody unpacked names the tablespaces in a file, from which a server makes the links anew. An
+/// empty one has no files in the manifest that would be missing.
+#[test]
+fn a_copy_of_a_server_is_not_led_into_the_tablespaces_of_the_running_one() {
+    let vault = farm();
+    let place = tempfile::Builder::new().prefix("k").tempdir_in("/tmp").expect("a folder");
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).expect("open");
+    let make = |path: &Path| {
+        fs::create_dir(path).expect("made");
+        if nix::unistd::Uid::effective().is_root() {
+            done(Command::new("chown").arg("postgres").arg(path));
+        }
+    };
+    let tablespace = place.path().join("fast");
+    make(&tablespace);
+    tell(&vault.urls.agent, &format!("CREATE TABLESPACE fast LOCATION '{}'", tablespace.display()));
+    let version =
+        fs::read_dir(&tablespace).expect("a folder").flatten().next().expect("a folder of the version").path();
+    // Where a server that starts looks for what it can throw away.
+    let in_use = version.join("pgsql_tmp/pgsql_tmp1.0");
+    make(&version.join("pgsql_tmp"));
+    fs::write(&in_use, "rows that are being sorted").expect("written");
+
+    let archives = base_backup_as(&vault, "archives", &["--format=tar"]);
+    let path = archives.with_file_name("unpacked");
+    fs::DirBuilder::new().mode(0o700).create(&path).expect("made");
+    for (archive, into) in [("base.tar", path.clone()), ("pg_wal.tar", path.join("pg_wal"))] {
+        done(
+            Command::new("tar").arg("--extract").arg("--file").arg(archives.join(archive)).arg("--directory").arg(into),
+        );
+    }
+    fs::copy(archives.join("backup_manifest"), path.join("backup_manifest")).expect("copied");
+    let refused = vault.rotation(&["plan", "--backup", text(&path)]);
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    for words in ["not-proved", "could not create symbolic link"] {
+        assert!(refused.stderr.contains(words), "{words}: {}", refused.stderr);
+    }
+    assert!(in_use.exists(), "a file of the running server is gone");
 }

@@ -1,10 +1,10 @@
 //! A temporary server on a copy of somebody's whole PostgreSQL server, as `pg_basebackup` makes one: verified against its
 //! manifest first. It is started with a configuration of our own, reaches nobody, and one role alone comes in, which is no superuser.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, chown, fchown};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, chown, fchown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -54,6 +54,7 @@ impl CopiedServer {
         let copied = tokio::task::spawn_blocking(move || {
             let data = folder.path().join("data");
             copy(&from, &from, &data, user.as_ref(), &unwanted)?;
+            close_tablespaces(&data)?;
             let copied = open(&data).context("opening the copy")?;
             // Nobody else has come in so far. From here on the server's user may put anything into the place of anything.
             own(folder.path(), user.as_ref())?;
@@ -145,6 +146,15 @@ fn copy(
         ),
     }
     own(into, user)
+}
+
+/// The folder in which a server makes links to its tablespaces, as its log and its map of them say. Those of the copied server
+/// may be on this machine, in use: nothing may lead there.
+fn close_tablespaces(data: &Path) -> anyhow::Result<()> {
+    let links = data.join("pg_tblspc");
+    let mut found = fs::read_dir(&links).context("reading pg_tblspc of the copy")?;
+    ensure!(found.next().is_none(), "a backup with tablespaces is not looked at");
+    fs::set_permissions(&links, Permissions::from_mode(0o500)).context("closing pg_tblspc of the copy")
 }
 
 fn own(path: &Path, user: Option<&User>) -> anyhow::Result<()> {
