@@ -122,12 +122,18 @@ fn a_damaged_or_foreign_copy_of_a_server_is_refused_by_name() {
     refused(&logless, &["not-proved", "pg_verifybackup failed"]);
     let linked = damaged("linked", &|path| symlink("/etc", path.join("base/elsewhere")).expect("linked"));
     refused(&linked, &["base/elsewhere is neither a file nor a folder"]);
+    let open = damaged("open", &|path| {
+        fs::set_permissions(path.join("PG_VERSION"), fs::Permissions::from_mode(0o666)).expect("opened");
+    });
+    refused(&open, &["others than its owner may write", "PG_VERSION"]);
+    let unsummed = base_backup_as(&vault, "unsummed", &["--manifest-checksums=NONE"]);
+    refused(&unsummed, &["not-proved", "has no checksums of files"]);
     // What a link leads to is not even quoted.
     let versioned = damaged("versioned", &|path| {
         fs::remove_file(path.join("PG_VERSION")).expect("removed");
         symlink("/etc/passwd", path.join("PG_VERSION")).expect("linked");
     });
-    refused(&versioned, &["backup-unreadable", "PG_VERSION is neither a file nor a folder"]);
+    refused(&versioned, &["not-proved", "reading PG_VERSION of the backup: Too many levels of symbolic links"]);
     let bare = damaged("bare", &|path| fs::remove_file(path.join("backup_manifest")).expect("removed"));
     refused(&bare, &["backup-unreadable", "not one of pg_basebackup with its backup_manifest"]);
 
@@ -143,7 +149,11 @@ fn a_damaged_or_foreign_copy_of_a_server_is_refused_by_name() {
 fn what_a_server_was_told_to_run_is_not_run_where_a_copy_of_it_is_started() {
     let vault = farm();
     let trap = Trap::set();
+    // A library that every session on this database loads, for as long as the backup takes.
+    let elsewhere = vault.urls.agent.replace("/vault", "/postgres");
+    tell(&elsewhere, "ALTER DATABASE vault SET session_preload_libraries = 'keyturn_trap'");
     let path = base_backup(&vault, "base");
+    tell(&elsewhere, "ALTER DATABASE vault RESET ALL");
     let archive = format!("archive_mode = on\narchive_command = 'cat >{0}'\n", trap.caught());
     let recovery = format!("recovery_end_command = 'cat >{0}'\nrestore_command = 'cat >{0}'\n", trap.caught());
     fs::write(path.join("postgresql.auto.conf"), format!("{archive}{recovery}")).expect("written");

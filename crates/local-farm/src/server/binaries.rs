@@ -40,8 +40,7 @@ impl Binaries {
     }
 
     /// Those of one major version. What is on the path says itself if it is another.
-    pub(super) fn of_version(version: &str) -> anyhow::Result<Self> {
-        let major: u32 = version.parse().with_context(|| format!("{version:?} is no version of PostgreSQL"))?;
+    pub(super) fn of_version(major: u32) -> anyhow::Result<Self> {
         let installed = Path::new(VERSIONS).join(major.to_string()).join("bin");
         let folder = Some(installed).filter(|folder| has_server(folder)).or_else(on_path).ok_or_else(|| {
             UnusableDatabase(format!("this machine has no server of PostgreSQL {major}; install postgresql-{major}"))

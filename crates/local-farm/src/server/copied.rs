@@ -2,16 +2,18 @@
 //! manifest first. It is started with a configuration of our own, reaches nobody, and one role alone comes in, which is no superuser.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, chown, fchown};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown, fchown,
+};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::unistd::User;
+use nix::unistd::{Uid, User};
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::sync::CancellationToken;
 
@@ -28,8 +30,17 @@ jit = off
 fsync = off
 ";
 
+/// Since this version event triggers may be called at a login, and there is a setting that calls none.
+const EVENT_TRIGGERS_SINCE: u32 = 17;
+
 /// Files of the copied server that say what ours is to do.
 const ORDERS: [&str; 3] = ["postgresql.auto.conf", "standby.signal", "recovery.signal"];
+
+/// Digits and a line's end.
+const VERSION_BYTES_MAX: u64 = 16;
+
+/// Bits of a mode that let others than the owner write.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// A running server on the copy. Both are gone when it is dropped.
 #[derive(Debug)]
@@ -39,13 +50,19 @@ pub struct CopiedServer {
 }
 
 impl CopiedServer {
-    /// Copies this directory, verifies the copy, and starts a server on it.
-    pub async fn start(backup: &Path, database: &str) -> anyhow::Result<Self> {
+    /// Copies this directory, verifies the copy, and starts a server on it. `look` sees the copy before anybody else does, so
+    /// what it answers is true of what the server is started on.
+    pub async fn start<T: Send + 'static>(
+        backup: &Path,
+        database: &str,
+        look: impl FnOnce(&Path) -> anyhow::Result<T> + Send + 'static,
+    ) -> anyhow::Result<(Self, T)> {
         ensure!(
             !database.starts_with('-') && !database.contains(char::is_control),
             "a database of the name {database:?} cannot be looked at"
         );
-        let binaries = Binaries::of_version(&version(backup)?)?;
+        let version = version(backup)?;
+        let binaries = Binaries::of_version(version)?;
         let folder = temporary::folder("keyturn-pg-").context("creating a folder for PostgreSQL")?;
         // Who copies has the folder: it goes when nobody copies into it any more.
         let (from, user, wanted) = (backup.to_owned(), binaries.user().cloned(), CancellationToken::new());
@@ -55,12 +72,13 @@ impl CopiedServer {
             let data = folder.path().join("data");
             copy(&from, &from, &data, user.as_ref(), &unwanted)?;
             close_tablespaces(&data)?;
+            let seen = look(&data)?;
             let copied = open(&data).context("opening the copy")?;
             // Nobody else has come in so far. From here on the server's user may put anything into the place of anything.
             own(folder.path(), user.as_ref())?;
-            anyhow::Ok((folder, copied))
+            anyhow::Ok((folder, copied, seen))
         });
-        let (folder, copied) = copied.await.context("copying the backup")??;
+        let (folder, copied, seen) = copied.await.context("copying the backup")??;
         let data = folder.path().join("data");
         let mut verify = binaries.command("pg_verifybackup");
         verify.args(["--exit-on-error", "--quiet"]).arg(&data).stdout(Stdio::null());
@@ -68,10 +86,11 @@ impl CopiedServer {
 
         // Nobody can have made a role of this name beforehand.
         let role = format!("keyturn_prover_{}", uuid::Uuid::new_v4().simple());
+        let event_triggers = if version >= EVENT_TRIGGERS_SINCE { "event_triggers = off\n" } else { "" };
         let orders = [
-            ("postgresql.conf", CONFIGURATION),
+            ("postgresql.conf", &format!("{CONFIGURATION}{event_triggers}")),
             ("pg_hba.conf", &format!("local all {role} trust\n")),
-            ("pg_ident.conf", ""),
+            ("pg_ident.conf", &String::new()),
         ];
         for name in ORDERS {
             remove(&inside(&copied).join(name)).with_context(|| format!("removing {name} from the copy"))?;
@@ -82,7 +101,7 @@ impl CopiedServer {
         make_role(&binaries, &data, &role, database).await?;
         let server = TemporaryServer::on(binaries, folder, &role, database).await?;
         let url = server.url(&role, database);
-        Ok(Self { server, url })
+        Ok((Self { server, url }, seen))
     }
 
     /// The URL of the database, for a role that may read and write every table, and do nothing else.
@@ -97,10 +116,11 @@ impl CopiedServer {
 }
 
 /// The major version that wrote it.
-fn version(backup: &Path) -> anyhow::Result<String> {
-    let text =
-        open(&backup.join("PG_VERSION")).and_then(io::read_to_string).context("reading PG_VERSION of the backup")?;
-    Ok(text.trim().to_owned())
+fn version(backup: &Path) -> anyhow::Result<u32> {
+    let reading = "reading PG_VERSION of the backup";
+    let file = open(&backup.join("PG_VERSION")).context(reading)?;
+    let text = io::read_to_string(file.take(VERSION_BYTES_MAX)).context(reading)?;
+    text.trim().parse().with_context(|| format!("{text:?} is no version of PostgreSQL"))
 }
 
 /// Opens a file or a folder, and no link: whoever may write the backup may put one there at any time, to a file that we alone
@@ -125,8 +145,17 @@ fn copy(
         Err(error) if [Errno::ELOOP, Errno::ENXIO].iter().any(|no| error.raw_os_error() == Some(*no as i32)) => None,
         opened => Some(opened.with_context(copying)?),
     };
-    let kind = opened.as_ref().map(|opened| opened.metadata().map(|found| found.file_type())).transpose()?;
-    match opened.zip(kind) {
+    let found = opened.as_ref().map(File::metadata).transpose().with_context(copying)?;
+    let trusted = [Some(0), Some(Uid::effective().as_raw()), user.map(|user| user.uid.as_raw())];
+    if let Some(found) = &found {
+        // Catalogs say what code a server runs, so who may write them may do whatever the server's user may.
+        ensure!(
+            trusted.contains(&Some(found.uid())) && found.mode() & WRITABLE_BY_OTHERS == 0,
+            "others than its owner may write {}, or it is another user's than keyturn's, root's or the server's",
+            shown.display()
+        );
+    }
+    match opened.zip(found.map(|found| found.file_type())) {
         Some((file, kind)) if kind.is_file() => {
             let mut copied =
                 OpenOptions::new().write(true).create_new(true).mode(0o600).open(into).with_context(copying)?;
@@ -195,9 +224,11 @@ async fn make_role(binaries: &Binaries, data: &Path, role: &str, database: &str)
         .spawn()
         .context("starting PostgreSQL on the copy")?;
     let quoted = database.replace('"', "\"\"");
+    // What is set for the database or for everybody goes: a library that every session loads would be loaded by ours.
     let statements = format!(
         "CREATE ROLE {role} LOGIN NOSUPERUSER BYPASSRLS\nGRANT pg_read_all_data, pg_write_all_data TO {role}\n\
-         GRANT CONNECT ON DATABASE \"{quoted}\" TO {role}\n"
+         GRANT CONNECT ON DATABASE \"{quoted}\" TO {role}\n\
+         ALTER DATABASE \"{quoted}\" RESET ALL\nALTER ROLE ALL RESET ALL\n"
     );
     let mut input = alone.stdin.take().context("PostgreSQL's input")?;
     // One that ended at once says why itself.

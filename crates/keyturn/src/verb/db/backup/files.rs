@@ -171,23 +171,14 @@ pub(super) fn description(backup: &Path) -> Result<Option<Description>, Problem>
 
 /// Size and BLAKE3 of a file, read as a stream.
 pub(super) async fn digest(path: &Path) -> Result<(u64, Digest), Problem> {
-    read(path, |path| {
+    let owned = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || {
         let mut hasher = blake3::Hasher::new();
-        let mut file = File::open(path)?;
+        let mut file = File::open(&owned)?;
         let bytes = io::copy(&mut file, &mut hasher)?;
         Ok((bytes, Digest::new(*hasher.finalize().as_bytes())))
-    })
-    .await
-}
-
-/// Reads a backup without holding other tasks up.
-pub(super) async fn read<T: Send + 'static>(
-    path: &Path,
-    work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
-) -> Result<T, Problem> {
-    let owned = path.to_owned();
-    let done = tokio::task::spawn_blocking(move || work(&owned)).await;
-    done.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error| {
+    });
+    read.await.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error: io::Error| {
         Problem::refused(
             "backup-unreadable",
             format!("the backup {} cannot be read", path.display()),

@@ -1,16 +1,17 @@
 //! A copy of a whole PostgreSQL server, the directory of a `pg_basebackup`, that a rotation is shown: `pg_verifybackup` holds
 //! a copy of it against its manifest, and a temporary server is started on that copy.
 
-use std::fs;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 
 use agent::BackupJob;
+use anyhow::ensure;
 use keys::SecretKey;
 use reencrypt::{DatabaseConfig, Engine, TableCensus};
 use rotation::{DatabaseKind, Digest};
 
 use super::super::engine_problem;
-use super::files;
 use super::prove::{SAMPLE_ROWS, census, connect};
 use super::tools::Source;
 use crate::problem::Problem;
@@ -18,20 +19,17 @@ use crate::problem::Problem;
 /// Names every file of the backup with its checksum.
 pub(super) const MANIFEST: &str = "backup_manifest";
 
-/// The size of all files, and BLAKE3 of the manifest, which has the checksums of all others.
-pub(super) async fn digest(path: &Path, kind: DatabaseKind) -> Result<(u64, Digest), Problem> {
-    if kind != DatabaseKind::Postgres || !path.join(MANIFEST).is_file() {
-        return Err(Problem::refused(
-            "backup-unreadable",
-            format!("{} is a folder, and not one of pg_basebackup with its {MANIFEST}", path.display()),
-            format!("give the path of a backup of this {kind} database on this node"),
-        ));
-    }
-    files::read(path, |path| {
-        let manifest = fs::read(path.join(MANIFEST))?;
-        Ok((agent::backup_bytes(path)?, Digest::new(*blake3::hash(&manifest).as_bytes())))
-    })
-    .await
+/// A line of it has a path, a time and two numbers.
+const LINE_BYTES_MAX: u64 = 64 * 1024;
+
+/// What is known of such a backup once it was opened.
+pub(super) struct Opened {
+    /// The size of all files.
+    pub(super) bytes: u64,
+    /// BLAKE3 of the manifest, which has the checksums of all others.
+    pub(super) digest: Digest,
+    pub(super) census: Vec<TableCensus>,
+    pub(super) proof: String,
 }
 
 /// Starts a server on a copy and opens rows of it. It must be of the very server that `live` is.
@@ -41,15 +39,25 @@ pub(super) async fn opened(
     path: &Path,
     source: &Source,
     live: &Engine,
-) -> Result<(Vec<TableCensus>, String), Problem> {
+) -> Result<Opened, Problem> {
+    let kind = live.kind();
+    let is_there = path.join(MANIFEST).symlink_metadata().is_ok_and(|found| found.is_file());
+    if kind != DatabaseKind::Postgres || !is_there {
+        return Err(Problem::refused(
+            "backup-unreadable",
+            format!("{} is a folder, and not one of pg_basebackup with its {MANIFEST}", path.display()),
+            format!("give the path of a backup of this {kind} database on this node"),
+        ));
+    }
     (job.told)("a temporary server on a copy of the backup");
-    let started = local_farm::CopiedServer::start(path, &source.name()).await;
-    let server = started.map_err(|error| {
+    let look = |copy: &Path| Ok((agent::backup_bytes(copy)?, manifest(&copy.join(MANIFEST))?));
+    let started = local_farm::CopiedServer::start(path, &source.name(), look).await;
+    let (server, (bytes, digest)) = started.map_err(|error| {
         let problem = Problem::refused(
             "not-proved",
             format!("{} was not proved", path.display()),
-            "do not rely on this backup; take one with its log (pg_basebackup --wal-method=stream), without tablespaces, and \
-             show it where the server programs of its version are installed",
+            "do not rely on this backup; take one with its log (pg_basebackup --wal-method=stream), without tablespaces, that \
+             nobody else may write, and show it where the server programs of its version are installed",
         );
         problem.because(error.as_ref())
     })?;
@@ -75,7 +83,21 @@ pub(super) async fn opened(
         "pg_verifybackup found it whole, a temporary server of this machine was started on a copy of it, rows were counted, \
          and the first {SAMPLE_ROWS} of every table opened"
     );
-    Ok((proved?, proof))
+    Ok(Opened { bytes, digest, census: proved?, proof })
+}
+
+/// BLAKE3 of a manifest, in which every file must have a checksum; `pg_verifybackup` looks into no file without one. It has a
+/// line for each file.
+fn manifest(path: &Path) -> anyhow::Result<Digest> {
+    let mut lines = BufReader::new(File::open(path)?);
+    let (mut hasher, mut line) = (blake3::Hasher::new(), Vec::new());
+    while (&mut lines).take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? > 0 {
+        let has = |words: &[u8]| line.windows(words.len()).any(|found| found == words);
+        ensure!(!has(b"\"Size\"") || has(b"\"Checksum\""), "its {MANIFEST} has no checksums of files");
+        hasher.update(&line);
+        line.clear();
+    }
+    Ok(Digest::new(*hasher.finalize().as_bytes()))
 }
 
 /// Such a backup is not put back by `keyturn recover`: it is of the whole server, with every other database on it.

@@ -191,10 +191,10 @@ async fn prove_shown(job: &BackupJob<'_>, path: &Path) -> Result<DatabaseBackup,
     (job.told)("the backup to be read");
     let own = std::slice::from_ref(job.key);
     if path.is_dir() {
-        let (bytes, digest) = physical::digest(&path, live.kind()).await?;
-        let (opened, proof) = physical::opened(job, own, &path, &source, &live).await?;
-        prove::compare_shown(&path, &prove::census(&live, own).await?, &opened)?;
-        let found = found(job, &path, (bytes, digest, None), opened, job.key.id(), proof, started);
+        let opened = physical::opened(job, own, &path, &source, &live).await?;
+        let physical::Opened { bytes, digest, census, proof } = opened;
+        prove::compare_shown(&path, &prove::census(&live, own).await?, &census)?;
+        let found = found(job, &path, (bytes, digest, None), census, job.key.id(), proof, started);
         return Ok(DatabaseBackup { made_at: Millis::new(modified_ms(&path.join(physical::MANIFEST))), ..found });
     }
     let (bytes, digest, description) = prove::undamaged(&path).await?;
