@@ -19,15 +19,20 @@ pub(super) async fn take_offline(signed: Signed<'_>) -> Result<Answer, Fault> {
 
 pub(super) async fn start(signed: Signed<'_>, key: KeyId) -> Result<Answer, Fault> {
     expect_key(&signed.node.current_keys()?, &[key], "start the instance")?;
-    if key == signed.grant.statement.new_key {
-        // For whoever recovers the farm by hand: this instance must be stopped before rows go back.
-        signed.note(NoteKind::Started).await?;
-    } else {
-        signed.needs_undo_kept("start the instance").await?;
-    }
+    needs_rows_to_stay(&signed, key).await?;
     signed.node.set_proved(signed.assignment.rotation, None)?;
     start_and_prove(&signed, key).await?;
     Ok(Answer::InstanceStarted { key })
+}
+
+/// By the ledger rows must stay under the key with which the instance is about to be started.
+async fn needs_rows_to_stay(signed: &Signed<'_>, key: KeyId) -> Result<(), Fault> {
+    if key == signed.grant.statement.new_key {
+        // For whoever recovers the farm by hand: this instance must be stopped before rows go back.
+        signed.note(NoteKind::Started).await
+    } else {
+        signed.needs_undo_kept("start the instance").await
+    }
 }
 
 async fn start_and_prove(signed: &Signed<'_>, key: KeyId) -> Result<(), Fault> {
@@ -62,9 +67,7 @@ pub(super) async fn admit(signed: Signed<'_>) -> Result<Answer, Fault> {
     }
     if node.instance.observe(&ticket.cancel).await? == Condition::Offline {
         // It stopped, or the node restarted, after it was proved. It may come back only with the same proof.
-        if key == grant.statement.old_key {
-            signed.needs_undo_kept("start the instance").await?;
-        }
+        needs_rows_to_stay(&signed, key).await?;
         start_and_prove(&signed, key).await?;
     }
     ticket.still_wanted()?;

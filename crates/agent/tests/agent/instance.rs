@@ -103,6 +103,24 @@ async fn an_instance_that_stopped_after_its_proof_proves_again_before_it_is_admi
 }
 
 #[tokio::test]
+async fn an_instance_that_stopped_after_its_proof_stays_offline_once_rows_go_back() {
+    let farm = Farm::new().await;
+    let agent = farm.start().await;
+    let mut leader = Leader::planned(&farm, &agent).await;
+    leader.quiesce().await;
+    leader.turn_rows().await;
+    leader.activate_and_start(&farm).await;
+    leader.next_phase();
+    leader.answer(Work::TurnBack).await;
+    farm.instance.stop();
+    let starts = farm.instance.calls("start");
+    leader.next_phase();
+    let fault = leader.ask(Work::AdmitInstance).await.unwrap_err().fault();
+    assert_eq!(fault.code, FaultCode::Superseded, "{fault}");
+    assert_eq!((farm.instance.state().as_str(), farm.instance.calls("start")), ("offline", starts));
+}
+
+#[tokio::test]
 async fn a_higher_epoch_ends_a_command_that_hangs() {
     let farm = Farm::new().await;
     let agent = farm.start().await;
