@@ -2,7 +2,7 @@
 //! characters say: move up, clear, write over the line that was just read.
 
 /// Stands for a character that is not shown.
-const WITHHELD: char = '\u{fffd}';
+pub(super) const WITHHELD: char = '\u{fffd}';
 
 /// The text without characters that a terminal obeys, but for line ends, tabs and colours.
 pub(crate) fn plain(text: &str) -> String {

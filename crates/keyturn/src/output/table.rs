@@ -1,5 +1,7 @@
 //! Tables for people: columns padded with blanks, headings in capitals, no lines; `awk` reads them too.
 
+use super::plain::WITHHELD;
+
 /// Blanks between columns.
 const GAP: usize = 3;
 
@@ -15,9 +17,12 @@ impl Table {
         Self { rows: vec![headings.iter().map(|heading| (*heading).to_owned()).collect()] }
     }
 
-    /// Adds a row; an empty cell is shown as `-`, so that every line has as many words as there are columns.
+    /// Adds a row; an empty cell is shown as `-`, so that every line has as many words as there are columns. What somebody
+    /// else chose a name for does not make lines of its own.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.into_iter().map(|cell| if cell.is_empty() { "-".to_owned() } else { cell }).collect());
+        let shown =
+            |cell: String| if cell.is_empty() { "-".to_owned() } else { cell.replace('\n', &WITHHELD.to_string()) };
+        self.rows.push(cells.into_iter().map(shown).collect());
     }
 
     /// The text, without a newline at its end.
@@ -63,8 +68,8 @@ mod tests {
     fn columns_line_up_and_empty_cells_are_shown() {
         let mut table = Table::new(&["ID", "KEY"]);
         table.row(["node-1".to_owned(), String::new()]);
-        table.row(["n".to_owned(), "ab".to_owned()]);
-        assert_eq!(table.render(), "ID       KEY\nnode-1   -\nn        ab");
+        table.row(["n".to_owned(), "ab\nc".to_owned()]);
+        assert_eq!(table.render(), "ID       KEY\nnode-1   -\nn        ab\u{fffd}c");
     }
 
     #[test]
