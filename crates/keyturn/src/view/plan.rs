@@ -135,7 +135,7 @@ fn tables(plan: &Plan) -> String {
 }
 
 /// A warning: what is not registered there would stay under the old key, and nobody would know.
-fn unseen(plan: &Plan) -> Option<String> {
+pub(crate) fn unseen(plan: &Plan) -> Option<String> {
     if plan.unseen.is_empty() {
         return None;
     }

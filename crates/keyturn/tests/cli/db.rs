@@ -99,7 +99,7 @@ impl Node {
     }
 }
 
-fn sqlite(path: &Path, sql: &str) {
+pub(crate) fn sqlite(path: &Path, sql: &str) {
     let options = SqliteConnectOptions::new().filename(path);
     let run = async {
         let mut connection = SqliteConnection::connect_with(&options).await.expect("a file");

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 
 use serde_json::Value;
 
+use crate::db::sqlite;
 use crate::support::Ran;
 use crate::vault::{ROWS, VaultFarm};
 
@@ -14,6 +15,7 @@ fn an_operator_plans_is_held_to_what_is_right_and_turns_the_keys() {
     vault.rotation(&["start", "--bundle", "/nowhere", "--current-bundle", "/nowhere"]).failed(1, &["error[read-file]"]);
     vault.start_typing("new", "old", "demo\n").failed(1, &["error[", "next:"]);
 
+    sqlite(vault.farm.path("vault.db").as_ref(), "CREATE VIRTUAL TABLE words USING fts5(c)");
     let planned = vault.rotation(&["plan", "-o", "json"]).json();
     assert_eq!((&planned["outcome"], &planned["phase"]), (&"running".into(), &"approval".into()));
     assert_eq!(planned["plan"]["tables"]["connections"]["rows"], 35);
@@ -35,6 +37,7 @@ fn an_operator_plans_is_held_to_what_is_right_and_turns_the_keys() {
         "{}",
         ran.stderr
     );
+    assert!(ran.stderr.contains("\nwords             it is a virtual table"), "{}", ran.stderr);
     assert!(!ran.stderr.contains('\x1b'), "no colour and no cursor movements off a terminal");
     let done = ran.json();
     assert_eq!((&done["outcome"], &done["id"]), (&"completed".into(), &planned["id"]));

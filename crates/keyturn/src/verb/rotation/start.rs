@@ -16,7 +16,7 @@ use crate::output::{OutputArgs, Paint, counted, duration, note};
 use crate::password::{PasswordArgs, Source};
 use crate::problem::Problem;
 use crate::process::forbid_core_dumps;
-use crate::view::{RotationView, backups, outcome_exit, summary_text};
+use crate::view::{RotationView, backups, outcome_exit, summary_text, unseen};
 
 /// What is signed, with what.
 #[derive(Debug, Args)]
@@ -176,6 +176,9 @@ impl Start {
             }
         }
         note(&backups(plan));
+        if let Some(unseen) = unseen(plan) {
+            note(&unseen);
+        }
         if self.yes {
             return Ok(());
         }
