@@ -24,7 +24,7 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Keeps a second process from changing the same directory. Ends with the value, or with the process.
 pub(super) struct Lock {
-    _directory: File,
+    pub(super) directory: File,
 }
 
 impl Lock {
@@ -32,10 +32,18 @@ impl Lock {
     pub(super) fn take(directory: &Path) -> Result<Self, StoreError> {
         let file = File::open(directory).map_err(failed("open", directory))?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { _directory: file }),
+            Ok(()) => Ok(Self { directory: file }),
             Err(TryLockError::WouldBlock) => Err(StoreError::Busy { directory: directory.to_owned() }),
             Err(TryLockError::Error(error)) => Err(failed("lock", directory)(error)),
         }
+    }
+}
+
+impl Drop for Lock {
+    /// Closing alone would not do: a child that another thread has just forked has the file open until it runs its program.
+    fn drop(&mut self) {
+        // The file is closed next, which is all that is left to do.
+        let _ = self.directory.unlock();
     }
 }
 

@@ -548,6 +548,8 @@ fn two_processes_do_not_change_a_store_at_once() {
     let error = host.store.put_pending(&rotation(), &new()).unwrap_err();
     assert!(matches!(error, StoreError::Busy { .. }) && error.is_retryable());
     host.store.current().expect("reading needs no lock");
+    // What a child has between its fork and its program.
+    let _of_a_child = lock.directory.try_clone().unwrap();
     drop(lock);
     host.store.put_pending(&rotation(), &new()).unwrap();
 }
