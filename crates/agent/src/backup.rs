@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use keys::SecretKey;
+use reencrypt::RestoreLogins;
 use rotation::{DatabaseBackup, Fault, FolderArchive};
 
 use crate::config::{BackupConfig, Config};
@@ -55,9 +56,9 @@ pub trait BackupTools: Send + Sync + fmt::Debug {
     /// Archives the application's folder.
     async fn archive(&self, job: &BackupJob<'_>) -> Result<FolderArchive, Fault>;
 
-    /// Loads a backup that was proved into the empty database of this URL, owners and rights with it, if its file is still
-    /// what was proved. Of a database that has a server; a file is copied.
-    async fn load(&self, backup: &DatabaseBackup, url: &str) -> Result<(), Fault>;
+    /// Loads a backup that was proved into an empty database, owners and rights with it, if its file is still what was
+    /// proved. Of a database that has a server; a file is copied.
+    async fn load(&self, backup: &DatabaseBackup, logins: &RestoreLogins) -> Result<(), Fault>;
 }
 
 /// As the agent holds them.

@@ -40,7 +40,7 @@ pub use error::EngineError;
 pub use history::{LedgerRotation, NoteKind};
 pub use ledger::LedgerMark;
 pub use percent::decoded as percent_decoded;
-pub use restore::{RestorePlace, RestoreStage};
+pub use restore::{RestoreLogins, RestorePlace, RestoreStage};
 pub use targets::{Aad, ColumnTarget, Exclude, TableTarget, Targets, TargetsError};
 
 /// What a simulation puts in place of a real database.

@@ -28,6 +28,15 @@ pub struct RestorePlace {
     place: Place,
 }
 
+/// The logins with which a backup is loaded into the database that was made for it.
+pub struct RestoreLogins {
+    /// For all of it.
+    pub url: String,
+    /// For the ledger, where it has a schema of its own: the agents', whose it is. Who restores need not be able to act in
+    /// their name, which may alter roles.
+    pub ledger_url: Option<String>,
+}
+
 enum Place {
     Mariadb(Box<MariadbPlace>),
     Postgres(Box<PostgresPlace>),
@@ -53,7 +62,7 @@ impl RestorePlace {
             Location::Mariadb(options) => {
                 let url = login.unwrap_or(&config.url);
                 let Location::Mariadb(login) = parse(url)? else { return Err(of_another_system()) };
-                Place::Mariadb(Box::new(MariadbPlace::new(&options, *login, url, &tag, digest, config)))
+                Place::Mariadb(Box::new(MariadbPlace::new(*options, *login, url, &tag, digest, config)))
             }
         };
         Ok(Self { place })
@@ -95,11 +104,11 @@ impl RestorePlace {
         }
     }
 
-    /// Makes an empty database beside the damaged one and answers its URL; what an earlier attempt had half loaded goes.
-    /// `None` where a file is simply [copied](Self::copy).
-    pub async fn prepare(&self) -> Result<Option<String>, EngineError> {
+    /// Makes an empty database beside the damaged one and answers how to come there; what an earlier attempt had half loaded
+    /// goes. `None` where a file is simply [copied](Self::copy).
+    pub async fn prepare(&self) -> Result<Option<RestoreLogins>, EngineError> {
         match &self.place {
-            Place::Mariadb(place) => place.prepare().await.map(Some),
+            Place::Mariadb(place) => place.prepare().await.map(|url| Some(RestoreLogins { url, ledger_url: None })),
             Place::Postgres(place) => place.prepare().await.map(Some),
             Place::Sqlite(_) => Ok(None),
         }

@@ -185,7 +185,7 @@ impl Recovery {
             return Ok("it was loaded before".to_owned());
         }
         match place.prepare().await.map_err(|error| error.fault())? {
-            Some(url) => self.backups.load(backup, &url).await?,
+            Some(logins) => self.backups.load(backup, &logins).await?,
             None => place.copy(Path::new(&backup.path)).map_err(|error| error.fault())?,
         }
         place.loaded().await.map_err(|error| error.fault())?;

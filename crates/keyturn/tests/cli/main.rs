@@ -4,6 +4,8 @@ mod backups;
 mod bad_input;
 mod coordinators;
 mod db;
+#[path = "../../../reencrypt/tests/engine/documented.rs"]
+mod documented;
 mod examples;
 mod farm;
 mod help;
@@ -14,6 +16,7 @@ mod physical;
 mod pki;
 mod recover;
 mod restore;
+mod restore_login;
 mod rotation;
 #[path = "../../../../tests/end_to_end/sample_vault.rs"]
 mod sample_vault;

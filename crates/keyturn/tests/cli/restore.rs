@@ -19,12 +19,17 @@ use crate::vault::VaultFarm;
 fn killed_with_backup(mut vault: VaultFarm, phase: &str) -> (VaultFarm, PathBuf) {
     vault.configure(0, "[backup]\ndirectory = \"backups\"\n");
     let vault = killed(vault, phase);
+    let backup = only_backup(&vault);
+    (vault, backup)
+}
+
+/// The backup that lies in the first node's folder.
+pub(crate) fn only_backup(vault: &VaultFarm) -> PathBuf {
     let entries = std::fs::read_dir(vault.farm.path("backups")).expect("a folder");
     let mut backups = entries
         .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.extension().is_some_and(|ending| ["db", "dump", "sql"].contains(&text(ending.as_ref()))));
-    let backup = backups.next().expect("a backup was made");
-    (vault, backup)
+    backups.next().expect("a backup was made")
 }
 
 /// What is behind the first page is gone, as after a failing disk, and so is the log.

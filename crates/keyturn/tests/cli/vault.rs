@@ -136,6 +136,17 @@ impl VaultFarm {
         self.start_agent(number);
     }
 
+    /// Every agent reaches its database by this URL from here on; tests keep the administrator's.
+    pub(crate) fn agents_come_as(&mut self, url: &str) {
+        for number in 0..self.nodes.len() {
+            self.stop_agent(number);
+            let config = self.config(number);
+            let text = std::fs::read_to_string(&config).expect("a configuration");
+            std::fs::write(config, text.replace(&self.urls.agent, url)).expect("written");
+            self.start_agent(number);
+        }
+    }
+
     /// Gives a node other tables, or its own again, and restarts its agent.
     pub(crate) fn set_targets(&mut self, number: usize, targets: &str) {
         self.stop_agent(number);

@@ -17,9 +17,8 @@ use sqlx::{AssertSqlSafe, Column as _, Connection as _, Row as _, TypeInfo as _,
 use tempfile::TempDir;
 
 use crate::cluster::{self, Cluster};
+use crate::documented::documented;
 use crate::mariadb::{self, Server};
-
-const DOCUMENT: &str = include_str!("../../../../docs/database.md");
 
 /// The four tables of a vault, in the form that all systems take once the types are filled in.
 const SCHEMA: &str = "
@@ -634,14 +633,6 @@ pub(crate) fn add(a: &ShardTally, b: &ShardTally) -> ShardTally {
         digest: ContentDigest::plus(a.digest, b.digest),
         rest: ContentDigest::plus(a.rest, b.rest),
     }
-}
-
-/// A block of SQL from docs/database.md, so that what is documented is what is tested.
-pub(crate) fn documented(block: &str) -> String {
-    let start = DOCUMENT.find(&format!("<!-- tested: {block} -->\n```sql\n")).expect("the block is in the document");
-    let sql = &DOCUMENT[start..];
-    let sql = &sql[sql.find("```sql\n").unwrap() + 7..];
-    sql[..sql.find("```").unwrap()].to_owned()
 }
 
 fn hex(bytes: &[u8]) -> String {

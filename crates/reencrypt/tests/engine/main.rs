@@ -8,6 +8,7 @@ mod bad_input;
 mod bench;
 mod cluster;
 mod doctor;
+mod documented;
 mod failover;
 mod farm;
 mod faults;

@@ -12,7 +12,8 @@ use rotation::{Direction, Shard};
 use sqlx::AssertSqlSafe;
 
 use crate::cluster::Cluster;
-use crate::farm::{Vault, documented, on_both, request, under};
+use crate::documented::documented;
+use crate::farm::{Vault, on_both, request, under};
 use crate::mariadb::Server;
 
 async fn one_shard(vault: &Vault, rows: i64) -> Shard {

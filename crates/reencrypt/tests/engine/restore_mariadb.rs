@@ -8,7 +8,8 @@ use std::sync::Arc;
 use reencrypt::{DatabaseConfig, Engine, RestorePlace, RestoreStage, Targets};
 use sqlx::{AssertSqlSafe, Connection as _};
 
-use crate::farm::{Place, Vault, documented};
+use crate::documented::documented;
+use crate::farm::{Place, Vault};
 use crate::mariadb::Server;
 use crate::proxy::{Cut, Proxy};
 
@@ -82,11 +83,11 @@ impl Restored {
             .await;
         let place = place(&vault, &server.url("root", &database));
         assert_eq!(place.stage().await.unwrap(), RestoreStage::Untouched);
-        let url = place.prepare().await.unwrap().unwrap();
+        let url = place.prepare().await.unwrap().unwrap().url;
         load(&server, &url, &before);
         // Half loaded is not loaded, and goes when it is begun again.
         assert_eq!(place.stage().await.unwrap(), RestoreStage::Untouched);
-        let url = place.prepare().await.unwrap().unwrap();
+        let url = place.prepare().await.unwrap().unwrap().url;
         load(&server, &url, &before);
         place.loaded().await.unwrap();
         assert_eq!(place.stage().await.unwrap(), RestoreStage::Loaded);

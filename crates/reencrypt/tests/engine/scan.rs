@@ -8,7 +8,8 @@ use reencrypt::{Engine, EngineError, Targets};
 
 use rotation::Survey;
 
-use crate::farm::{Cell, Place, Vault, documented, on_both, request};
+use crate::documented::documented;
+use crate::farm::{Cell, Place, Vault, on_both, request};
 
 /// Lets the role see everything, as docs/database.md advises.
 async fn see_all(vault: &Vault) {

@@ -162,7 +162,7 @@ impl agent::BackupTools for NoBackups {
         unreachable!("nothing is backed up")
     }
 
-    async fn load(&self, _: &rotation::DatabaseBackup, _: &str) -> Result<(), rotation::Fault> {
+    async fn load(&self, _: &rotation::DatabaseBackup, _: &reencrypt::RestoreLogins) -> Result<(), rotation::Fault> {
         unreachable!("nothing is backed up")
     }
 }

@@ -27,7 +27,7 @@ struct UserSaved {
 /// One account of the application's user: it has one for each host that it may come from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Account {
-    host: String,
+    pub(super) host: String,
     locked: bool,
 }
 
@@ -132,7 +132,12 @@ async fn lock(connection: &mut MySqlConnection, user: &str) -> Result<(), Engine
     Ok(())
 }
 
-async fn alter(connection: &mut MySqlConnection, user: &str, host: &str, what: &str) -> Result<(), EngineError> {
+pub(super) async fn alter(
+    connection: &mut MySqlConnection,
+    user: &str,
+    host: &str,
+    what: &str,
+) -> Result<(), EngineError> {
     // Reviewed: quoted texts and a keyword.
     let sql = format!("ALTER USER IF EXISTS {}@{} {what}", literal(user), literal(host));
     match sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await {

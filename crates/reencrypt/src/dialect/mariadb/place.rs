@@ -9,7 +9,7 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::definitions::{self, Definition, Kind};
-use super::{connect, literal, quote};
+use super::{accounts, connect, literal, quote};
 use crate::error::Doing;
 use crate::restore::RestoreStage;
 use crate::{DatabaseConfig, EngineError};
@@ -31,6 +31,8 @@ pub(crate) struct MariadbPlace {
     ready: String,
     aside: String,
     login: MySqlConnectOptions,
+    /// Who shuts the application out and lets it in again.
+    agent: MySqlConnectOptions,
     url: String,
     digest: String,
     application_role: Option<String>,
@@ -39,14 +41,14 @@ pub(crate) struct MariadbPlace {
 
 impl MariadbPlace {
     pub(crate) fn new(
-        live: &MySqlConnectOptions,
+        agent: MySqlConnectOptions,
         login: MySqlConnectOptions,
         url: &str,
         tag: &str,
         digest: &str,
         config: &DatabaseConfig,
     ) -> Self {
-        let live = live.get_database().unwrap_or_default().to_owned();
+        let live = agent.get_database().unwrap_or_default().to_owned();
         let ending = format!("_damaged_{tag}");
         let kept: String = live.chars().take(NAME_LETTERS_MAX.saturating_sub(ending.len())).collect();
         Self {
@@ -54,6 +56,7 @@ impl MariadbPlace {
             aside: kept + &ending,
             live,
             login: super::with_our_settings(login).database(OUTSIDE),
+            agent: super::with_our_settings(agent).database(OUTSIDE),
             url: url.to_owned(),
             digest: digest.to_owned(),
             application_role: config.application_role.clone(),
@@ -257,20 +260,14 @@ impl MariadbPlace {
             let mut accounts = noted["accounts"].as_array().into_iter().flatten();
             accounts.any(|account| account["host"] == host && account["locked"] == true)
         };
-        let doing = || format!("looking the accounts of user {user} up");
-        let rows =
-            sqlx::query("SELECT Host FROM mysql.user WHERE CAST(User AS BINARY) = CAST(? AS BINARY) AND is_role = 'N'")
-                .bind(user)
-                .fetch_all(&mut *server)
-                .await
-                .doing(doing)?;
-        for row in &rows {
-            let host: String = row.try_get(0).doing(doing)?;
-            if !was_locked(&host) {
-                let sql = format!("ALTER USER IF EXISTS {}@{} ACCOUNT UNLOCK", literal(user), literal(&host));
-                self.run(server, sql).await?;
+        // By whom they were locked: who restores need not be able to.
+        let (mut agent, _) = connect(&self.agent).await?;
+        for account in accounts::accounts_of(&mut agent, user).await? {
+            if !was_locked(&account.host) {
+                accounts::alter(&mut agent, user, &account.host, "ACCOUNT UNLOCK").await?;
             }
         }
+        end(agent).await;
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use super::login::with_database;
 use super::{connect, literal, settings};
 use crate::error::Doing;
-use crate::restore::RestoreStage;
+use crate::restore::{RestoreLogins, RestoreStage};
 use crate::table::quote;
 use crate::{DatabaseConfig, EngineError};
 
@@ -119,12 +119,14 @@ impl PostgresPlace {
         }
     }
 
-    /// An empty database of the same encoding and order, our own; one that was half loaded goes first.
-    pub(crate) async fn prepare(&self) -> Result<String, EngineError> {
+    /// An empty database of the same encoding and order; one that was half loaded goes first. It belongs to whom the live one
+    /// belongs while it is loaded, for an owner may have what it has in it as the owner alone.
+    pub(crate) async fn prepare(&self) -> Result<RestoreLogins, EngineError> {
         let mut server = self.server().await?;
         self.run(&mut server, format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote(&self.loading))).await?;
         let mut create = format!("CREATE DATABASE {} TEMPLATE template0", quote(&self.loading));
-        if let Some(live) = self.facts(&mut server).await? {
+        let live = self.facts(&mut server).await?;
+        if let Some(live) = &live {
             let text = |name: &str| live[name].as_str().map(literal);
             for (clause, field) in
                 [("ENCODING", "encoding_name"), ("LC_COLLATE", "datcollate"), ("LC_CTYPE", "datctype")]
@@ -141,12 +143,34 @@ impl PostgresPlace {
             }
         }
         self.run(&mut server, create).await?;
+        if let Some(agent) = self.makes_schemas_meanwhile(live.as_ref()) {
+            let granted = format!("GRANT CREATE ON DATABASE {} TO {}", quote(&self.loading), quote(agent));
+            self.run(&mut server, granted).await?;
+        }
+        if let Some(owner) = live.as_ref().and_then(owner) {
+            self.run(&mut server, format!("ALTER DATABASE {} OWNER TO {}", quote(&self.loading), quote(owner))).await?;
+        }
         end(server).await;
-        with_database(&self.login, &self.loading)
+        Ok(RestoreLogins {
+            url: with_database(&self.login, &self.loading)?,
+            ledger_url: Some(with_database(&self.agent, &self.loading)?),
+        })
+    }
+
+    /// The agents' role, which makes the ledger's schema, unless it may do that anyway: as the owner.
+    fn makes_schemas_meanwhile(&self, live: Option<&Value>) -> Option<&str> {
+        let agent = self.agent.get_username();
+        (agent != self.login.get_username() && live.and_then(owner) != Some(agent)).then_some(agent)
     }
 
     pub(crate) async fn loaded(&self) -> Result<(), EngineError> {
         let mut server = self.server().await?;
+        let own = format!("ALTER DATABASE {} OWNER TO CURRENT_USER", quote(&self.loading));
+        self.run(&mut server, own).await?;
+        if let Some(agent) = self.makes_schemas_meanwhile(self.facts(&mut server).await?.as_ref()) {
+            let revoked = format!("REVOKE CREATE ON DATABASE {} FROM {}", quote(&self.loading), quote(agent));
+            self.run(&mut server, revoked).await?;
+        }
         self.copy_rights(&mut server).await?;
         let marked = format!("COMMENT ON DATABASE {} IS {}", quote(&self.loading), literal(&self.mark));
         self.run(&mut server, marked).await?;
@@ -168,6 +192,13 @@ impl PostgresPlace {
         if self.exists(&mut server, &self.live).await? {
             self.empty(&mut server, &self.live, false).await?;
         }
+        // By whom it was shut out, since who restores need not be able to alter roles; and while nobody comes into the damaged
+        // database.
+        if let Some(role) = self.application_role.as_ref().filter(|_| lift_fence) {
+            let mut agent = connect(&self.agent.clone().database(&self.ready)).await?;
+            self.run(&mut agent, format!("ALTER ROLE {} LOGIN", quote(role))).await?;
+            end(agent).await;
+        }
         self.empty(&mut server, &self.ready, true).await?;
         let doing = || self.doing();
         let mut transaction = server.begin().await.doing(doing)?;
@@ -183,12 +214,9 @@ impl PostgresPlace {
         // Its owner's, and called what the live one was called, only from here on.
         let comment = facts.as_ref().and_then(|live| live["comment"].as_str()).map_or("NULL".to_owned(), literal);
         self.run(&mut transaction, format!("COMMENT ON DATABASE {} IS {comment}", quote(&self.live))).await?;
-        if let Some(owner) = facts.as_ref().and_then(|live| live["owner"].as_str()) {
+        if let Some(owner) = facts.as_ref().and_then(owner) {
             let owned = format!("ALTER DATABASE {} OWNER TO {}", quote(&self.live), quote(owner));
             self.run(&mut transaction, owned).await?;
-        }
-        if let Some(role) = self.application_role.as_ref().filter(|_| lift_fence) {
-            self.run(&mut transaction, format!("ALTER ROLE {} LOGIN", quote(role))).await?;
         }
         transaction.commit().await.doing(doing)?;
         if self.exists(&mut server, &self.aside).await? {
@@ -343,6 +371,11 @@ impl PostgresPlace {
     fn doing(&self) -> String {
         format!("putting a restored database into the place of database {}", self.live)
     }
+}
+
+/// Whose the database is.
+fn owner(facts: &Value) -> Option<&str> {
+    facts["owner"].as_str()
 }
 
 async fn end(server: PgConnection) {

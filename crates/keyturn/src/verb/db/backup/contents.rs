@@ -5,6 +5,8 @@ use local_farm::Extension;
 
 /// Entries that rows do not need, and that only a superuser or a role with its own password could restore.
 const LEFT_OUT: [&str; 2] = ["EVENT TRIGGER ", "USER MAPPING "];
+/// The schema that the ledger has.
+pub(super) const LEDGER_SCHEMA: &str = "keyturn";
 /// How `pg_dump` writes an extension.
 const MADE: &str = "CREATE EXTENSION IF NOT EXISTS ";
 
@@ -37,8 +39,62 @@ impl Contents {
         self.lines().filter(stays).fold(String::new(), |list, line| list + line + "\n")
     }
 
+    /// What is put back one after the other.
+    pub(super) fn parts(&self) -> Parts {
+        let mut parts = Parts::default();
+        for line in self.lines() {
+            let part = match Schema::of(entry(line)) {
+                Some(schema) if schema.is_ledger() => &mut parts.ledger,
+                // The rights on a schema that an extension makes come with the extension.
+                Some(schema) if schema.is_public() || self.makes(&schema) => &mut parts.schemas,
+                Some(_) | None => &mut parts.others,
+            };
+            part.push_str(line);
+            part.push('\n');
+        }
+        parts
+    }
+
+    fn makes(&self, schema: &Schema<'_>) -> bool {
+        let made = format!("SCHEMA - {}", schema.named);
+        self.lines().any(|line| entry(line) == made)
+    }
+
     fn lines(&self) -> impl Iterator<Item = &str> {
         self.lines.iter().map(String::as_str)
+    }
+}
+
+/// Lists of the entries of a dump.
+#[derive(Default)]
+pub(super) struct Parts {
+    /// Schemas, and the rights on them.
+    pub(super) schemas: String,
+    /// The same of the ledger's; empty without one.
+    pub(super) ledger: String,
+    /// Everything else, in whatever schema.
+    pub(super) others: String,
+}
+
+/// An entry that makes a schema or says something about one.
+struct Schema<'a> {
+    /// Its name, then its owner.
+    named: &'a str,
+}
+
+impl<'a> Schema<'a> {
+    fn of(entry: &'a str) -> Option<Self> {
+        let mut heads = ["SCHEMA - ", "ACL - SCHEMA ", "COMMENT - SCHEMA "].into_iter();
+        heads.find_map(|head| entry.strip_prefix(head)).map(|named| Self { named })
+    }
+
+    /// A name may have spaces in it, and the ledger's has none; its owner is not expected to.
+    fn is_ledger(&self) -> bool {
+        self.named.split_once(' ').is_some_and(|(name, owner)| name == LEDGER_SCHEMA && !owner.contains(' '))
+    }
+
+    fn is_public(&self) -> bool {
+        self.named.starts_with("public ")
     }
 }
 
@@ -103,6 +159,23 @@ mod tests {
         let expected = ["SCHEMA - geometry app", "COMMENT - EXTENSION postgis ", "TABLE public EVENT TRIGGER app"];
         assert_eq!(kinds, expected);
         assert_eq!(Contents::new("").extensions(), None);
+    }
+
+    #[test]
+    fn schemas_and_their_rights_come_first_and_the_ledger_apart() {
+        let listed = "7; 2615 1 SCHEMA - app vault_app\n8; 2615 2 SCHEMA - keyturn keyturn_agent\n\
+                      9; 2615 3 SCHEMA - keyturn x vault_app\n215; 1259 4 TABLE app keyturn vault_app\n\
+                      216; 1259 5 TABLE keyturn rotation keyturn_agent\n30; 0 0 ACL - SCHEMA app vault_app\n\
+                      31; 0 0 ACL - SCHEMA keyturn keyturn_agent\n32; 0 0 ACL - SCHEMA public pg_database_owner\n\
+                      33; 0 0 ACL - SCHEMA made_by_an_extension postgres\n";
+        let parts = Contents::new(listed).parts();
+        let check = |part: &str, expected: &[&str]| {
+            let numbers: Vec<&str> = part.lines().filter_map(|line| Some(line.split_once(';')?.0)).collect();
+            assert_eq!(numbers, expected);
+        };
+        check(&parts.schemas, &["7", "9", "30", "32"]);
+        check(&parts.ledger, &["8", "31"]);
+        check(&parts.others, &["215", "216", "33"]);
     }
 
     #[test]

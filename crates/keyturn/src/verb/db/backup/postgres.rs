@@ -8,9 +8,10 @@ use std::process::Stdio;
 
 use local_farm::{Extension, SpareDatabase};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use reencrypt::RestoreLogins;
 use tokio::process::Command;
 
-use super::contents::{self, Contents};
+use super::contents::{self, Contents, LEDGER_SCHEMA};
 use super::said::first_error;
 use super::tools::program;
 use crate::problem::Problem;
@@ -58,18 +59,36 @@ pub(super) async fn restore_aside(origin: &str, path: &Path, spare: &SpareDataba
     Ok(url)
 }
 
-/// Restores a dump into an empty database, with everybody's ownership and rights.
-pub(super) async fn load(path: &Path, url: &str) -> Result<(), Problem> {
+/// Restores a dump into an empty database, with everybody's ownership and rights. Schemas come first: who is no superuser can
+/// give a table only to somebody who may make tables in its schema. The ledger comes with the login of whose it is.
+pub(super) async fn load(path: &Path, logins: &RestoreLogins) -> Result<(), Problem> {
+    let parts = list(path).await?.parts();
+    load_part(path, &logins.url, &parts.schemas, &[]).await?;
+    if !parts.ledger.is_empty() {
+        let url = logins.ledger_url.as_ref().unwrap_or(&logins.url);
+        load_part(path, url, &parts.ledger, &["--no-owner"]).await?;
+        load_part(path, url, &parts.others, &["--no-owner", "--schema", LEDGER_SCHEMA]).await?;
+    }
+    load_part(path, &logins.url, &parts.others, &["--exclude-schema", LEDGER_SCHEMA]).await
+}
+
+/// Restores those of these entries that the options leave.
+async fn load_part(path: &Path, url: &str, entries: &str, options: &[&str]) -> Result<(), Problem> {
+    let unwritten = |error: std::io::Error| {
+        let message = "the list of what is restored could not be written";
+        Problem::refused("backup", message, "make room in TMPDIR").because(&error)
+    };
+    let mut wanted = tempfile::NamedTempFile::new().map_err(unwritten)?;
+    wanted.write_all(entries.as_bytes()).map_err(unwritten)?;
     let mut restore = tool("pg_restore");
-    restore.args(RESTORE).arg("--dbname").arg(format!("service={SERVICE}")).arg(path);
+    restore.args(RESTORE).args(options).arg("--use-list").arg(wanted.path());
+    restore.arg("--dbname").arg(format!("service={SERVICE}")).arg(path);
     run(for_service(restore, url)?, "pg_restore").await.map(drop)
 }
 
 /// What is in a dump, and the extensions among it.
 async fn contents_of(path: &Path) -> Result<(Contents, Vec<Extension>), Problem> {
-    let mut list = tool("pg_restore");
-    list.arg("--list").arg(path).stdin(Stdio::null());
-    let contents = Contents::new(&String::from_utf8_lossy(&run(list, "pg_restore").await?));
+    let contents = list(path).await?;
     let Some(wanted) = contents.extensions() else { return Ok((contents, Vec::new())) };
     let mut script = tool("pg_restore");
     script.args(["--use-list", OWN_INPUT, "--no-comments", "--file=-"]).arg(path).stdin(in_memory(&wanted)?);
@@ -82,6 +101,12 @@ async fn contents_of(path: &Path) -> Result<(Contents, Vec<Extension>), Problem>
         )
     })?;
     Ok((contents, extensions))
+}
+
+async fn list(path: &Path) -> Result<Contents, Problem> {
+    let mut list = tool("pg_restore");
+    list.arg("--list").arg(path).stdin(Stdio::null());
+    Ok(Contents::new(&String::from_utf8_lossy(&run(list, "pg_restore").await?)))
 }
 
 /// Answers what it printed.

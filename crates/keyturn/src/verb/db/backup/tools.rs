@@ -8,7 +8,7 @@ use std::time::{Instant, UNIX_EPOCH};
 use agent::{BackupJob, BackupTools, SharedBackupTools};
 use async_trait::async_trait;
 use keys::SecretKey;
-use reencrypt::{DatabaseConfig, Engine, RestorePlace, TableCensus, Targets};
+use reencrypt::{DatabaseConfig, Engine, RestoreLogins, RestorePlace, TableCensus, Targets};
 use rotation::{DatabaseBackup, DatabaseKind, Digest, Fault, FaultCode, FolderArchive, KeyId, Millis};
 use tokio::process::Command;
 
@@ -46,13 +46,13 @@ impl BackupTools for Tools {
         archive::archive(job).await.map_err(|problem| fault(name_full_disk(problem, &job.settings.directory)))
     }
 
-    async fn load(&self, backup: &DatabaseBackup, url: &str) -> Result<(), Fault> {
-        load(backup, url).await.map_err(fault)
+    async fn load(&self, backup: &DatabaseBackup, logins: &RestoreLogins) -> Result<(), Fault> {
+        load(backup, logins).await.map_err(fault)
     }
 }
 
 /// Loads a backup into an empty database, if it is still what was proved.
-async fn load(backup: &DatabaseBackup, url: &str) -> Result<(), Problem> {
+async fn load(backup: &DatabaseBackup, logins: &RestoreLogins) -> Result<(), Problem> {
     let path = Path::new(&backup.path);
     files::only_ours(path)?;
     if files::digest(path).await? != (backup.bytes, backup.digest) {
@@ -62,7 +62,8 @@ async fn load(backup: &DatabaseBackup, url: &str) -> Result<(), Problem> {
             "find out who writes there; nothing was loaded",
         ));
     }
-    if url.starts_with("postgres") { postgres::load(path, url).await } else { mariadb::load(path, url).await }
+    let url = &logins.url;
+    if url.starts_with("postgres") { postgres::load(path, logins).await } else { mariadb::load(path, url).await }
 }
 
 /// As a rotation logs it.
