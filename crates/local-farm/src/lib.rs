@@ -25,6 +25,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use ports::Ports;
 pub use server::{CopiedServer, Extension, SpareDatabase};
 
 /// What `keyturn demo` was asked for.

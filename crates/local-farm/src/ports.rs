@@ -21,13 +21,13 @@ const TRIES_MAX: u32 = 10_000;
 /// An agent that is killed must find its port free when it comes back, seconds later; a port that the kernel might
 /// give to an outgoing connection meanwhile would not do, so binding port 0 does not.
 #[derive(Debug, Default)]
-pub(crate) struct Ports {
+pub struct Ports {
     given: BTreeSet<u16>,
 }
 
 impl Ports {
-    /// The next free address on loopback.
-    pub(crate) fn next(&mut self) -> anyhow::Result<SocketAddr> {
+    /// The next free address on loopback; an error when there is none.
+    pub fn next(&mut self) -> anyhow::Result<SocketAddr> {
         let last = ephemeral_first().max(PORT_MIN + 1_000) - 1;
         for _ in 0..TRIES_MAX {
             let port = rand::rng().random_range(PORT_MIN..=last);

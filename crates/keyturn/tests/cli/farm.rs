@@ -1,8 +1,8 @@
 //! A farm of real processes: certificates, one coordinator, and the operators' configurations.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
+use local_farm::Ports;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -74,9 +74,9 @@ impl Farm {
     }
 }
 
-/// A port that was free a moment ago; the configuration of a cluster must name one.
+/// A port that is free, and still is when who had it has been killed and comes back.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
+    Ports::default().next().expect("a port").port()
 }
 
 /// A process that does not outlive its test.
