@@ -10,6 +10,9 @@ use crate::error::Doing;
 use crate::table::quote;
 use crate::targets::Exclude;
 
+/// How much is looked at of a text's end, where padding stands, and white space behind it.
+const TAIL_CHARS: usize = 1000;
+
 const TABLES: &str = "
     SELECT name, upper(ltrim(COALESCE(sql, ''))) GLOB 'CREATE VIRTUAL*', name GLOB 'keyturn_*'
     FROM main.sqlite_schema WHERE type = 'table' AND name NOT GLOB 'sqlite_*' ORDER BY name";
@@ -112,7 +115,8 @@ async fn see_table(connection: &mut SqliteConnection, name: String, seen: &mut S
     Ok(())
 }
 
-/// One reading of the table, whatever the number of columns: the order of a CROSS JOIN is kept.
+/// One reading of the table, whatever the number of columns: the order of a CROSS JOIN is kept. The limit, which is none,
+/// keeps what is inside inside: tags are sorted then, and not the values that they are made of.
 fn tags(table: &str, columns: &[&str]) -> String {
     let numbers: Vec<String> = (0..columns.len()).map(|at| format!("({at})")).collect();
     let cases: Vec<String> = columns
@@ -124,7 +128,7 @@ fn tags(table: &str, columns: &[&str]) -> String {
         "WITH keyturn_n(n) AS (VALUES {})
          SELECT n, tag, count(*) FROM (
              SELECT keyturn_n.n AS n, CASE keyturn_n.n {} END AS tag
-             FROM main.{} AS t CROSS JOIN keyturn_n)
+             FROM main.{} AS t CROSS JOIN keyturn_n LIMIT -1)
          WHERE tag IS NOT NULL GROUP BY n, tag ORDER BY n, tag",
         numbers.join(", "),
         cases.join(" "),
@@ -134,14 +138,18 @@ fn tags(table: &str, columns: &[&str]) -> String {
 
 /// The tag of one value, NULL for all that is none of ours.
 fn tag(column: &str) -> String {
-    let base64 = |text: &str| {
-        let end = format!("rtrim({text}, ' ' || char(9) || char(13) || char(10))");
+    // Of a value that may be large, no more than its ends are taken: SQLite makes whatever is taken anew.
+    let base64 = |head: &str, tail: &str, [dash, underscore]: [&str; 2]| {
+        let end = format!("rtrim({tail}, ' ' || char(9) || char(13) || char(10))");
+        let whole = format!("({end} LIKE '%=' OR (length({column}) - length({tail}) + length({end})) % 4 = 0)");
         format!(
-            "CASE WHEN instr({text}, '-') > 0 OR instr({text}, '_') > 0
-                  THEN CASE WHEN {end} LIKE '%=' OR length({end}) % 4 = 0 THEN 's' ELSE 'v' END
-                  WHEN {end} LIKE '%=' OR length({end}) % 4 = 0 THEN 'b' ELSE 'u' END || substr({text}, 1, 10)"
+            "CASE WHEN instr({column}, {dash}) > 0 OR instr({column}, {underscore}) > 0
+                  THEN CASE WHEN {whole} THEN 's' ELSE 'v' END
+                  WHEN {whole} THEN 'b' ELSE 'u' END || {head}"
         )
     };
+    let (head, tail) = (format!("substr({column}, 1, 10)"), format!("substr({column}, -{TAIL_CHARS})"));
+    let text = |bytes: &str| format!("CAST({bytes} AS TEXT)");
     format!(
         "CASE typeof({column})
          WHEN 'blob' THEN CASE
@@ -155,7 +163,7 @@ fn tag(column: &str) -> String {
                   AND substr({column}, instr({column}, 'DQw') - 1, 1) NOT GLOB '[A-Za-z0-9+/_-]'
              THEN 'e' || substr({column}, instr({column}, 'DQw'), 10) END
          END",
-        of_blob = base64(&format!("CAST({column} AS TEXT)")),
-        of_text = base64(column),
+        of_blob = base64(&text(&head), &text(&tail), ["x'2D'", "x'5F'"]),
+        of_text = base64(&head, &tail, ["'-'", "'_'"]),
     )
 }
