@@ -275,7 +275,9 @@ impl Patient {
         let raw = match stored {
             Stored::Null => return Ok(State::Empty),
             Stored::Bytes(raw) if raw.is_empty() => return Ok(State::Empty),
-            Stored::Number(_) => return Ok(State::Undecryptable("it is stored as a number".to_owned())),
+            Stored::Number(_) | Stored::Digest(_) => {
+                return Ok(State::Undecryptable("it is stored as a number".to_owned()));
+            }
             Stored::Bytes(raw) => raw,
         };
         let aad = column.aad.as_bytes();

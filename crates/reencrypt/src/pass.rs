@@ -234,7 +234,7 @@ async fn rows_changed(scope: &Scope<'_>, session: &mut dyn Session, changes: &[C
     for change in changes {
         match session.row(scope.table, &change.row.key).await {
             // Of a row that is copied, the old values may not have been kept.
-            Ok(Some(row)) if row.values == change.row.values || !scope.keeps_read => {}
+            Ok(Some(row)) if is_still(change, &row) || !scope.keeps_read => {}
             Ok(found) => {
                 count += 1;
                 if named.len() < KEYS_NAMED_MAX {
@@ -253,6 +253,10 @@ async fn rows_changed(scope: &Scope<'_>, session: &mut dyn Session, changes: &[C
         _ => named.join(", "),
     };
     EngineError::RowsChanged { table: scope.table.label.clone(), what }
+}
+
+fn is_still(change: &Change, row: &Row) -> bool {
+    change.row.values.iter().zip(&row.values).all(|(read, found)| read.is_still(found))
 }
 
 async fn in_time<T>(

@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::EngineError;
-use crate::dialect::{PageLimit, Scan, Session};
+use crate::dialect::PageLimit;
+#[cfg(feature = "simulation")]
+use crate::dialect::{Scan, Session};
 use crate::key::Key;
-use crate::table::{KeyRange, Row};
+use crate::table::{KeyRange, Row, Table};
 
 /// Pages that wait between two stages. One keeps all stages busy; more only hold memory.
 pub(crate) const PAGES_WAITING_MAX: usize = 1;
@@ -77,6 +79,8 @@ pub(crate) struct PageSink {
     rooms: Rooms,
     page: Vec<Row>,
     bytes: usize,
+    /// All the room, for a row that is larger than a page and is being read.
+    taken: Option<OwnedSemaphorePermit>,
 }
 
 /// Nobody takes pages any more: the stage behind has failed, and its error is the one to report.
@@ -86,7 +90,7 @@ pub(crate) struct Closed;
 impl PageSink {
     pub(crate) fn new(size: Arc<PageSize>, rooms: &Rooms) -> (Self, mpsc::Receiver<Page>) {
         let (pages, taken) = mpsc::channel(PAGES_WAITING_MAX);
-        (Self { pages, size, rooms: rooms.clone(), page: Vec::new(), bytes: 0 }, taken)
+        (Self { pages, size, rooms: rooms.clone(), page: Vec::new(), bytes: 0, taken: None }, taken)
     }
 
     /// How large the present page may become.
@@ -94,9 +98,16 @@ impl PageSink {
         self.size.limit()
     }
 
-    /// Waits while a row that is larger than a page has all the room, for who reads whole pages before handing rows on.
-    pub(crate) async fn ready(&self) {
-        let _ = self.rooms.0.acquire().await;
+    /// Before a row of so many bytes is read: one that is larger than a page waits until it can have all the room, so that
+    /// nothing of it is in memory while others are.
+    pub(crate) async fn make_room(&mut self, bytes: usize) -> Result<(), Closed> {
+        if bytes > self.size.bytes_max && self.taken.is_none() {
+            if !self.page.is_empty() {
+                self.flush().await?;
+            }
+            self.taken = Some(self.room(UNITS_MAX).await?);
+        }
+        Ok(())
     }
 
     /// Takes the next row, in the order of keys. Waits while the page before is not wanted yet; after a row that alone
@@ -122,11 +133,18 @@ impl PageSink {
         if self.page.is_empty() { Ok(()) } else { self.flush().await.map(drop) }
     }
 
+    async fn room(&self, units: u32) -> Result<OwnedSemaphorePermit, Closed> {
+        Arc::clone(&self.rooms.0).acquire_many_owned(units).await.map_err(|_| Closed)
+    }
+
     async fn flush(&mut self) -> Result<oneshot::Receiver<()>, Closed> {
         // A row that alone is larger than a page takes all the room, so that only one of them is copied about at a time.
         let units = if self.bytes > self.size.bytes_max { UNITS_MAX as usize } else { self.bytes / UNIT_BYTES };
         let units = u32::try_from(units).unwrap_or(UNITS_MAX).clamp(1, UNITS_MAX);
-        let permit = Arc::clone(&self.rooms.0).acquire_many_owned(units).await.map_err(|_| Closed)?;
+        let permit = match self.taken.take() {
+            Some(permit) => permit,
+            None => self.room(units).await?,
+        };
         let capacity = self.page.len();
         let rows = std::mem::replace(&mut self.page, Vec::with_capacity(capacity));
         self.bytes = 0;
@@ -137,7 +155,8 @@ impl PageSink {
     }
 }
 
-/// A scan by single pages, for systems whose open readers would keep writers out, and inside transactions.
+/// A scan by single pages, for systems whose open readers would keep writers out.
+#[cfg(feature = "simulation")]
 pub(crate) async fn scan_by_pages(
     session: &mut dyn Session,
     scan: &Scan<'_>,
@@ -145,10 +164,9 @@ pub(crate) async fn scan_by_pages(
 ) -> Result<(), EngineError> {
     let mut range = scan.range.clone();
     loop {
-        sink.ready().await;
         let rows = session.page(&Scan { range: &range, ..*scan }, sink.limit()).await?;
         let Some(last) = rows.last() else { return Ok(()) };
-        advance(scan, &mut range, last.key.clone())?;
+        advance(scan.table, &mut range, last.key.clone())?;
         for row in rows {
             if sink.row(row).await.is_err() {
                 return Ok(());
@@ -158,10 +176,10 @@ pub(crate) async fn scan_by_pages(
 }
 
 /// Goes on from this key; refuses to go on from the same one, which would read for ever.
-fn advance(scan: &Scan<'_>, range: &mut KeyRange, last: Key) -> Result<(), EngineError> {
+pub(crate) fn advance(table: &Table, range: &mut KeyRange, last: Key) -> Result<(), EngineError> {
     if range.after.as_ref() == Some(&last) {
         let what = format!("the database answered row {last} again after it; its key's index may be damaged");
-        return Err(EngineError::RowsChanged { table: scan.table.label.clone(), what });
+        return Err(EngineError::RowsChanged { table: table.label.clone(), what });
     }
     range.after = Some(last);
     Ok(())

@@ -258,13 +258,15 @@ impl Opener {
     /// The row's change that writes every value that opens anew under the key it has.
     fn turn(&self, row: Row) -> Option<Change> {
         let again = |(column, stored): (&ValueColumn, &Stored)| match stored {
-            Stored::Bytes(raw) => {
-                self.again.rewrap(raw, column.encoding, column.aad.as_bytes()).ok().map(|turned| turned.stored)
-            }
-            Stored::Null | Stored::Number(_) => None,
+            Stored::Bytes(raw) => self.again.turn(raw, column.encoding, column.aad.as_bytes(), |_| {}).ok(),
+            Stored::Null | Stored::Number(_) | Stored::Digest(_) => None,
         };
         let new: Vec<_> = self.table.columns.iter().zip(&row.values).map(again).collect();
-        new.iter().any(Option::is_some).then_some(Change { row, new })
+        new.iter().any(Option::is_some).then(|| {
+            let mut change = Change { row, new };
+            change.let_go();
+            change
+        })
     }
 
     fn page(&self, rows: Vec<Row>, mut untried: Vec<bool>) -> OpenedPage {

@@ -1,5 +1,6 @@
 //! A registered table as the database really has it, and its rows in memory.
 
+use aws_lc_rs::digest::{SHA256, digest};
 use keys::value::Encoding;
 
 use crate::key::Key;
@@ -96,17 +97,52 @@ pub(crate) enum Stored {
     Bytes(Vec<u8>),
     /// What cannot be a ciphertext: a number in a column of SQLite, as the text it prints as.
     Number(Vec<u8>),
+    /// Bytes of a row that is too large to be kept beside what replaces it: their SHA-256, which every system can compare.
+    Digest([u8; 32]),
 }
 
 impl Stored {
-    /// The stored bytes; none for NULL.
+    /// The stored bytes; none for NULL, and none where they were let go.
     pub(crate) fn bytes(&self) -> Option<&[u8]> {
         match self {
-            Self::Null => None,
+            Self::Null | Self::Digest(_) => None,
             Self::Bytes(bytes) | Self::Number(bytes) => Some(bytes),
         }
     }
+
+    /// SHA-256 of the stored bytes; none for NULL.
+    pub(crate) fn sha256(&self) -> Option<[u8; 32]> {
+        match self {
+            Self::Null => None,
+            Self::Bytes(bytes) | Self::Number(bytes) => Some(sha256(bytes)),
+            Self::Digest(digest) => Some(*digest),
+        }
+    }
+
+    /// Keeps the digest alone.
+    fn let_go(&mut self) {
+        if let Some(digest) = self.sha256() {
+            *self = Self::Digest(digest);
+        }
+    }
+
+    /// Whether a row that is read again holds in this place what was read of it.
+    pub(crate) fn is_still(&self, found: &Self) -> bool {
+        match self {
+            Self::Digest(digest) => found.sha256() == Some(*digest),
+            Self::Null | Self::Bytes(_) | Self::Number(_) => self == found,
+        }
+    }
 }
+
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut found = [0; 32];
+    found.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    found
+}
+
+/// Bytes of a row from which on it is written alone and by its digest, since copies of its values count.
+const LARGE_BYTES: usize = 1024 * 1024;
 
 /// One row: its key and its encrypted columns, in the order of [`Table::columns`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +165,22 @@ impl Row {
 pub(crate) struct Change {
     pub(crate) row: Row,
     pub(crate) new: Vec<Option<Vec<u8>>>,
+}
+
+impl Change {
+    /// Whether it is to be written alone, and what it still must hold compared by its digest.
+    pub(crate) fn is_large(&self) -> bool {
+        let is_let_go = |stored: &Stored| matches!(stored, Stored::Digest(_));
+        let new: usize = self.new.iter().flatten().map(Vec::len).sum();
+        self.row.bytes().max(new) >= LARGE_BYTES || self.row.values.iter().any(is_let_go)
+    }
+
+    /// Keeps of the values that were read no more than their digests, if they are large.
+    pub(crate) fn let_go(&mut self) {
+        if self.is_large() {
+            self.row.values.iter_mut().for_each(Stored::let_go);
+        }
+    }
 }
 
 /// An identifier for SQL. PostgreSQL and SQLite quote alike.

@@ -156,16 +156,9 @@ impl Transformer {
                     }
                     changes.push(Change { row, new });
                 }
-                HandOn::EveryAsRead => {
-                    // The server has the other columns itself.
-                    row.rest = Vec::new();
-                    changes.push(Change { row, new });
-                }
-                HandOn::Changed if changed => {
-                    // Only the values are compared when they are written.
-                    row.rest = Vec::new();
-                    changes.push(Change { row, new });
-                }
+                // The server has the other columns itself.
+                HandOn::EveryAsRead => changes.push(compared(row, new)),
+                HandOn::Changed if changed => changes.push(compared(row, new)),
                 HandOn::Changed => {}
             }
         }
@@ -187,11 +180,12 @@ impl Transformer {
             Stored::Null => return Ok(untouched(digest(ContentValue::Null))),
             Stored::Bytes(raw) if raw.is_empty() => return Ok(untouched(digest(ContentValue::Empty))),
             Stored::Bytes(raw) | Stored::Number(raw) => raw,
+            Stored::Digest(_) => return Err(Problem::Undecryptable("its bytes were let go".to_owned())),
         };
         let mut content = ContentDigest::default();
         let opened = match stored {
             Stored::Number(_) => Err(Problem::Undecryptable("it is stored as a number".to_owned())),
-            Stored::Null | Stored::Bytes(_) => {
+            Stored::Null | Stored::Bytes(_) | Stored::Digest(_) => {
                 self.open(column, raw, |plaintext| content = digest(ContentValue::Plain(plaintext)))
             }
         };
@@ -240,6 +234,14 @@ impl Transformer {
     fn place(&self, column: &ValueColumn, key: &str) -> String {
         format!("{}.{} of row {key}", self.table.label, column.name)
     }
+}
+
+/// A change whose values alone are compared when they are written.
+fn compared(mut row: Row, new: Vec<Option<Vec<u8>>>) -> Change {
+    row.rest = Vec::new();
+    let mut change = Change { row, new };
+    change.let_go();
+    change
 }
 
 /// Why a value was not turned.

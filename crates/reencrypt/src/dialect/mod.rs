@@ -140,9 +140,8 @@ pub(crate) trait Session: Send {
     /// Puts the rows of the range, in the order of their keys, into the sink until the range ends or nobody takes them any
     /// more ([`sink::Closed`](crate::sink::Closed): then answer `Ok`, the stage behind has the error to report). A
     /// connection that is lost is an error, never the end of the range. Works inside a hold too.
-    ///
-    /// A dialect whose open readers would keep writers out answers with
-    /// [`scan_by_pages`](crate::sink::scan_by_pages) over its [`page`](Session::page).
+    /// A row that is larger than a page is read only when the sink has
+    /// [made room](crate::sink::PageSink::make_room) for it.
     async fn scan(&mut self, scan: &Scan<'_>, sink: &mut PageSink) -> Result<(), EngineError>;
 
     /// The row with exactly this key.

@@ -193,6 +193,34 @@ on_both! {
         assert_eq!(vault.census().await, turned(&before));
     }
 
+    async fn large_values_of_several_columns_and_of_text_pass(vault) {
+        let (large, small) = ("z".repeat(4_500_000), "z");
+        // MariaDB's `text` holds less.
+        let text = vault.base64(if vault.is_mariadb() { small } else { &large });
+        let raw = |text: &str| vault.raw(text, "connections.password");
+        let values = [
+            (raw(&large), text.clone()),
+            (Cell::Null, text.clone()),
+            (raw(small), vault.base64(small)),
+            // To the byte what comes in one piece.
+            (raw(&"z".repeat((1 << 20) - 48)), Cell::Null),
+            (Cell::Bytes(Vec::new()), text),
+            (raw(&large), Cell::Null),
+        ];
+        for (id, (password, notes)) in (0..).zip(values) {
+            let row = vec![Cell::Integer(id), Cell::Text("n".to_owned()), password, notes, Cell::Null];
+            vault.insert("connections", &[row]).await;
+        }
+        let before = vault.census().await;
+        let survey = vault.survey().await;
+        assert_eq!(survey.undecryptable_total, 0);
+        let mark = vault.mark(1, Direction::Forward);
+        vault.engine().await.fence(&mark).await.unwrap();
+        let tally = vault.reencrypt_all(&survey, 1, mark).await.unwrap();
+        assert_eq!(vault.verify_all(&survey, 2, mark).await.unwrap(), tally);
+        assert_eq!(vault.census().await, turned(&before));
+    }
+
     async fn a_value_under_an_older_key_of_the_farm_is_told_from_a_corrupt_one(vault) {
         vault.seed(100).await;
         let older = keys::SecretKey::generate();

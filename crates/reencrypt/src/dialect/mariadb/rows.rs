@@ -1,18 +1,20 @@
 //! Reads pages of rows from MariaDB and writes batches of them back, each row only if it still holds what was read.
 
+mod large;
+
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use futures::{FutureExt as _, TryStreamExt as _};
 use sqlx::mysql::{MySqlConnection, MySqlRow};
 use sqlx::{Connection as _, Row as _};
 
 use super::super::{PageLimit, Scan, Turn};
+use super::shadow::name_of;
 use super::statement::{Bind, Statement};
 use crate::EngineError;
 use crate::error::Doing;
 use crate::key::{Key, KeyValue};
-use crate::sink::PageSink;
+use crate::sink::{PageSink, advance};
 use crate::table::{Change, KeyColumn, KeyKind, KeyRange, Row, Stored, Table, ValueColumn};
 
 /// How long a trial may wait for a lock: the farm serves meanwhile, and others queue behind whoever waits.
@@ -37,60 +39,127 @@ const STATEMENT_OTHER_BYTES: usize = 64 * 1024;
 /// the old versions of all rows that are written meanwhile; so it ends now and then.
 const SCAN_ROWS_MAX: usize = 20_000;
 
+/// Rows that the first statement of a scan reads where values may be large, and how many times more the next one, as long as
+/// none is. What follows a large row in its statement is sent in vain.
+const SIZED_ROWS_FIRST: usize = 64;
+const SIZED_ROWS_GROWTH: usize = 4;
+
+/// Whether a registered column of the table can hold so many bytes.
+const CAN_BE_LARGE: &str = "SELECT COUNT(*) FROM information_schema.COLUMNS
+    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? AND CHARACTER_OCTET_LENGTH > ?";
+
 /// How long the server may be silent while rows are wanted.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// Puts the rows of the range into the sink, as they come. The server stops sending when nobody takes them.
+/// Puts the rows of the range into the sink, as they come. The server stops sending when nobody takes them. Where values may be
+/// large, the server sends of those that are only how large they are; such a row is read by itself, when it has its room.
 pub(super) async fn scan(
     connection: &mut MySqlConnection,
     scan: &Scan<'_>,
     sink: &mut PageSink,
     packet_bytes_max: usize,
 ) -> Result<(), EngineError> {
-    let table = scan.table;
-    let doing = || format!("reading {}", table.label);
-    let silent = |_| EngineError::TimedOut { doing: doing(), seconds: SILENCE_MAX.as_secs() };
+    let bytes_max = sink.limit().bytes_max;
+    let sized = can_be_large(connection, scan.table, bytes_max).await?;
     let mut range = scan.range.clone();
+    let mut rows_max = if sized { SIZED_ROWS_FIRST } else { SCAN_ROWS_MAX };
     loop {
-        let from = range.clone();
-        let mut statement = select(table, true, scan.whole);
-        statement.range(table, &from).in_order(table).sql(" LIMIT ").bind(Bind::Integer(integer(SCAN_ROWS_MAX)));
-        let mut rows = statement.query(true).fetch(&mut *connection);
-        let mut read = 0;
-        loop {
-            // Timers cost more than a row, so they are set only where there is something to wait for.
-            let next = match rows.try_next().now_or_never() {
-                Some(next) => next,
-                None => tokio::time::timeout(SILENCE_MAX, rows.try_next()).await.map_err(silent)?,
-            };
-            let Some(row) = next.doing(doing)? else { break };
-            let row = self::read(table, &row, scan.whole)?;
-            // It was sent, and could not be sent back.
-            let bytes = row.bytes() - row.rest.len();
-            if bytes.saturating_add(STATEMENT_OTHER_BYTES) > packet_bytes_max {
-                return Err(EngineError::RowTooLarge {
-                    row: format!("row {} of {}", row.key, table.label),
-                    bytes: bytes as u64,
-                    bytes_max: packet_bytes_max as u64,
-                });
+        let from = Scan { range: &range, ..*scan };
+        let limit = PageLimit { rows_max, bytes_max };
+        let (last, large) = match scan_rows(connection, &from, sink, limit, packet_bytes_max, sized).await? {
+            Scanned::End | Scanned::Closed => return Ok(()),
+            Scanned::Rows(last) => {
+                rows_max = (rows_max * SIZED_ROWS_GROWTH).min(SCAN_ROWS_MAX);
+                (last, None)
             }
-            read += 1;
-            if read == SCAN_ROWS_MAX {
-                range.after = Some(row.key.clone());
+            Scanned::Large(row, bytes) => {
+                rows_max = 1;
+                (row.key.clone(), Some((row, bytes)))
             }
-            if sink.row(row).await.is_err() {
-                // The stage behind has failed, and its error is the one to report.
+        };
+        if let Some((row, bytes)) = large {
+            // Closed: as below.
+            if sink.make_room(bytes).await.is_err() {
+                return Ok(());
+            }
+            // The application may have taken it away meanwhile.
+            if let Some(values) = large::values(connection, scan.table, &row.key, bytes).await?
+                && sink.row(Row { values, ..row }).await.is_err()
+            {
                 return Ok(());
             }
         }
-        if read < SCAN_ROWS_MAX {
-            return Ok(());
+        advance(scan.table, &mut range, last)?;
+    }
+}
+
+/// Where a statement of a scan has come to.
+enum Scanned {
+    /// The end of the range.
+    End,
+    /// Nobody takes rows any more: the stage behind has failed, and its error is the one to report.
+    Closed,
+    /// As many rows as it was to read, up to this one.
+    Rows(Key),
+    /// A row without its values, which have so many bytes.
+    Large(Row, usize),
+}
+
+async fn scan_rows(
+    connection: &mut MySqlConnection,
+    scan: &Scan<'_>,
+    sink: &mut PageSink,
+    limit: PageLimit,
+    packet_bytes_max: usize,
+    sized: bool,
+) -> Result<Scanned, EngineError> {
+    let Scan { table, range, whole } = *scan;
+    let doing = || format!("reading {}", table.label);
+    let silent = |_| EngineError::TimedOut { doing: doing(), seconds: SILENCE_MAX.as_secs() };
+    let mut statement = select(table, true, whole, sized.then_some(limit.bytes_max));
+    statement.range(table, range).in_order(table).sql(" LIMIT ").bind(Bind::Integer(integer(limit.rows_max)));
+    let mut rows = statement.query(true).fetch(&mut *connection);
+    let mut read = 0;
+    loop {
+        // Timers cost more than a row, so they are set only where there is something to wait for.
+        let next = match rows.try_next().now_or_never() {
+            Some(next) => next,
+            None => tokio::time::timeout(SILENCE_MAX, rows.try_next()).await.map_err(silent)?,
+        };
+        let Some(found) = next.doing(doing)? else { return Ok(Scanned::End) };
+        let row = self::read(table, &found, whole)?;
+        let size = if sized { found.try_get_unchecked::<i64, _>(found.len() - 1).doing(doing)? } else { 0 };
+        // The driver has all of it once more.
+        drop(found);
+        let size = usize::try_from(size).unwrap_or(usize::MAX).max(row.bytes() - row.rest.len());
+        // It was sent, and could not be sent back.
+        if size.saturating_add(STATEMENT_OTHER_BYTES) > packet_bytes_max {
+            return Err(EngineError::RowTooLarge {
+                row: format!("row {} of {}", row.key, table.label),
+                bytes: size as u64,
+                bytes_max: packet_bytes_max as u64,
+            });
         }
-        if range.after == from.after {
-            let what = "the database answered a row again after it; its key's index may be damaged".to_owned();
-            return Err(EngineError::RowsChanged { table: table.label.clone(), what });
+        if sized && size > limit.bytes_max {
+            return Ok(Scanned::Large(row, size));
+        }
+        read += 1;
+        let last = (read == limit.rows_max).then(|| row.key.clone());
+        if sink.row(row).await.is_err() {
+            return Ok(Scanned::Closed);
+        }
+        if let Some(last) = last {
+            return Ok(Scanned::Rows(last));
         }
     }
+}
+
+/// Whether a value of this table may be so large that it is not to be read with others.
+async fn can_be_large(connection: &mut MySqlConnection, table: &Table, bytes: usize) -> Result<bool, EngineError> {
+    let found = sqlx::query(CAN_BE_LARGE).bind(name_of(table)).bind(integer(bytes)).fetch_one(connection).await;
+    let columns: i64 =
+        found.and_then(|row| row.try_get(0)).doing(|| format!("reading the columns of {}", table.label))?;
+    Ok(columns > 0)
 }
 
 /// The next rows of the range. How large they are is asked first: the server sends all that it was asked for, and what
@@ -103,7 +172,7 @@ pub(super) async fn page(
 ) -> Result<Vec<Row>, EngineError> {
     let Scan { table, range, whole } = *scan;
     let rows = fitting(connection, scan, limit, packet_bytes_max).await?;
-    let mut statement = select(table, true, whole);
+    let mut statement = select(table, true, whole, None);
     statement.range(table, range).in_order(table).sql(" LIMIT ").bind(Bind::Integer(integer(rows)));
     let rows = statement.query(true).fetch_all(connection).await.doing(|| format!("reading {}", table.label))?;
     rows.iter().map(|row| read(table, row, whole)).collect()
@@ -180,7 +249,7 @@ async fn read_row(
     key: &Key,
     lock: &'static str,
 ) -> Result<Option<Row>, EngineError> {
-    let mut statement = select(table, false, false);
+    let mut statement = select(table, false, false, None);
     statement.sql(" WHERE ").key_is(table, key).sql(lock);
     let row = statement.query(false).fetch_optional(connection).await.doing(|| format!("reading {}", table.label))?;
     row.map(|row| read(table, &row, false)).transpose()
@@ -233,6 +302,7 @@ pub(super) async fn update(
     let mut written = 0;
     for batch in batches(changes, packet_bytes_max) {
         let done = update_statement(table, &batch).query(batch.is_full()).execute(&mut *connection).await;
+        let_go(connection, &batch);
         written += done.doing(|| format!("writing {}", table.label))?.rows_affected();
     }
     Ok(written)
@@ -250,15 +320,23 @@ pub(super) async fn copy(
     let mut written = 0;
     for batch in batches(changes, packet_bytes_max) {
         let done = copy_statement(table, into, &batch).query(batch.is_full()).execute(&mut *connection).await;
+        let_go(connection, &batch);
         written += done.doing(|| format!("copying {}", table.label))?.rows_affected();
     }
     Ok(written)
 }
 
+/// After a large row the driver would keep room for as much again.
+fn let_go(connection: &mut MySqlConnection, batch: &Batch<'_>) {
+    if batch.by_digest {
+        connection.shrink_buffers();
+    }
+}
+
 /// Rows of one statement.
 struct Batch<'a> {
     changes: &'a [Change],
-    /// What is too large to be sent together with what it replaces is compared by its digest.
+    /// What is too large to be kept or sent together with what it replaces is compared by its digest.
     by_digest: bool,
 }
 
@@ -282,7 +360,8 @@ fn batches(changes: &[Change], packet_bytes_max: usize) -> impl Iterator<Item = 
         let rows = rest.iter().take(STATEMENT_ROWS_MAX).take_while(fits).count().max(1);
         let (now, later) = rest.split_at_checked(rows)?;
         rest = later;
-        Some(Batch { changes: now, by_digest: rows == 1 && change_bytes(&now[0]) > bytes_max })
+        let by_digest = now.iter().any(Change::is_large) || rows == 1 && change_bytes(&now[0]) > bytes_max;
+        Some(Batch { changes: now, by_digest })
     })
 }
 
@@ -345,9 +424,7 @@ fn still_as_read<'a>(statement: &mut Statement<'a>, table: &Table, batch: &Batch
         let bytes = bytes_of(column);
         if batch.by_digest {
             statement.sql(" AND SHA2(").sql(&bytes).sql(", 256) <=> ");
-            by_key(statement, table, changes, |change| {
-                Bind::Owned(change.row.values[at].bytes().map(|raw| hex::encode(digest(&SHA256, raw))))
-            });
+            by_key(statement, table, changes, |change| Bind::Owned(change.row.values[at].sha256().map(hex::encode)));
         } else {
             statement.sql(" AND ").sql(&bytes).sql(" <=> ");
             by_key(statement, table, changes, |change| Bind::Bytes(change.row.values[at].bytes()));
@@ -427,11 +504,17 @@ fn sizes(table: &Table, whole: bool) -> String {
     format!("CAST({} AS SIGNED)", sizes.join(" + "))
 }
 
-fn select<'a>(table: &Table, by_index: bool, whole: bool) -> Statement<'a> {
+/// With `sized`, values of rows that have more bytes of them are left out, and the last column says how many they are.
+fn select<'a>(table: &Table, by_index: bool, whole: bool, sized: Option<usize>) -> Statement<'a> {
+    let size = sizes(table, false);
+    let values = table.columns.iter().map(|column| match sized {
+        None => bytes_of(column),
+        Some(bytes_max) => format!("IF({size} > {bytes_max}, NULL, {})", bytes_of(column)),
+    });
     let others = table.exact.iter().filter(|_| whole).cloned();
-    let values = table.columns.iter().map(bytes_of).chain(others).collect::<Vec<_>>().join(", ");
+    let all = values.chain(others).chain(sized.map(|_| size.clone())).collect::<Vec<_>>().join(", ");
     let mut statement = Statement::default();
-    statement.sql(&format!("SELECT {}, {values} FROM {} AS t", keys(table), table.from));
+    statement.sql(&format!("SELECT {}, {all} FROM {} AS t", keys(table), table.from));
     if by_index {
         statement.sql(" FORCE INDEX (PRIMARY)");
     }

@@ -1,6 +1,6 @@
 //! Writes pages of rows into a shadow: a binary `COPY … FROM STDIN` inside the transaction of the chunk.
 
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnection, PgCopyIn};
 
 use super::layout::{Layout, relation};
 use crate::EngineError;
@@ -33,9 +33,20 @@ pub(super) async fn insert(
     message.extend_from_slice(HEADER);
     for change in changes {
         message.extend_from_slice(&fields.to_be_bytes());
-        message.extend_from_slice(&change.row.rest);
+        if change.row.rest.len() > MESSAGE_BYTES {
+            send(&mut copy, &mut message, &change.row.rest).await.doing(doing)?;
+        } else {
+            message.extend_from_slice(&change.row.rest);
+        }
         for (old, new) in change.row.values.iter().zip(&change.new) {
-            field(&mut message, new.as_deref().or_else(|| old.bytes()), table)?;
+            let value = new.as_deref().or_else(|| old.bytes());
+            message.extend_from_slice(&length(value, table)?.to_be_bytes());
+            match value {
+                Some(value) if value.len() > MESSAGE_BYTES => {
+                    send(&mut copy, &mut message, value).await.doing(doing)?;
+                }
+                value => message.extend_from_slice(value.unwrap_or_default()),
+            }
         }
         if message.len() >= MESSAGE_BYTES {
             copy.send(message.as_slice()).await.doing(doing)?;
@@ -47,14 +58,19 @@ pub(super) async fn insert(
     copy.finish().await.doing(doing)
 }
 
-fn field(message: &mut Vec<u8>, value: Option<&[u8]>, table: &Table) -> Result<(), EngineError> {
-    let Some(value) = value else {
-        message.extend_from_slice(&(-1_i32).to_be_bytes());
-        return Ok(());
-    };
-    let length = i32::try_from(value.len())
-        .map_err(|_| EngineError::Internal(format!("a value of {} is larger than 2 GiB", table.label)))?;
-    message.extend_from_slice(&length.to_be_bytes());
-    message.extend_from_slice(value);
+/// Sends what is collected, and something large in parts: the driver copies whatever it is handed.
+async fn send(copy: &mut PgCopyIn<&mut PgConnection>, message: &mut Vec<u8>, large: &[u8]) -> Result<(), sqlx::Error> {
+    copy.send(message.as_slice()).await?;
+    message.clear();
+    for part in large.chunks(MESSAGE_BYTES) {
+        copy.send(part).await?;
+    }
     Ok(())
+}
+
+/// The length of a field, as a binary copy has it.
+fn length(value: Option<&[u8]>, table: &Table) -> Result<i32, EngineError> {
+    let Some(value) = value else { return Ok(-1) };
+    i32::try_from(value.len())
+        .map_err(|_| EngineError::Internal(format!("a value of {} is larger than 2 GiB", table.label)))
 }

@@ -121,7 +121,7 @@ pub(super) async fn update(
     table: &Table,
     changes: &[Change],
 ) -> Result<u64, EngineError> {
-    if changes.iter().any(large::is_large) {
+    if changes.iter().any(Change::is_large) {
         return large::update(connection, table, changes).await;
     }
     // Reviewed: as in `page`.

@@ -1,11 +1,14 @@
 //! Reads a range of rows as one stream: a binary `COPY … TO STDOUT` along the key's index. The server stops sending when
 //! nobody takes rows, so no more than a page and the socket's buffers are in memory.
 
+mod pieces;
+
 use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _};
 use sqlx::postgres::PgConnection;
 
+use self::pieces::Pieces;
 use super::layout::{Layout, needs_text};
 use super::rows::text;
 use crate::EngineError;
@@ -33,13 +36,20 @@ pub(super) async fn scan(
 ) -> Result<(), EngineError> {
     let table = scan.table;
     let doing = || format!("reading {}", table.label);
-    let sql = sql(table, scan.range, layout);
+    let mut pieces = Pieces::of(connection, table).await?;
+    let sql = match &pieces {
+        Some(_) => pieces::sql(table, scan.range, layout),
+        None => sql(table, scan.range, layout),
+    };
+    // In pieces, a row of the copy is one of the pieces.
+    let read = pieces.as_ref().map_or(table, |pieces| &pieces.table).clone();
     let starting = connection.copy_out_raw(&sql);
     let mut stream = match tokio::time::timeout(SILENCE_MAX, starting).await {
         Ok(stream) => stream.doing(doing)?,
         Err(_) => return Err(silent(table)),
     };
-    let mut decoder = Decoder { table, layout, whole: scan.whole, begun: false, ended: false, pending: Vec::new() };
+    let mut decoder =
+        Decoder { table: &read, layout, whole: scan.whole, begun: false, ended: false, pending: Vec::new() };
     loop {
         // Timers cost more than a row, so they are set only where there is something to wait for.
         let next = match stream.next().now_or_never() {
@@ -49,6 +59,19 @@ pub(super) async fn scan(
         let Some(message) = next else { break };
         let message = message.doing(doing)?;
         for row in decoder.rows(&message)? {
+            let row = match &mut pieces {
+                None => row,
+                Some(pieces) => {
+                    // Closed: as below.
+                    if sink.make_room(pieces.bytes(&row)).await.is_err() {
+                        return Ok(());
+                    }
+                    match pieces.put(row)? {
+                        Some(row) => row,
+                        None => continue,
+                    }
+                }
+            };
             if sink.row(row).await.is_err() {
                 // The stage behind has failed, and its error is the one to report.
                 return Ok(());
@@ -56,7 +79,8 @@ pub(super) async fn scan(
         }
     }
     // The driver ends the stream only after the server said that the copy is complete; the trailer says it again.
-    if decoder.ended && decoder.pending.is_empty() { Ok(()) } else { Err(malformed(table)) }
+    let whole = pieces.is_none_or(|pieces| pieces.is_whole());
+    if decoder.ended && decoder.pending.is_empty() && whole { Ok(()) } else { Err(malformed(table)) }
 }
 
 fn silent(table: &Table) -> EngineError {
@@ -78,6 +102,15 @@ fn sql(table: &Table, range: &KeyRange, layout: &Layout) -> String {
     let columns: Vec<String> = rest.chain(values).chain(texts).collect();
     let keys: Vec<String> = table.key.iter().map(|key| format!("t.{}", key.sql)).collect();
     let keys = keys.join(", ");
+    let condition = condition(table, range, &keys);
+    format!(
+        "COPY (SELECT {} FROM {} AS t {condition} ORDER BY {keys}) TO STDOUT (FORMAT binary)",
+        columns.join(", "),
+        table.from
+    )
+}
+
+fn condition(table: &Table, range: &KeyRange, keys: &str) -> String {
     let mut conditions = Vec::new();
     for (bound, operator) in [(&range.after, ">"), (&range.through, "<=")] {
         if let Some(bound) = bound {
@@ -88,12 +121,7 @@ fn sql(table: &Table, range: &KeyRange, layout: &Layout) -> String {
             conditions.push(format!("({keys}) {operator} ({})", literals.join(", ")));
         }
     }
-    let condition = if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) };
-    format!(
-        "COPY (SELECT {} FROM {} AS t {condition} ORDER BY {keys}) TO STDOUT (FORMAT binary)",
-        columns.join(", "),
-        table.from
-    )
+    if conditions.is_empty() { String::new() } else { format!("WHERE {}", conditions.join(" AND ")) }
 }
 
 /// Takes the copy's bytes apart. The server sends a row in each message; nothing here depends on that.

@@ -38,7 +38,7 @@ use crate::history::{LedgerRotation, NoteKind};
 use crate::key::Key;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, Space};
-use crate::sink::{PageSink, scan_by_pages};
+use crate::sink::PageSink;
 use crate::table::{Change, KeyRange, Row, Table};
 use crate::targets::Exclude;
 use crate::{EngineError, Targets};
@@ -183,7 +183,7 @@ impl Session for SqliteSession {
     }
 
     async fn scan(&mut self, scan: &Scan<'_>, sink: &mut PageSink) -> Result<(), EngineError> {
-        scan_by_pages(self, scan, sink).await
+        rows::scan(&mut self.connection, scan, sink).await
     }
 
     async fn row(&mut self, table: &Table, key: &Key) -> Result<Option<Row>, EngineError> {

@@ -13,6 +13,7 @@ use super::super::{PageLimit, Scan};
 use crate::EngineError;
 use crate::error::Doing;
 use crate::key::{Key, KeyValue};
+use crate::sink::{PageSink, advance};
 use crate::table::{Change, KeyColumn, KeyRange, Row, Stored, Table};
 
 /// Placeholders of one statement. SQLite takes 32,766 unless it was built otherwise.
@@ -23,14 +24,42 @@ const STATEMENT_ROWS_MAX: usize = 256;
 
 type SqliteQuery<'q> = Query<'q, Sqlite, SqliteArguments>;
 
-/// The next rows of the range. How many fit is asked beforehand, from lengths that SQLite knows without reading the
-/// values, since its thread reads ahead of us.
+/// Puts the rows of the range into the sink, page by page: an open reader would keep writers out.
+pub(super) async fn scan(
+    connection: &mut SqliteConnection,
+    scan: &Scan<'_>,
+    sink: &mut PageSink,
+) -> Result<(), EngineError> {
+    let mut range = scan.range.clone();
+    loop {
+        let from = Scan { range: &range, ..*scan };
+        let next = fitting(connection, &from, sink.limit()).await?;
+        // Closed, here and below: the stage behind has failed, and its error is the one to report.
+        if sink.make_room(next.bytes).await.is_err() {
+            return Ok(());
+        }
+        let rows = read_page(connection, &from, next.rows).await?;
+        let Some(last) = rows.last() else { return Ok(()) };
+        advance(scan.table, &mut range, last.key.clone())?;
+        for row in rows {
+            if sink.row(row).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The next rows of the range.
 pub(super) async fn page(
     connection: &mut SqliteConnection,
     scan: &Scan<'_>,
     limit: PageLimit,
 ) -> Result<Vec<Row>, EngineError> {
-    let rows_max = fitting(connection, scan, limit).await?;
+    let next = fitting(connection, scan, limit).await?;
+    read_page(connection, scan, next.rows).await
+}
+
+async fn read_page(connection: &mut SqliteConnection, scan: &Scan<'_>, rows_max: i64) -> Result<Vec<Row>, EngineError> {
     if rows_max == 0 {
         return Ok(Vec::new());
     }
@@ -46,8 +75,15 @@ pub(super) async fn page(
     Ok(rows)
 }
 
-/// How many of the next rows stay within the limit: one at least, none only at the end of the range.
-async fn fitting(connection: &mut SqliteConnection, scan: &Scan<'_>, limit: PageLimit) -> Result<i64, EngineError> {
+/// Rows that are read next, and their stored bytes.
+struct Fitting {
+    rows: i64,
+    bytes: usize,
+}
+
+/// How many of the next rows stay within the limit: one at least, none only at the end of the range. It is asked beforehand,
+/// from lengths that SQLite knows without reading the values, since its thread reads ahead of us.
+async fn fitting(connection: &mut SqliteConnection, scan: &Scan<'_>, limit: PageLimit) -> Result<Fitting, EngineError> {
     let Scan { table, range, whole } = *scan;
     let doing = || format!("looking at the sizes of rows of {}", table.label);
     let columns = table.columns.iter().map(|column| &column.sql).chain(table.others.iter().filter(|_| whole));
@@ -60,19 +96,20 @@ async fn fitting(connection: &mut SqliteConnection, scan: &Scan<'_>, limit: Page
     let sql = format!("SELECT count(*), coalesce(sum(size), 0) FROM ({sizes})");
     let row = bind_range(sqlx::query(AssertSqlSafe(sql)), range).bind(rows_max).fetch_one(&mut *connection).await;
     let (rows, bytes): (i64, i64) = row.and_then(|row| Ok((row.try_get(0)?, row.try_get(1)?))).doing(doing)?;
+    let fitting = |rows, bytes| Fitting { rows, bytes: usize::try_from(bytes).unwrap_or(usize::MAX) };
     if bytes <= bytes_max || rows <= 1 {
-        return Ok(rows);
+        return Ok(fitting(rows, bytes));
     }
     let mut stream = bind_range(sqlx::query(AssertSqlSafe(sizes)), range).bind(rows_max).fetch(connection);
     let (mut rows, mut bytes) = (0, 0);
     while let Some(row) = stream.try_next().await.doing(doing)? {
-        bytes += row.try_get::<i64, _>(0).doing(doing)?;
-        if bytes > bytes_max {
+        let size = row.try_get::<i64, _>(0).doing(doing)?;
+        if rows > 0 && bytes + size > bytes_max {
             break;
         }
-        rows += 1;
+        (rows, bytes) = (rows + 1, bytes + size);
     }
-    Ok(rows.max(1))
+    Ok(fitting(rows, bytes))
 }
 
 /// The row with exactly this key.
@@ -111,7 +148,7 @@ pub(super) async fn insert(
     into: &Table,
     changes: &[Change],
 ) -> Result<u64, EngineError> {
-    if changes.iter().any(large::is_large) {
+    if changes.iter().any(Change::is_large) {
         return large::insert(connection, table, into, changes).await;
     }
     let mut found = 0;
@@ -176,7 +213,7 @@ pub(super) async fn update(
     table: &Table,
     changes: &[Change],
 ) -> Result<u64, EngineError> {
-    if changes.iter().any(large::is_large) {
+    if changes.iter().any(Change::is_large) {
         return large::update(connection, table, changes).await;
     }
     let mut written = 0;

@@ -57,7 +57,7 @@ const INDEXES: &str = "
     WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? AND INDEX_NAME <> 'PRIMARY' GROUP BY INDEX_NAME";
 
 /// The table's name without its database and quotes.
-fn name_of(table: &Table) -> String {
+pub(super) fn name_of(table: &Table) -> String {
     let mut name = String::new();
     let mut letters = table.from.chars().peekable();
     let mut quoted = false;

@@ -1,22 +1,13 @@
 //! Writes rows with large values one by one. What a row must still hold is sent as its hash, since the driver has every
 //! byte that it sends in memory twice.
 
-use sha2::{Digest as _, Sha256};
-use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _};
 
 use super::{list, placeholders, text, texts};
 use crate::EngineError;
 use crate::error::Doing;
 use crate::table::{Change, Table};
-
-/// Bytes of a row from which on copies of its values count.
-const LARGE_BYTES: usize = 1024 * 1024;
-
-pub(super) fn is_large(change: &Change) -> bool {
-    let new: usize = change.new.iter().flatten().map(Vec::len).sum();
-    change.row.bytes().max(new) >= LARGE_BYTES
-}
 
 /// Says how many rows still held what was read, and have been written.
 pub(super) async fn update(
@@ -33,7 +24,7 @@ pub(super) async fn update(
             query = query.bind(text(value));
         }
         for ((column, stored), new) in table.columns.iter().zip(&change.row.values).zip(&change.new) {
-            query = query.bind(stored.bytes().map(|bytes| Sha256::digest(bytes).to_vec()));
+            query = query.bind(stored.sha256().map(|digest| digest.to_vec()));
             query = if column.text {
                 query.bind(texts(table, std::iter::once(new.as_deref()))?.pop().flatten())
             } else {
@@ -41,6 +32,8 @@ pub(super) async fn update(
             };
         }
         let done = query.execute(&mut *connection).await.doing(|| format!("writing {}", table.label))?;
+        // Or the driver keeps room for as much again.
+        connection.shrink_buffers();
         written += done.rows_affected();
     }
     Ok(written)

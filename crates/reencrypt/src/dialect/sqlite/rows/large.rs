@@ -7,15 +7,7 @@ use sqlx::{AssertSqlSafe, Row as _, ValueRef as _};
 use super::{bind_key, collated, decode, tag, tag_of};
 use crate::EngineError;
 use crate::error::Doing;
-use crate::table::{Change, Stored, Table};
-
-/// Bytes of a row from which on copies of its values count.
-const LARGE_BYTES: usize = 1024 * 1024;
-
-pub(super) fn is_large(change: &Change) -> bool {
-    let new: usize = change.new.iter().flatten().map(Vec::len).sum();
-    change.row.bytes().max(new) >= LARGE_BYTES
-}
+use crate::table::{Change, Table, sha256};
 
 /// Says how many rows still held what was read, and have been written.
 pub(super) async fn update(
@@ -88,7 +80,8 @@ async fn write(
     sql: String,
 ) -> Result<u64, EngineError> {
     // Reviewed: as in the module above.
-    let mut query = sqlx::query(AssertSqlSafe(sql));
+    // Not kept, since a statement keeps what was bound to it last.
+    let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
     for new in change.new.iter().flatten() {
         query = query.bind(new.as_slice());
     }
@@ -119,14 +112,11 @@ async fn tags(
         let value = row.try_get_raw(at).doing(doing)?;
         let tag = tag_of(&value);
         tags.push(tag);
-        let is_same = match expected {
-            Stored::Null => value.is_null(),
-            Stored::Bytes(bytes) | Stored::Number(bytes) => {
-                !value.is_null() && decode::<&[u8]>(value).doing(doing)? == bytes.as_slice()
+        if same {
+            let found = if value.is_null() { None } else { Some(sha256(decode(value).doing(doing)?)) };
+            if found != expected.sha256() {
+                return Ok(None);
             }
-        };
-        if same && !is_same {
-            return Ok(None);
         }
     }
     Ok(Some(tags))
