@@ -250,3 +250,23 @@ on_both! {
         assert_eq!(closed(&survey(&vault, &vault.targets).await.unwrap()), []);
     }
 }
+
+#[tokio::test]
+async fn what_mariadb_keeps_for_itself_is_not_missed_and_a_partitioned_table_is() {
+    let vault = Vault::mariadb().await;
+    vault
+        .run(
+            "CREATE TABLE searched (id int PRIMARY KEY, body text, FULLTEXT (body));
+             CREATE SEQUENCE numbers;
+             CREATE TABLE `FTS_of the vault` (id int PRIMARY KEY, body text);
+             CREATE TABLE `parts #1` (id int PRIMARY KEY, body text) PARTITION BY HASH (id) PARTITIONS 3",
+        )
+        .await;
+    let unseen = async || {
+        let names: Vec<String> = scan(&vault).await.not_looked_into.into_iter().map(|unseen| unseen.table).collect();
+        names.into_iter().filter(|name| vault.targets.table(name).is_none()).collect::<Vec<_>>()
+    };
+    assert_eq!(unseen().await, ["FTS_of the vault", "parts #1", "searched"]);
+    see_all(&vault).await;
+    assert_eq!(unseen().await, [""; 0]);
+}

@@ -16,11 +16,16 @@ const TABLES: &str = "
     WHERE TABLE_SCHEMA = DATABASE() AND TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED')
     ORDER BY CAST(TABLE_NAME AS BINARY)";
 
-/// Everything that InnoDB keeps in this database, whoever may see it; partitions and the like have a `#` in their names.
+/// Everything that InnoDB keeps in this database, whoever may see it: tables by themselves or as partitions, behind a `#`.
+/// Not what it keeps for itself: tables that are half made, those of full-text indexes, and sequences, which hold numbers.
 const KEPT: &str = "
-    SELECT CONVERT(CAST(CAST(SUBSTRING_INDEX(NAME, '/', -1) AS BINARY) AS CHAR CHARACTER SET filename) USING utf8mb4)
-    FROM information_schema.INNODB_SYS_TABLES
-    WHERE SUBSTRING_INDEX(NAME, '/', 1) = CAST(CONVERT(DATABASE() USING filename) AS BINARY) AND NAME NOT LIKE '%#%'";
+    SELECT DISTINCT CONVERT(CAST(CAST(x.name AS BINARY) AS CHAR CHARACTER SET filename) USING utf8mb4)
+    FROM (SELECT TABLE_ID, SUBSTRING_INDEX(SUBSTRING_INDEX(NAME, '/', -1), '#', 1) AS name
+          FROM information_schema.INNODB_SYS_TABLES
+          WHERE SUBSTRING_INDEX(NAME, '/', 1) = CAST(CONVERT(DATABASE() USING filename) AS BINARY)) x
+    WHERE x.name <> '' AND x.name NOT REGEXP '^FTS_[0-9a-f]{16}_([0-9a-f]{16}_INDEX_|BEING_DELETED|CONFIG|DELETED)'
+      AND NOT EXISTS (SELECT * FROM information_schema.INNODB_SYS_COLUMNS c
+                      WHERE c.TABLE_ID = x.TABLE_ID AND c.POS = 0 AND c.NAME = 'next_not_cached_value')";
 
 const COLUMNS: &str = "
     SELECT COLUMN_NAME, COLUMN_TYPE, DATA_TYPE, PRIVILEGES FROM information_schema.COLUMNS
