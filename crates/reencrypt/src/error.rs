@@ -337,11 +337,12 @@ impl EngineError {
                 "correct [database] in the agent's configuration and restart the agent"
             }
             Self::Targets(_) => {
-                "correct targets.toml on every node, or the tables or grants it names (docs/database.md)"
+                "correct targets.toml on every node and restart the agents, or correct the tables or grants it names \
+                 (docs/database.md)"
             }
             Self::Unregistered(_) => {
                 "`keyturn db scan --config FILE --targets FILE` writes a targets.toml that registers them; use it on every \
-                 node, or add an [[exclude]] with the reason (docs/database.md)"
+                 node, or add an [[exclude]] with the reason, and restart the agents (docs/database.md)"
             }
             Self::Database { source, .. } | Self::Trial { source, .. } => database_next_step(source),
             Self::RowTooLarge { .. } => {
