@@ -4,7 +4,7 @@ mod exclude;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use keys::value::Encoding;
@@ -18,6 +18,9 @@ const VERSION: u32 = 1;
 
 /// More columns in one table than any application encrypts; keeps a batch's parameters far below the drivers' limits.
 const COLUMNS_MAX: usize = 32;
+
+/// A file that registers ten thousand tables has this size; what is larger is another file, or has no end.
+const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Longer additional data than any application binds; it is kept in memory and hashed with every value.
 const AAD_BYTES_MAX: usize = 1024;
@@ -116,6 +119,9 @@ pub enum TargetsError {
         #[source]
         source: io::Error,
     },
+    /// Not a file, or larger than any that registers tables.
+    #[error("{} is no targets.toml: it is not a file of at most {FILE_BYTES_MAX} bytes", .0.display())]
+    NoFile(PathBuf),
     /// Not TOML, or not of this form.
     #[error("targets.toml is not of the form that docs/database.md describes")]
     Syntax(#[source] Box<toml::de::Error>),
@@ -179,7 +185,18 @@ impl Targets {
 
     /// Reads the file.
     pub fn load(path: &Path) -> Result<Self, TargetsError> {
-        let text = fs::read_to_string(path).map_err(|source| TargetsError::Read { path: path.to_owned(), source })?;
+        let unread = |source| TargetsError::Read { path: path.to_owned(), source };
+        // Looked at before it is opened: opening a pipe waits for who writes to it.
+        if !fs::metadata(path).map_err(unread)?.is_file() {
+            return Err(TargetsError::NoFile(path.to_owned()));
+        }
+        let mut text = String::new();
+        fs::File::open(path)
+            .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text))
+            .map_err(unread)?;
+        if text.len() as u64 > FILE_BYTES_MAX {
+            return Err(TargetsError::NoFile(path.to_owned()));
+        }
         Self::parse(&text)
     }
 
@@ -364,6 +381,31 @@ mod tests {
     fn a_file_that_is_not_there_is_named() {
         let error = Targets::load(Path::new("/nowhere/targets.toml")).unwrap_err();
         assert!(error.to_string().contains("/nowhere/targets.toml"));
+    }
+
+    #[test]
+    fn what_is_no_file_or_has_no_end_is_refused_without_being_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("targets.toml");
+        let refused = |expected: &str| {
+            let error = Targets::load(&path).unwrap_err().to_string();
+            assert!(error.contains(expected) && error.len() < 300, "{error}");
+        };
+        for device in ["/dev/zero", "/"] {
+            std::os::unix::fs::symlink(device, &path).unwrap();
+            refused("not a file");
+            fs::remove_file(&path).unwrap();
+        }
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        refused("not a file");
+        fs::remove_file(&path).unwrap();
+        let largest = format!("{SMALL}\n{}", "#".repeat(4 * 1024 * 1024 - SMALL.len() - 1));
+        fs::write(&path, &largest).unwrap();
+        assert_eq!(Targets::load(&path).unwrap(), Targets::parse(SMALL).unwrap());
+        fs::write(&path, format!("{largest}#")).unwrap();
+        refused("at most 4194304 bytes");
+        fs::write(&path, b"version = 1 # \xff").unwrap();
+        refused("cannot be read");
     }
 
     fn any_name() -> impl Strategy<Value = String> {
