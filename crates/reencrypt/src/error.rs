@@ -362,7 +362,8 @@ impl EngineError {
                 "repair the values, or accept them by key and raw digest with `keyturn rotation plan --accept`"
             }
             Self::UnexpectedKey { .. } => {
-                "find out who wrote values under the new key before its rotation; restore them from a backup or re-encrypt them"
+                "find out who wrote the value or moved its row while nobody may, or whether the database comes from a later \
+                 backup; put back what was there, and plan again"
             }
             Self::RowsChanged { .. } => "find out who writes to the database while the farm is offline, and stop it",
             Self::DigestDiffers { .. } => {
@@ -476,7 +477,8 @@ fn mariadb_next_step(number: u16) -> Option<&'static str> {
              the rotation"
         }
         1034 | 1194 | 1712 | 1877 => "see the database server's log, and check the table and its indexes for damage",
-        1146 | 1054 | 1406 | 1366 | 1292 | 1264 | 1305 | 1630 | 1901 => {
+        1146 | 1054 | 1072 | 1176 => "put the table back as it was: it was altered, renamed or dropped meanwhile",
+        1406 | 1366 | 1292 | 1264 | 1305 | 1630 | 1901 => {
             "see what the table's constraints and generated columns do with the ciphertexts (docs/database.md)"
         }
         _ => return None,
@@ -512,8 +514,9 @@ fn sqlstate_next_step(code: &str) -> Option<&'static str> {
              ALTER TABLE ... REPLICA IDENTITY DEFAULT, or take it out of the publication for the rotation"
         }
         (_, "42883" | "42P01" | "42703" | "42704" | "3F000") => {
-            "give the function in the table's constraint, index or generated column a search_path of its own \
-             (ALTER FUNCTION ... SET search_path): the agent's sessions have pg_catalog alone"
+            "put the table back as it was, if it was altered or dropped meanwhile; otherwise give the function in its \
+             constraint, index or generated column a search_path of its own (ALTER FUNCTION ... SET search_path): the \
+             agent's sessions have pg_catalog alone"
         }
         ("23", _) => {
             "see what the constraint demands of the ciphertexts; correct the rows or the constraint, or drop it for \
@@ -532,8 +535,8 @@ fn sqlstate_next_step(code: &str) -> Option<&'static str> {
 const fn sqlite_next_step(code: i32) -> &'static str {
     match code & 0xff {
         1 => {
-            "take what the database names out of the table for the rotation: functions of the application's own are \
-             not known to the agent"
+            "put the table back as it was, if it was altered or dropped meanwhile; otherwise take what the database names \
+             out of it for the rotation: functions of the application's own are not known to the agent"
         }
         3 | 8 => "let the agent's user write the database's file and its folder",
         5 | 6 => "find the program that holds the database's lock",
@@ -607,6 +610,12 @@ mod tests {
             assert_eq!(sqlstate_next_step(code), None, "{code}");
         }
         assert!(sqlstate_next_step("55000").is_some_and(|step| step.contains("REPLICA IDENTITY")));
+        for step in
+            [sqlstate_next_step("42P01"), sqlstate_next_step("42703"), mariadb_next_step(1146), mariadb_next_step(1176)]
+        {
+            assert!(step.is_some_and(|step| step.contains("put the table back")), "{step:?}");
+        }
+        assert!(sqlite_next_step(1).contains("put the table back"));
         assert!(sqlite_next_step(275).contains("constraint") && sqlite_next_step(517).contains("lock"));
     }
 }
