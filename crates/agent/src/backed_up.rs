@@ -24,6 +24,12 @@ pub(crate) fn keep(state_dir: &Path, rotation: RotationId, made: &NodeBackup) ->
     durable::write(&state_dir.join(FILE), FORMAT, &record, point!(BACKUP_NOTED))
 }
 
+/// What was answered for this rotation, if that was the newest.
+pub(crate) fn kept(state_dir: &Path, rotation: RotationId) -> Result<Option<NodeBackup>, DurableError> {
+    let record: Option<Record> = durable::read(&state_dir.join(FILE), FORMAT)?;
+    Ok(record.filter(|record| record.rotation == rotation).map(|record| record.made))
+}
+
 /// What is wrong with what a plan names as this node's, if anything is: it must be what was answered, and lie there still.
 pub(crate) fn misfit(state_dir: &Path, node: &rotation::NodeId, plan: &Plan) -> Result<Option<String>, DurableError> {
     if let Some(stranger) = plan.backup.iter().map(|backup| &backup.node).find(|node| !plan.nodes.contains_key(*node)) {
@@ -34,8 +40,7 @@ pub(crate) fn misfit(state_dir: &Path, node: &rotation::NodeId, plan: &Plan) -> 
     if folder.is_none() && database.is_none() {
         return Ok(None);
     }
-    let record: Option<Record> = durable::read(&state_dir.join(FILE), FORMAT)?;
-    let Some(made) = record.filter(|record| record.rotation == plan.rotation).map(|record| record.made) else {
+    let Some(made) = kept(state_dir, plan.rotation)? else {
         return Ok(Some("it names backups of this node, which made none for this rotation".to_owned()));
     };
     if folder.is_some_and(|folder| *folder != made.folder) {

@@ -8,18 +8,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rotation::{
-    AgentRelease, Attestation, ClusterId, DatabaseIdentity, DatabaseKind, Digest, Epoch, Fence, KeyBound, KeyId,
-    Millis, NodeGrant, Plan, PlanNode, PlanTable, RotationId, Shard, ShardId, ShardRange, Statement, Strategy, Term,
+    AgentRelease, Attestation, BackedUpTable, ClusterId, DatabaseBackup, DatabaseIdentity, DatabaseKind,
+    DatabasePosition, Digest, Epoch, Fence, FolderArchive, KeyBound, KeyId, Millis, NodeBackup, NodeGrant, Plan,
+    PlanNode, PlanTable, RotationId, Shard, ShardId, ShardRange, Statement, Strategy, Term,
 };
 use uuid::Uuid;
 
+use crate::backed_up;
 use crate::fence::FenceFile;
 use crate::held::{Held, HeldFile};
 use crate::kept::KeptFile;
 use crate::pin::Pin;
 use crate::recovered::{Recovered, RecoveredFile};
 
-const FILES: [&str; 5] = ["fence.json", "held.json", "plan.json", "recovered.json", "rotation.json"];
+const FILES: [&str; 6] = ["backup.json", "fence.json", "held.json", "plan.json", "recovered.json", "rotation.json"];
 const AT: Millis = Millis::new(1_700_000_000_000);
 
 fn kept() -> PathBuf {
@@ -45,13 +47,17 @@ fn earlier() -> RotationId {
 const OLD: KeyId = KeyId::new([1; 16]);
 const NEW: KeyId = KeyId::new([2; 16]);
 
+fn identity() -> DatabaseIdentity {
+    DatabaseIdentity { kind: DatabaseKind::Postgres, identity: "7/16384".to_owned() }
+}
+
 fn plan() -> Plan {
     let node = PlanNode {
         release: AgentRelease { version: "0.1.0".to_owned(), protocol: 2 },
         current_key: OLD,
         recipient_key: "0d0c".to_owned(),
         targets_digest: Digest::new([3; 32]),
-        database: DatabaseIdentity { kind: DatabaseKind::Postgres, identity: "7/16384".to_owned() },
+        database: identity(),
         protector: "hostkey".to_owned(),
         attestation: Attestation {
             certificates: vec!["3082".to_owned()],
@@ -104,8 +110,35 @@ fn statement(plan: &[u8]) -> Statement {
     }
 }
 
+fn made() -> NodeBackup {
+    let table = BackedUpTable { rows: 100, rows_opened: 100, values_opened: 90 };
+    NodeBackup {
+        folder: FolderArchive {
+            path: "/backups/demo-node-1-folder.tar".to_owned(),
+            bytes: 10_240,
+            digest: Digest::new([7; 32]),
+            made_at: AT,
+        },
+        database: Some(DatabaseBackup {
+            node: "node-1".parse().unwrap(),
+            path: "/backups/demo.dump".to_owned(),
+            bytes: 65_536,
+            digest: Digest::new([8; 32]),
+            made_at: AT,
+            shown: false,
+            position: Some(DatabasePosition { identity: identity(), timeline: 3, position: 26_738_688 }),
+            key: OLD,
+            tables: BTreeMap::from([("items".to_owned(), table)]),
+            proof: "restored aside".to_owned(),
+            made_ms: 800,
+            proved_ms: 1_500,
+        }),
+    }
+}
+
 /// Writes every file with something in every field.
 fn write(folder: &Path) {
+    backed_up::keep(folder, rotation(), &made()).unwrap();
     let mut file = FenceFile::open(folder).unwrap();
     file.adopt(cluster(1)).unwrap();
     file.raise(&fence(1, 3, 7)).unwrap();
@@ -153,6 +186,8 @@ fn the_kept_files_of_an_agent_are_read() {
     assert_eq!((found.statement, found.plan), (statement(&plan.to_bytes()), plan));
     let mark = Recovered { rotation: earlier(), key: OLD, at: AT };
     assert_eq!(RecoveredFile::open(&kept()).unwrap().get(earlier()), Some(&mark));
+    assert_eq!(backed_up::kept(&kept(), rotation()).unwrap(), Some(made()));
+    assert_eq!(backed_up::kept(&kept(), earlier()).unwrap(), None);
     let pin = Pin::open(&kept()).unwrap();
     let followed = pin.followed(rotation()).expect("followed");
     assert!(followed.proved == Some(NEW) && followed.was_held && followed.no_return);

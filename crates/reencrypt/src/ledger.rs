@@ -20,6 +20,18 @@ pub struct LedgerMark {
 /// The version of the ledger's tables, in every header row.
 pub(crate) const LEDGER_FORMAT: i64 = 2;
 
+/// Refuses tables that a later release has brought to its own form: what they say may mean something else there.
+pub(crate) fn refuse_newer(format_max: Option<i64>) -> Result<(), EngineError> {
+    match format_max {
+        Some(found) if found > LEDGER_FORMAT => Err(of_format(found)),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn of_format(found: i64) -> EngineError {
+    EngineError::LedgerUnreadable(format!("it has format {found}, and this release reads format {LEDGER_FORMAT}"))
+}
+
 /// Rotations that are none: the ids under which a measurement works on scratch tables, as a pattern of SQL. One that was
 /// left open by a crash keeps no rotation from beginning.
 pub(crate) const SCRATCH_ROTATIONS: &str = "6b657974-7572-8e62-8%";
@@ -164,8 +176,7 @@ impl Header {
     /// Refuses a mark that the header has gone past, whatever its direction.
     pub(crate) fn admit_epoch(&self, mark: &LedgerMark) -> Result<(), EngineError> {
         if self.format != LEDGER_FORMAT {
-            let problem = format!("it has format {}, and this release reads format {LEDGER_FORMAT}", self.format);
-            return Err(EngineError::LedgerUnreadable(problem));
+            return Err(of_format(self.format));
         }
         if self.closed {
             return Err(EngineError::Superseded(format!("the ledger of rotation {} is closed", mark.rotation)));

@@ -140,6 +140,19 @@ fn every_frame_of_version_2_is_read_as_what_it_was() {
     assert!(check.written.keys().eq(check.found.keys()), "every frame of the fixtures was read");
 }
 
+/// The digest of its very bytes is what operators sign; in a frame it has another form.
+#[test]
+fn a_plan_with_everything_in_it_has_the_bytes_that_are_kept() {
+    let kept = fixtures(3).with_file_name("plan-3.json");
+    let now = plan().to_bytes();
+    if std::env::var_os("KEYTURN_WRITE_FIXTURES").is_some() {
+        std::fs::write(&kept, &now).expect("writes the fixture");
+    }
+    let kept = std::fs::read(kept).expect("the fixture");
+    assert_eq!(String::from_utf8_lossy(&now), String::from_utf8_lossy(&kept), "see the head of this file");
+    assert_eq!(Plan::from_bytes(&kept).expect("reads"), plan());
+}
+
 #[test]
 fn every_frame_from_before_the_first_release_is_refused_by_name() {
     let text = std::fs::read_to_string(fixtures(1)).expect("the fixtures");

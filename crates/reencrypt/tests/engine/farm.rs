@@ -21,7 +21,7 @@ use crate::documented::documented;
 use crate::mariadb::{self, Server};
 
 /// The four tables of a vault, in the form that all systems take once the types are filled in.
-const SCHEMA: &str = "
+pub(crate) const SCHEMA: &str = "
     CREATE TABLE connections (
         id {bigint} PRIMARY KEY, name text, password {blob}, notes text, updated_at text DEFAULT 'then');
     CREATE TABLE \"User Entries\" (

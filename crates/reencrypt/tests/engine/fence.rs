@@ -1,6 +1,7 @@
 //! The fence: the application's role, everybody else's sessions, and the way back.
 
-use rotation::{Direction, FaultCode};
+use reencrypt::LedgerMark;
+use rotation::{Direction, FaultCode, RotationId};
 use sqlx::Connection as _;
 
 use crate::farm::{Place, Vault, on_both};
@@ -148,8 +149,14 @@ on_both! {
             engine.lift_fence(&vault.mark(2, Direction::Forward)).await.unwrap_err(),
             engine.turn_back(&vault.mark(3, Direction::Back)).await.unwrap_err(),
             engine.close(&vault.mark(4, Direction::Forward)).await.unwrap_err(),
+            engine.history().await.unwrap_err(),
         ];
-        for error in refused {
+        // Nor does a new rotation begin in it, or a recovery, when all of it is closed.
+        vault.run(&format!("UPDATE {header} SET closed = (1 = 1)")).await;
+        let another = LedgerMark { rotation: RotationId::new(uuid::Uuid::new_v4()), ..vault.mark(1, Direction::Forward) };
+        let closed = [engine.fence(&another).await.unwrap_err(), engine.history().await.unwrap_err()];
+        vault.run(&format!("UPDATE {header} SET closed = (1 = 0)")).await;
+        for error in refused.into_iter().chain(closed) {
             assert!(error.fault().message.contains("format 99") && !error.is_retryable(), "{error:?}");
         }
         assert_eq!(vault.census().await, before);

@@ -15,6 +15,7 @@ mod farm;
 mod faults;
 mod fence;
 mod in_place_faults;
+mod kept_ledger;
 mod keys_of_every_type;
 mod late_workers;
 mod mariadb;

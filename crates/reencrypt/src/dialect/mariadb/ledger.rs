@@ -86,10 +86,20 @@ pub(super) async fn exists(connection: &mut MySqlConnection) -> Result<bool, Eng
     Ok(count == 3)
 }
 
+/// Refuses a ledger of a later release.
+pub(super) async fn refuse_newer(connection: &mut MySqlConnection) -> Result<(), EngineError> {
+    let newest: Option<i64> = sqlx::query("SELECT max(format) FROM keyturn_rotation")
+        .fetch_one(connection)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(|| "looking for the ledger's format".to_owned())?;
+    crate::ledger::refuse_newer(newest)
+}
+
 /// Makes the ledger's tables where they are missing. Two agents may do so at once.
 pub(super) async fn create(connection: &mut MySqlConnection) -> Result<(), EngineError> {
     if exists(connection).await? {
-        return Ok(());
+        return refuse_newer(connection).await;
     }
     for sql in CREATE {
         sqlx::raw_sql(sql).execute(&mut *connection).await.doing(|| "making the ledger's tables".to_owned())?;

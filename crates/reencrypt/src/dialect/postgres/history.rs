@@ -37,6 +37,7 @@ pub(super) async fn history(connection: &mut PgConnection) -> Result<Vec<LedgerR
     if !ledger::exists(connection).await? {
         return Ok(Vec::new());
     }
+    ledger::refuse_newer(connection).await?;
     // Notes are read last: one that is written in between is seen rather than missed.
     let rows = sqlx::query(ROTATIONS).bind(SCRATCH_ROTATIONS).fetch_all(&mut *connection).await.doing(doing)?;
     let notes = notes(connection).await?;

@@ -113,6 +113,16 @@ pub(super) async fn exists(connection: &mut PgConnection) -> Result<bool, Engine
     }
 }
 
+/// Refuses a ledger of a later release.
+pub(super) async fn refuse_newer(connection: &mut PgConnection) -> Result<(), EngineError> {
+    let newest: Option<i64> = sqlx::query("SELECT max(format) FROM keyturn.rotation")
+        .fetch_one(connection)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(|| "looking for the ledger's format".to_owned())?;
+    crate::ledger::refuse_newer(newest)
+}
+
 /// Keeps others from making tables of the ledger until the transaction ends.
 pub(super) async fn lock_creation(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LEDGER_LOCK).execute(connection).await.map(|_| ())
@@ -122,7 +132,7 @@ pub(super) async fn lock_creation(connection: &mut PgConnection) -> Result<(), s
 /// that the agent's role needs no right to make schemas. Tables of an earlier form are brought to this one.
 pub(super) async fn create(connection: &mut PgConnection) -> Result<(), EngineError> {
     if exists(connection).await? {
-        return Ok(());
+        return refuse_newer(connection).await;
     }
     let doing = || "making the ledger's tables".to_owned();
     let mut transaction = connection.begin().await.doing(doing)?;

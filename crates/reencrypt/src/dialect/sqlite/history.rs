@@ -40,6 +40,7 @@ pub(super) async fn history(connection: &mut SqliteConnection) -> Result<Vec<Led
     let notes = notes(&mut transaction).await?;
     let mut rotations = Vec::new();
     if ledger::exists(&mut transaction).await? {
+        ledger::refuse_newer(&mut transaction).await?;
         let rows = sqlx::query(ROTATIONS).bind(SCRATCH_ROTATIONS).fetch_all(&mut *transaction).await.doing(doing)?;
         for row in &rows {
             rotations.push(read(row).doing(doing)?.read(&notes)?);

@@ -119,10 +119,20 @@ pub(super) async fn exists(connection: &mut SqliteConnection) -> Result<bool, En
     }
 }
 
+/// Refuses a ledger of a later release.
+pub(super) async fn refuse_newer(connection: &mut SqliteConnection) -> Result<(), EngineError> {
+    let newest: Option<i64> = sqlx::query("SELECT max(format) FROM main.keyturn_rotation")
+        .fetch_one(connection)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(|| "looking for the ledger's format".to_owned())?;
+    crate::ledger::refuse_newer(newest)
+}
+
 /// Makes the ledger's tables, or brings those of an earlier form to this one.
 async fn make_tables(connection: &mut SqliteConnection) -> Result<(), EngineError> {
     if exists(connection).await? {
-        return Ok(());
+        return refuse_newer(connection).await;
     }
     let doing = || "making the ledger's tables".to_owned();
     let old: bool = sqlx::query("SELECT count(*) FROM main.sqlite_schema WHERE name = 'keyturn_rotation'")

@@ -331,6 +331,27 @@ mod tests {
         }
     }
 
+    /// As the first release wrote it: every later one reads it.
+    const DESCRIBED: &str = include_str!("../../../../../../tests/compatibility/backup-1.json");
+
+    #[test]
+    fn the_kept_description_is_read_and_written_as_it_was_and_another_format_is_refused_by_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("demo.dump");
+        fs::write(beside(&path), DESCRIBED).expect("written");
+        let found = description(&path).expect("read").expect("there is one");
+        assert_eq!((&*found.farm, &*found.database), ("demo", "vault"));
+        assert_eq!(found.backup.tables["public.connections"].values_opened, 1_998);
+        assert_eq!(found.backup.position.as_ref().map(|position| position.position), Some(26_738_688));
+        let backup = DatabaseBackup { path: path.display().to_string(), ..found.backup };
+        describe("demo", "vault", &backup).expect("described");
+        let written = fs::read_to_string(beside(&path)).expect("there");
+        assert_eq!(written.replace(&backup.path, "/backups/demo.dump"), DESCRIBED.trim_end());
+        fs::write(beside(&path), DESCRIBED.replace("keyturn-backup 1", "keyturn-backup 2")).expect("written");
+        let refused = description(&path).expect_err("refused");
+        assert!(refused.message.contains("\"keyturn-backup 2\""), "{}", refused.message);
+    }
+
     #[test]
     fn a_backup_that_others_may_write_or_exchange_is_not_ours() {
         let folder = tempfile::tempdir().expect("a folder");
