@@ -27,7 +27,7 @@ pub struct Ports {
 
 impl Ports {
     /// The next free address on loopback; an error when there is none.
-    pub fn next(&mut self) -> anyhow::Result<SocketAddr> {
+    pub fn free(&mut self) -> anyhow::Result<SocketAddr> {
         let last = ephemeral_first().max(PORT_MIN + 1_000) - 1;
         for _ in 0..TRIES_MAX {
             let port = rand::rng().random_range(PORT_MIN..=last);
@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn ports_are_distinct_and_can_be_bound() {
         let mut ports = Ports::default();
-        let addresses: BTreeSet<SocketAddr> = (0..50).map(|_| ports.next().unwrap()).collect();
+        let addresses: BTreeSet<SocketAddr> = (0..50).map(|_| ports.free().unwrap()).collect();
         assert_eq!(addresses.len(), 50);
     }
 }

@@ -76,7 +76,7 @@ impl Farm {
 
 /// A port that is free, and still is when who had it has been killed and comes back.
 pub(crate) fn free_port() -> u16 {
-    Ports::default().next().expect("a port").port()
+    Ports::default().free().expect("a port").port()
 }
 
 /// A process that does not outlive its test.

@@ -72,7 +72,7 @@ impl Farm {
         let mut ports = Ports::default();
         let mut address = |reach: Option<SocketAddr>| match reach {
             Some(address) if !separable => anyhow::Ok(address),
-            _ => ports.next(),
+            _ => ports.free(),
         };
         let mut coordinators = Vec::new();
         for id in 1..=u64::from(size.coordinators) {

@@ -164,7 +164,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_cut_off_hears_nothing_and_then_hears_it_late() {
-        let reach = Ports::default().next().unwrap();
+        let reach = Ports::default().free().unwrap();
         let mut network = Network::new();
         network.stand_before("server", reach, echo().await).await.unwrap();
         let mut stream = TcpStream::connect(reach).await.unwrap();
@@ -180,7 +180,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_that_is_cut_off_reaches_nobody() {
-        let reach = Ports::default().next().unwrap();
+        let reach = Ports::default().free().unwrap();
         let mut network = Network::new();
         network.stand_before("server", reach, echo().await).await.unwrap();
         let mut stream = TcpStream::connect(reach).await.unwrap();
