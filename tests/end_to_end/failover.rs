@@ -5,6 +5,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
 use crate::real_farm::network::{DATA, address};
 use crate::real_farm::proxy::Proxy;
 use crate::real_farm::server::{MACHINE, NUMBER, Server};
@@ -37,11 +40,12 @@ impl Story {
     }
 
     /// The primary is gone, and the standby is what is left.
-    fn fail_over(&mut self, (standby, port): (Server, u16)) {
+    fn fail_over(&mut self, (standby, port): (Server, u16)) -> Server {
         self.farm.server.kill();
         standby.promote();
-        self.farm.database_is(standby);
+        let lost = self.farm.database_is(standby);
         self.proxy.turn_to(at(port));
+        lost
     }
 
     fn finish(&mut self, started: Started) -> String {
@@ -74,14 +78,28 @@ impl Story {
 
     /// Waits until the second node alone is still to be started.
     fn await_all_but_one_started(&self) {
-        self.farm.until("the others are up", |farm| {
+        self.await_only("n2", "start-instance");
+    }
+
+    /// Waits until nothing is waited for but this node's work.
+    fn await_only(&self, node: &str, work: &str) {
+        self.farm.until("the others have done it", |farm| {
             let status = farm.status()?;
             let waiting = status["waiting"].as_array()?;
-            let started = waiting.iter().all(|waiting| {
-                waiting["node"] == "n2" && waiting["what"].as_str().is_some_and(|what| what.contains("start-instance"))
-            });
-            (started && !waiting.is_empty()).then_some(())
+            let is_it = |what: &Value| what.as_str().is_some_and(|what| what.contains(work));
+            let alone = waiting.iter().all(|waiting| waiting["node"] == node && is_it(&waiting["what"]));
+            (alone && !waiting.is_empty()).then_some(())
         });
+    }
+
+    /// Lets instances be started, and has all but that of the third node admitted: that stands still since it was proved.
+    fn await_all_but_one_admitted(&self, go_on: impl FnOnce(&Self)) {
+        let blocker = self.farm.take_instance_port(1);
+        go_on(self);
+        self.await_all_but_one_started();
+        self.farm.signal_instance(2, Signal::SIGSTOP);
+        drop(blocker);
+        self.await_only("n3", "admit-instance");
     }
 }
 
@@ -186,4 +204,56 @@ fn a_standby_that_lost_an_undo_while_instances_come_up_is_noticed_before_anybody
         let begun = ["turn-back", "start-instances", "admit-instances"].map(|step| story.times_begun(step));
         assert_eq!(begun, [2, 2, 1], "{lost}");
     }
+}
+
+#[test]
+fn a_standby_that_lost_an_undo_after_instances_were_admitted_again_is_noticed_and_the_undo_is_done_again() {
+    let mut story = Story::new();
+    // Every row is under the new key there.
+    let started = story.farm.start("start");
+    let standby = story.standby();
+    standby.0.stop_following();
+    story.await_all_but_one_admitted(|story| {
+        story.farm.operate(&["rotation", "abort"]).expect("aborted");
+    });
+    // Two instances serve with the old key, and from here on the rows are not under it.
+    story.farm.database_lost(true);
+    story.fail_over(standby);
+    story.farm.signal_instance(2, Signal::SIGCONT);
+    story.farm.until("every instance was stopped again", |farm| {
+        let status = farm.status()?;
+        let name = |phase: &Value| phase["phase"].as_str().map(ToOwned::to_owned);
+        let phases: Vec<String> = status["phases"].as_array()?.iter().filter_map(name).collect();
+        (phases.iter().filter(|phase| *phase == "undo:restore-rows").count() == 2).then_some(())
+    });
+    story.farm.database_lost(false);
+    assert_eq!(story.finish(started), "rolled_back");
+    assert!(story.faults().contains("database-position"), "{}", story.faults());
+    let begun = ["turn-back", "stop-instances", "admit-instances"].map(|step| story.times_begun(step));
+    assert_eq!(begun, [2, 2, 2]);
+}
+
+#[test]
+fn a_standby_that_lost_that_instances_were_let_in_admits_no_more_of_them_until_the_server_with_the_rest_is_back() {
+    let mut story = Story::new();
+    let started = story.farm.start("start");
+    let standby = story.standby();
+    standby.0.stop_following();
+    story.await_all_but_one_admitted(|story| story.farm.resume());
+    let mut first = story.fail_over(standby);
+    story.farm.signal_instance(2, Signal::SIGCONT);
+    let fault = story.farm.until("it is named", |farm| {
+        let status = farm.status()?;
+        status["faults"].as_array()?.iter().find(|fault| fault["code"] == "database-position").cloned()
+    });
+    assert_eq!(fault["node"], "n3", "{fault}");
+    assert!(fault["next_step"].as_str().is_some_and(|next| next.contains("no other server")), "{fault}");
+    let absent = story.farm.times_seen(2);
+    let present = story.farm.times_seen(0);
+    story.farm.until("the others serve", |farm| (farm.times_seen(0) > present + 20).then_some(()));
+    assert_eq!(story.farm.times_seen(2), absent, "it serves, and its database has lost rows");
+    first.run(&story.farm.network);
+    story.farm.database_is(first);
+    story.proxy.turn_to(at(DATABASE_PORT));
+    assert_eq!(story.finish(started), "completed");
 }

@@ -17,6 +17,7 @@ use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use keys::{Password, SecretKey, bundle};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -354,6 +355,19 @@ impl RealFarm {
             TcpListener::bind((Ipv4Addr::LOCALHOST, INSTANCE_PORT)).expect("it is free")
         };
         std::thread::spawn(take).join().expect("no panic")
+    }
+
+    /// A node's instance stands still, or goes on.
+    pub(crate) fn signal_instance(&self, number: usize, signal: Signal) {
+        let process = fs::read(self.path(&format!("{}/instance/vault.pid", NODES[number]))).expect("it runs");
+        let process: Value = serde_json::from_slice(&process).expect("JSON");
+        let pid = process["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("a number");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("it is ours");
+    }
+
+    /// Until this is taken back nobody is blamed for rows that are not under the key of who serves.
+    pub(crate) fn database_lost(&self, lost: bool) {
+        self.watch.database_lost(lost);
     }
 
     /// Another server is the database from now on.

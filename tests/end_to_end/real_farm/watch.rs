@@ -28,6 +28,8 @@ struct Shared {
     keys: Mutex<Vec<SecretKey>>,
     /// Where the database is now.
     database: Mutex<String>,
+    /// The database lost what instances rely on that serve: rows are not held against them until they have stopped.
+    lost: AtomicBool,
     /// What did not hold.
     broken: Mutex<Vec<String>>,
     /// How often a node was seen serving, and with which of the keys last.
@@ -60,6 +62,11 @@ impl Watch {
     /// Rows are looked at there from now on.
     pub(crate) fn look_at(&self, database: String) {
         *self.shared.database.lock().expect("no panic") = database;
+    }
+
+    /// Whether the database has lost what instances rely on that serve.
+    pub(crate) fn database_lost(&self, lost: bool) {
+        self.shared.lost.store(lost, Ordering::SeqCst);
     }
 
     /// Nothing was ever seen that must not be, and something was seen at all.
@@ -126,7 +133,7 @@ fn judge(shared: &Shared, throughout: &[(usize, usize)], rows: Option<(rows::Cou
         && throughout.iter().any(|(_, holds)| *holds == key)
     {
         *shared.compared.lock().expect("no panic") += 1;
-        if rows.not_under > 0 {
+        if rows.not_under > 0 && !shared.lost.load(Ordering::SeqCst) {
             broken.push(format!(
                 "nodes serve with key {key}, and {} of {rows:?} values are not under it",
                 rows.not_under
