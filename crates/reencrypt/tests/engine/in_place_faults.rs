@@ -101,42 +101,6 @@ async fn a_connection_may_be_lost_after_every_statement() {
     cut_everywhere(Cut::After).await;
 }
 
-/// `idle_in_transaction_session_timeout`: as when the machine of an agent stands still, or a network swallows everything.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_that_says_nothing_inside_a_chunk_is_ended_by_the_server_and_the_chunk_is_done_again() {
-    let farm = Farm::new(Vault::postgres().await, 8).await;
-    farm.vault.engine().await.fence(&farm.vault.mark(1, Direction::Forward)).await.unwrap();
-    let Place::Postgres { cluster, database, agent, .. } = &farm.vault.place else { panic!("not PostgreSQL") };
-    // Rows were written, and are not committed.
-    let in_a_chunk = format!(
-        "SELECT CAST(count(*) AS text) FROM pg_stat_activity WHERE usename = '{agent}' AND state = 'idle in transaction'
-         AND backend_xid IS NOT NULL AND query LIKE '%UPDATE%' AND query NOT LIKE '%keyturn.%'"
-    );
-    for statements in 1..STATEMENTS_MAX {
-        let proxy = Proxy::new(cluster.socket_directory().to_owned(), statements, Cut::Swallowed);
-        let config = DatabaseConfig { url: proxy.url(agent, database), ..farm.vault.config.clone() };
-        let engine = Engine::connect(&config, farm.vault.targets.clone()).await.unwrap();
-        let mut pass = std::pin::pin!(farm.pass(&engine, 2, Direction::Forward, false));
-        tokio::select! {
-            passed = &mut pass => panic!("{passed:?} before it stood still in a chunk"),
-            () = proxy.last() => {}
-        }
-        if farm.vault.text(&in_a_chunk).await != "1" {
-            continue;
-        }
-        let ended = tokio::time::timeout(std::time::Duration::from_secs(30), pass).await.expect("the server ends it");
-        let fault = ended.unwrap_err().fault();
-        assert!(fault.retryable && fault.message.contains("idle-in-transaction"), "{fault:?}");
-        farm.whole().await;
-        assert!(under(&farm.vault.census().await).0 > 0, "something is left to be done");
-        break;
-    }
-    let engine = farm.vault.engine().await;
-    farm.pass(&engine, 2, Direction::Forward, false).await.unwrap();
-    farm.pass(&engine, 3, Direction::Forward, true).await.unwrap();
-    assert!(farm.vault.census().await == turned(&farm.before));
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_of_somebody_else_is_a_fault_that_names_what_waits_and_may_be_tried_again() {
     let farm = Farm::new(Vault::postgres().await, 100).await;

@@ -20,8 +20,6 @@ pub(crate) enum Cut {
     Before,
     /// It still reaches the server, which then does what nobody hears of.
     After,
-    /// It is swallowed, and so is what comes behind it on its connection, which stays.
-    Swallowed,
     /// It reaches the server, and connections stay; whoever waits for [`Proxy::last`] does something to them.
     Passed,
 }
@@ -68,10 +66,6 @@ impl Proxy {
                         let mut begun = false;
                         while let Some((message, counts)) = read(wire, &mut from_client, &mut begun).await {
                             let last = counts && left.fetch_sub(1, Ordering::SeqCst) <= 1;
-                            if last && cut == Cut::Swallowed {
-                                let _ = sender.send(true);
-                                return std::future::pending().await;
-                            }
                             if (!last || cut != Cut::Before) && to_server.write_all(&message).await.is_err() {
                                 break;
                             }
