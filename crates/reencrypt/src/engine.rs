@@ -194,7 +194,7 @@ impl Engine {
 
     /// Reads every registered value, and says under which key of the ring it is. With `repair`, values under an older key
     /// are turned to the active one, each only if it still holds what was read, and everything is read again; refused
-    /// while a rotation is under way. Nothing else of a row is touched.
+    /// while a rotation is under way. Nothing else of a row is touched. Without it the right to read is enough.
     pub async fn doctor(
         &self,
         ring: &KeySet,
@@ -202,7 +202,10 @@ impl Engine {
         progress: Progress<'_>,
     ) -> Result<DoctorReport, EngineError> {
         let mut session = self.open().await?;
-        let tables = session.session.tables(&self.targets).await?;
+        let tables = match repair {
+            true => session.session.tables(&self.targets).await?,
+            false => session.session.tables_to_read(&self.targets).await?,
+        };
         let page_rows_max = |table: &Table| self.dialect.page_rows_max(table);
         let doctor = Doctor { tables: &tables, ring, page_rows_max: &page_rows_max };
         let findings = doctor.run(session.session.as_mut(), repair, progress).await?;

@@ -62,6 +62,15 @@ pub(crate) struct Chunk<'a> {
     pub(crate) into: Option<&'a Table>,
 }
 
+/// What tables are looked up for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Their rows are turned: everything that would be against it is a problem.
+    Turn,
+    /// Their values are read and nothing else.
+    Read,
+}
+
 /// Makes the change of a row for a trial; nothing, if no value of the row can be turned.
 pub(crate) type Turn<'a> = &'a (dyn Fn(Row) -> Option<Change> + Send + Sync);
 
@@ -125,6 +134,11 @@ pub(crate) trait Session: Send {
 
     /// Finds every registered table, or names every problem with them.
     async fn tables(&mut self, targets: &Targets) -> Result<Vec<Table>, EngineError>;
+
+    /// The same for who reads registered values and changes nothing: only what is against reading them is a problem.
+    async fn tables_to_read(&mut self, targets: &Targets) -> Result<Vec<Table>, EngineError> {
+        self.tables(targets).await
+    }
 
     /// Names every right and circumstance that the work will lack.
     async fn check_rights(&mut self) -> Result<(), EngineError>;

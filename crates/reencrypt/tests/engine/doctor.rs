@@ -2,7 +2,8 @@
 
 use keys::value::Encoding;
 use keys::{KeyEntry, KeySet, KeyState};
-use reencrypt::EngineError;
+use reencrypt::doctor::DoctorReport;
+use reencrypt::{Engine, EngineError};
 use rotation::Direction;
 
 use crate::farm::{Cell, Vault, on_both, under};
@@ -48,6 +49,27 @@ on_both! {
         vault.run("DELETE FROM connections WHERE id = 9001").await;
         let again = engine.doctor(&ring, true, &|_| {}).await.unwrap();
         assert!(again.well && again.repaired == 0);
+    }
+
+    async fn looking_takes_the_right_to_read_alone_and_repairing_more(vault) {
+        vault.seed(30).await;
+        vault.run("CREATE TABLE counted (n integer)").await;
+        let reader = vault.reader().await;
+        // What would keep a rotation from beginning is nothing to who only reads.
+        let trigger = match () {
+            () if vault.is_sqlite() => "CREATE TRIGGER t AFTER UPDATE ON documents BEGIN INSERT INTO counted VALUES (1); END",
+            () if vault.is_mariadb() => "CREATE TRIGGER t AFTER UPDATE ON documents FOR EACH ROW INSERT INTO counted VALUES (1)",
+            () => "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+                   CREATE TRIGGER t AFTER UPDATE ON documents FOR EACH ROW EXECUTE FUNCTION f()",
+        };
+        vault.run(trigger).await;
+        let (ring, engine) = (ring(&vault), Engine::connect(&reader, vault.targets.clone()).await.unwrap());
+        let seen = engine.doctor(&ring, false, &|_| {}).await.unwrap();
+        let count = |report: &DoctorReport| -> u64 { report.columns.iter().flat_map(|column| column.keys.values()).sum() };
+        assert_eq!((count(&seen), seen.undecryptable_total), (under(&vault.census().await).0 as u64, 0));
+        let refused = engine.doctor(&ring, true, &|_| {}).await.unwrap_err().fault().message;
+        let said = if vault.is_sqlite() { "readonly" } else { "may not UPDATE" };
+        assert!(refused.contains(said), "{refused}");
     }
 
     async fn it_repairs_nothing_while_a_rotation_is_under_way(vault) {

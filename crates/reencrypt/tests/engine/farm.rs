@@ -238,6 +238,32 @@ impl Vault {
         self.run(&self.named(&sql)).await;
     }
 
+    /// A login that may read the registered columns and keys, and nothing else; of SQLite one that opens the file to read.
+    pub(crate) async fn reader(&self) -> DatabaseConfig {
+        let columns = [
+            ("connections", "id, password, notes"),
+            ("\"User Entries\"", "owner, \"Seq\", secret"),
+            ("documents", "\"Slug\", body"),
+            ("attachments", "entry_id, file_name, content"),
+        ];
+        let (reader, host, schema) = match &self.place {
+            Place::Sqlite { .. } => return DatabaseConfig::new(format!("{}?mode=ro", self.config.url)),
+            Place::Postgres { agent, .. } => (format!("{agent}_reader"), "", ""),
+            Place::Mariadb { agent, .. } => (format!("{agent}_reader"), "@'%'", "vault."),
+        };
+        let login = if self.is_mariadb() { "USER" } else { "ROLE" };
+        let mut sql = format!("CREATE {login} {reader}{host}{};", if self.is_mariadb() { "" } else { " LOGIN" });
+        for (table, columns) in columns {
+            sql.push_str(&format!("GRANT SELECT ({columns}) ON {schema}{table} TO {reader}{host};"));
+        }
+        self.run(&self.named(&sql)).await;
+        DatabaseConfig::new(match &self.place {
+            Place::Postgres { cluster, database, .. } => cluster.url(&reader, database),
+            Place::Mariadb { server, database, .. } => server.url(&reader, database),
+            Place::Sqlite { .. } => unreachable!("answered above"),
+        })
+    }
+
     /// What docs/database.md grants for copies in MariaDB.
     pub(crate) async fn grant_shadows(&self) {
         self.run(&self.named(&documented("mariadb shadows"))).await;

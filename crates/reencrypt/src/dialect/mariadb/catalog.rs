@@ -7,6 +7,7 @@ use sqlx::mysql::{MySqlConnection, MySqlRow};
 
 use super::grants::Grants;
 use super::quote;
+use crate::dialect::Use;
 use crate::error::Doing;
 use crate::table::{KeyColumn, KeyKind, Table, ValueColumn};
 use crate::targets::TableTarget;
@@ -78,7 +79,11 @@ struct KeyPart {
 }
 
 /// Finds all of them, or names every problem with any.
-pub(super) async fn tables(connection: &mut MySqlConnection, targets: &Targets) -> Result<Vec<Table>, EngineError> {
+pub(super) async fn tables(
+    connection: &mut MySqlConnection,
+    targets: &Targets,
+    used: Use,
+) -> Result<Vec<Table>, EngineError> {
     let doing = || "asking for the database's name".to_owned();
     let row = sqlx::raw_sql(
         "SELECT DATABASE(), SUBSTRING_INDEX(CURRENT_USER(), '@', 1), SUBSTRING_INDEX(CURRENT_USER(), '@', -1)",
@@ -96,7 +101,7 @@ pub(super) async fn tables(connection: &mut MySqlConnection, targets: &Targets) 
     let mut labels: BTreeMap<String, String> = BTreeMap::new();
     for target in targets.tables() {
         let mut found = Vec::new();
-        if let Some(table) = describe(connection, target, &here, &mut found).await? {
+        if let Some(table) = describe(connection, target, used, &here, &mut found).await? {
             if let Some(other) = labels.insert(target.name.clone(), target.label()) {
                 found.push(format!("is the same table as {other}"));
             }
@@ -111,10 +116,11 @@ pub(super) async fn tables(connection: &mut MySqlConnection, targets: &Targets) 
 async fn describe(
     connection: &mut MySqlConnection,
     target: &TableTarget,
+    used: Use,
     here: &Here,
     problems: &mut Vec<String>,
 ) -> Result<Option<Table>, EngineError> {
-    let Here { database, account, grants } = here;
+    let database = &here.database;
     let doing = || format!("looking table {} up", target.label());
     if let Some(schema) = target.schema.as_deref().filter(|schema| schema != database) {
         problems.push(format!("is in database {schema:?}, and the url names {database:?}; one agent works in one"));
@@ -134,11 +140,36 @@ async fn describe(
     };
     let kind: String = relation.try_get(1).doing(doing)?;
     let engine: String = relation.try_get(2).doing(doing)?;
-    if !relation_problems(&kind, &engine, problems) {
+    if !relation_problems(&kind, &engine, used, problems) {
         return Ok(None);
     }
     let name = format!("{}.{}", quote(database), quote(&target.name));
-    if !all_readable(connection, &name).await.doing(doing)? {
+    let columns = columns(connection, &target.name).await.doing(doing)?;
+    let primary_key = primary_key(connection, &target.name).await.doing(doing)?;
+    let key = key_columns(target, &primary_key, &columns, problems);
+    let values = value_columns(target, &columns, used, problems);
+    let mut kept = Vec::new();
+    if used == Use::Turn {
+        kept = obstacles(connection, target, here, &name, &columns, problems).await?;
+    }
+    let (others, exact) = others(target, &columns).into_iter().unzip();
+    let label = target.label();
+    Ok(Some(Table { label, from: name, key, columns: values, others, triggers: Vec::new(), kept, exact }))
+}
+
+/// What is against writing its rows, besides rights on the registered columns. Answers the columns that change by themselves
+/// and must be set to what they are.
+async fn obstacles(
+    connection: &mut MySqlConnection,
+    target: &TableTarget,
+    here: &Here,
+    name: &str,
+    columns: &BTreeMap<String, Column>,
+    problems: &mut Vec<String>,
+) -> Result<Vec<String>, EngineError> {
+    let Here { database, account, grants } = here;
+    let doing = || format!("looking table {} up", target.label());
+    if !all_readable(connection, name).await.doing(doing)? {
         // Columns that are not shown could change with every write, and nobody would know.
         problems.push(format!("has columns that the agent's role may not SELECT: GRANT SELECT ON {name} TO {account}"));
     }
@@ -146,8 +177,6 @@ async fn describe(
         problems
             .push(format!("may have triggers that the agent's role may not see: GRANT TRIGGER ON {name} TO {account}"));
     }
-    let columns = columns(connection, &target.name).await.doing(doing)?;
-    let primary_key = primary_key(connection, &target.name).await.doing(doing)?;
     let triggers = sqlx::query(TRIGGERS)
         .bind(&target.name)
         .fetch_all(&mut *connection)
@@ -161,8 +190,6 @@ async fn describe(
             triggers.iter().map(|name| quote(name)).collect::<Vec<_>>().join(", ")
         ));
     }
-    let key = key_columns(target, &primary_key, &columns, problems);
-    let values = value_columns(target, &columns, problems);
     foreign_keys(connection, target, problems).await?;
     let mut kept = Vec::new();
     for (column, found) in columns.iter().filter(|(_, found)| found.updates_itself) {
@@ -175,9 +202,7 @@ async fn describe(
         }
         kept.push(quote(column));
     }
-    let (others, exact) = others(target, &columns).into_iter().unzip();
-    let label = target.label();
-    Ok(Some(Table { label, from: name, key, columns: values, others, triggers: Vec::new(), kept, exact }))
+    Ok(kept)
 }
 
 /// The rest of a row, in the order of the table: each column, and what reads it exactly. Text would come in the session's
@@ -200,7 +225,7 @@ fn others(target: &TableTarget, columns: &BTreeMap<String, Column>) -> Vec<(Stri
 }
 
 /// Whether it is a table that can be worked on at all.
-fn relation_problems(kind: &str, engine: &str, problems: &mut Vec<String>) -> bool {
+fn relation_problems(kind: &str, engine: &str, used: Use, problems: &mut Vec<String>) -> bool {
     match kind {
         "BASE TABLE" => {}
         "SYSTEM VERSIONED" => problems.push(
@@ -217,7 +242,7 @@ fn relation_problems(kind: &str, engine: &str, problems: &mut Vec<String>) -> bo
             return false;
         }
     }
-    if !engine.eq_ignore_ascii_case("InnoDB") {
+    if used == Use::Turn && !engine.eq_ignore_ascii_case("InnoDB") {
         problems.push(format!(
             "is kept by the engine {engine}, which has no transactions: ALTER TABLE ... ENGINE = InnoDB"
         ));
@@ -366,6 +391,7 @@ fn key_type(name: &str, column: &Column, problems: &mut Vec<String>) -> Option<(
 fn value_columns(
     target: &TableTarget,
     columns: &BTreeMap<String, Column>,
+    used: Use,
     problems: &mut Vec<String>,
 ) -> Vec<ValueColumn> {
     let mut values = Vec::new();
@@ -375,10 +401,10 @@ fn value_columns(
             problems.push(format!("has no column {name:?} (names are matched exactly, case counts)"));
             continue;
         };
-        if column.generated {
+        if column.generated && used == Use::Turn {
             problems.push(format!("has column {name:?}, which is generated and cannot be written"));
         }
-        for (may, right) in [(column.may_select, "SELECT"), (column.may_update, "UPDATE")] {
+        for (may, right) in [(column.may_select, "SELECT"), (column.may_update || used == Use::Read, "UPDATE")] {
             if !may {
                 problems.push(format!("has column {name:?}, which the agent's role may not {right}"));
             }

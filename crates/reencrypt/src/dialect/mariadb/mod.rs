@@ -27,7 +27,7 @@ use sqlx::{ConnectOptions as _, Connection, Row as _};
 
 use super::found::Seen;
 use super::scratch::{Scratch, ScratchNames};
-use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
+use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Use, Written};
 use crate::dialect::durable;
 use crate::error::Doing;
 use crate::history::{LedgerRotation, NoteKind};
@@ -281,7 +281,11 @@ impl Session for MariadbSession {
     }
 
     async fn tables(&mut self, targets: &Targets) -> Result<Vec<Table>, EngineError> {
-        catalog::tables(&mut self.connection, targets).await
+        catalog::tables(&mut self.connection, targets, Use::Turn).await
+    }
+
+    async fn tables_to_read(&mut self, targets: &Targets) -> Result<Vec<Table>, EngineError> {
+        catalog::tables(&mut self.connection, targets, Use::Read).await
     }
 
     async fn check_rights(&mut self) -> Result<(), EngineError> {

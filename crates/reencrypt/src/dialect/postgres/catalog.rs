@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 
+use crate::dialect::Use;
 use crate::error::Doing;
 use crate::table::{KeyColumn, KeyKind, Table, ValueColumn, quote};
 use crate::targets::TableTarget;
@@ -93,6 +94,7 @@ struct Column {
 pub(super) async fn tables(
     connection: &mut PgConnection,
     targets: &Targets,
+    used: Use,
     triggers_off: bool,
 ) -> Result<Vec<Table>, EngineError> {
     let mut tables = Vec::new();
@@ -100,7 +102,7 @@ pub(super) async fn tables(
     let mut labels: BTreeMap<i64, String> = BTreeMap::new();
     for target in targets.tables() {
         let mut found = Vec::new();
-        if let Some((oid, table)) = describe(connection, target, triggers_off, &mut found).await? {
+        if let Some((oid, table)) = describe(connection, target, used, triggers_off, &mut found).await? {
             if let Some(other) = labels.insert(oid, target.label()) {
                 found.push(format!("is the same table as {other}"));
             }
@@ -115,6 +117,7 @@ pub(super) async fn tables(
 async fn describe(
     connection: &mut PgConnection,
     target: &TableTarget,
+    used: Use,
     triggers_off: bool,
     problems: &mut Vec<String>,
 ) -> Result<Option<(i64, Table)>, EngineError> {
@@ -135,6 +138,39 @@ async fn describe(
     let names = |rows: Vec<PgRow>| rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>();
     let primary_key =
         sqlx::query(PRIMARY_KEY).bind(oid).fetch_all(&mut *connection).await.and_then(names).doing(doing)?;
+    if used == Use::Turn {
+        obstacles(connection, target, oid, triggers_off, problems).await?;
+    }
+    let key = key_columns(target, &primary_key, &columns, problems);
+    let values = value_columns(target, &columns, used, problems);
+    // ONLY: tables that inherit from it are tables of their own. Partitions are not.
+    let only = if kind == "r" { "ONLY " } else { "" };
+    let from = format!("{only}{}.{}", quote(schema), quote(&target.name));
+    Ok(Some((
+        oid,
+        Table {
+            label: target.label(),
+            from,
+            key,
+            columns: values,
+            others: Vec::new(),
+            triggers: Vec::new(),
+            kept: Vec::new(),
+            exact: Vec::new(),
+        },
+    )))
+}
+
+/// What is against writing its rows, besides rights.
+async fn obstacles(
+    connection: &mut PgConnection,
+    target: &TableTarget,
+    oid: i64,
+    triggers_off: bool,
+    problems: &mut Vec<String>,
+) -> Result<(), EngineError> {
+    let doing = || format!("looking table {} up", target.label());
+    let names = |rows: Vec<PgRow>| rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>();
     let foreign = sqlx::query(FOREIGN_KEYS).bind(oid).fetch_all(&mut *connection).await.doing(doing)?;
     let triggers = sqlx::query(TRIGGERS)
         .bind(oid)
@@ -167,8 +203,6 @@ async fn describe(
             unvalidated.join(", ")
         ));
     }
-    let key = key_columns(target, &primary_key, &columns, problems);
-    let values = value_columns(target, &columns, problems);
     for row in &foreign {
         let column: String = row.try_get(0).doing(doing)?;
         let constraint: String = row.try_get(1).doing(doing)?;
@@ -176,22 +210,7 @@ async fn describe(
             problems.push(format!("has column {column:?} in the foreign key {constraint:?}, which would be broken"));
         }
     }
-    // ONLY: tables that inherit from it are tables of their own. Partitions are not.
-    let only = if kind == "r" { "ONLY " } else { "" };
-    let from = format!("{only}{}.{}", quote(schema), quote(&target.name));
-    Ok(Some((
-        oid,
-        Table {
-            label: target.label(),
-            from,
-            key,
-            columns: values,
-            others: Vec::new(),
-            triggers: Vec::new(),
-            kept: Vec::new(),
-            exact: Vec::new(),
-        },
-    )))
+    Ok(())
 }
 
 /// Whether it is a table at all.
@@ -278,6 +297,7 @@ fn key_columns(
 fn value_columns(
     target: &TableTarget,
     columns: &BTreeMap<String, Column>,
+    used: Use,
     problems: &mut Vec<String>,
 ) -> Vec<ValueColumn> {
     let mut values = Vec::new();
@@ -287,10 +307,10 @@ fn value_columns(
             problems.push(format!("has no column {name:?} (names are matched exactly, case counts)"));
             continue;
         };
-        if column.generated {
+        if column.generated && used == Use::Turn {
             problems.push(format!("has column {name:?}, which is generated and cannot be written"));
         }
-        for (may, right) in [(column.may_select, "SELECT"), (column.may_update, "UPDATE")] {
+        for (may, right) in [(column.may_select, "SELECT"), (column.may_update || used == Use::Read, "UPDATE")] {
             if !may {
                 problems.push(format!("has column {name:?}, which the agent's role may not {right}"));
             }

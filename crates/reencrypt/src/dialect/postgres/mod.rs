@@ -39,7 +39,7 @@ use self::idle::Idle;
 use self::layout::Layout;
 use super::found::Seen;
 use super::scratch::{Scratch, ScratchNames};
-use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
+use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Use, Written};
 use crate::dialect::durable;
 use crate::error::Doing;
 use crate::history::{LedgerRotation, NoteKind};
@@ -260,7 +260,11 @@ impl Session for PostgresSession {
     }
 
     async fn tables(&mut self, targets: &Targets) -> Result<Vec<Table>, EngineError> {
-        catalog::tables(&mut self.connection, targets, self.triggers_off).await
+        catalog::tables(&mut self.connection, targets, Use::Turn, self.triggers_off).await
+    }
+
+    async fn tables_to_read(&mut self, targets: &Targets) -> Result<Vec<Table>, EngineError> {
+        catalog::tables(&mut self.connection, targets, Use::Read, self.triggers_off).await
     }
 
     async fn check_rights(&mut self) -> Result<(), EngineError> {

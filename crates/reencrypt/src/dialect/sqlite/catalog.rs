@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
+use crate::dialect::Use;
 use crate::error::Doing;
 use crate::table::{KeyColumn, KeyKind, Table, Trigger, ValueColumn, quote};
 use crate::targets::TableTarget;
@@ -41,13 +42,17 @@ struct Column {
 }
 
 /// Finds all of them, or names every problem with any.
-pub(super) async fn tables(connection: &mut SqliteConnection, targets: &Targets) -> Result<Vec<Table>, EngineError> {
+pub(super) async fn tables(
+    connection: &mut SqliteConnection,
+    targets: &Targets,
+    used: Use,
+) -> Result<Vec<Table>, EngineError> {
     let mut tables = Vec::new();
     let mut problems = Vec::new();
     let mut labels: BTreeMap<String, String> = BTreeMap::new();
     for target in targets.tables() {
         let mut found = Vec::new();
-        if let Some(table) = describe(connection, target, &mut found).await? {
+        if let Some(table) = describe(connection, target, used, &mut found).await? {
             if let Some(other) = labels.insert(target.name.clone(), target.label()) {
                 found.push(format!("is the same table as {other}"));
             }
@@ -61,6 +66,7 @@ pub(super) async fn tables(connection: &mut SqliteConnection, targets: &Targets)
 async fn describe(
     connection: &mut SqliteConnection,
     target: &TableTarget,
+    used: Use,
     problems: &mut Vec<String>,
 ) -> Result<Option<Table>, EngineError> {
     let doing = || format!("looking table {} up", target.label());
@@ -90,9 +96,11 @@ async fn describe(
     let columns = columns(connection, target).await.doing(doing)?;
     let collations = pairs(connection, COLLATIONS, &target.name).await.doing(doing)?;
     let key = key_columns(target, &columns, &collations, problems);
-    let values = value_columns(target, &columns, problems);
+    let values = value_columns(target, &columns, used, problems);
     for (column, owner) in pairs(connection, FOREIGN_KEYS, &target.name).await.doing(doing)? {
-        if target.columns.iter().any(|registered| registered.name.eq_ignore_ascii_case(&column)) {
+        let written =
+            |name: &str| used == Use::Turn && target.columns.iter().any(|own| own.name.eq_ignore_ascii_case(name));
+        if written(&column) {
             problems.push(format!("has column {column:?} in a foreign key of {owner:?}, which would be broken"));
         }
     }
@@ -244,6 +252,7 @@ fn key_columns(
 fn value_columns(
     target: &TableTarget,
     columns: &BTreeMap<String, Column>,
+    used: Use,
     problems: &mut Vec<String>,
 ) -> Vec<ValueColumn> {
     let mut values = Vec::new();
@@ -253,7 +262,7 @@ fn value_columns(
             problems.push(format!("has no column {name:?} (names are matched exactly, case counts)"));
             continue;
         };
-        if column.generated {
+        if column.generated && used == Use::Turn {
             problems.push(format!("has column {name:?}, which is generated and cannot be written"));
         }
         values.push(ValueColumn {

@@ -31,7 +31,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::found::Seen;
 use super::scratch::{Scratch, ScratchNames};
-use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Written};
+use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Use, Written};
 use crate::dialect::durable;
 use crate::error::Doing;
 use crate::history::{LedgerRotation, NoteKind};
@@ -157,7 +157,11 @@ impl Session for SqliteSession {
     }
 
     async fn tables(&mut self, targets: &Targets) -> Result<Vec<Table>, EngineError> {
-        catalog::tables(&mut self.connection, targets).await
+        catalog::tables(&mut self.connection, targets, Use::Turn).await
+    }
+
+    async fn tables_to_read(&mut self, targets: &Targets) -> Result<Vec<Table>, EngineError> {
+        catalog::tables(&mut self.connection, targets, Use::Read).await
     }
 
     async fn check_rights(&mut self) -> Result<(), EngineError> {

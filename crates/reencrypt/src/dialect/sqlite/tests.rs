@@ -7,7 +7,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use tempfile::TempDir;
 
-use super::super::{Chunk, Dialect as _, PageLimit, Scan, Session, Written};
+use super::super::{Chunk, Dialect as _, PageLimit, Scan, Session, Use, Written};
 use super::{Sqlite, catalog, ledger, rows};
 use crate::Targets;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
@@ -23,7 +23,7 @@ async fn open(definition: &str, key: &[&str]) -> (TempDir, SqliteConnection, Tab
     sqlx::raw_sql(AssertSqlSafe(definition.to_owned())).execute(&mut connection).await.unwrap();
     let targets = format!("version = 1\n[[table]]\nname = 't'\nkey = {key:?}\n[[table.column]]\nname = 'c'\n");
     let targets = Targets::parse(&targets).unwrap();
-    let table = catalog::tables(&mut connection, &targets).await.unwrap().pop().unwrap();
+    let table = catalog::tables(&mut connection, &targets, Use::Turn).await.unwrap().pop().unwrap();
     (directory, connection, table)
 }
 
