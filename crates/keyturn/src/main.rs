@@ -1,5 +1,6 @@
 //! The one binary of Keyturn: every role of a farm is a verb of it.
 
+mod accepted;
 mod database_url;
 mod duration;
 mod exit;

@@ -14,10 +14,10 @@ use crate::dialect::{PageLimit, Scan, Session, Written};
 use crate::engine::Progress;
 use crate::pass::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
 use crate::table::{Change, KeyRange, Row, Stored, Table, ValueColumn};
-use crate::transform::raw_digest;
+use crate::transform::{Accepted, raw_digest};
 
-/// Undecryptable values that are named; all are counted. More would not be read by anybody.
-const UNDECRYPTABLE_NAMED_MAX: usize = 100;
+/// Undecryptable values that are named; all are counted. As many as a plan takes for accepted.
+const UNDECRYPTABLE_NAMED_MAX: usize = 1000;
 
 /// How often a row is tried that the application changes meanwhile. One that it writes all the time has, the first time it
 /// is written, become one under the active key.
@@ -30,13 +30,15 @@ pub struct DoctorReport {
     pub database: String,
     /// The key under which every value should be.
     pub active_key: String,
-    /// Whether every value is.
+    /// Whether every value is, but for accepted ones.
     pub well: bool,
     /// Values under each key, for each registered column.
     pub columns: Vec<CheckedColumn>,
-    /// How many values open under none.
+    /// How many values open under none, and nobody accepted them.
     pub undecryptable_total: u64,
-    /// The first of them.
+    /// How many open under none, as was accepted.
+    pub accepted_total: u64,
+    /// The first of those that nobody accepted.
     pub undecryptable: Vec<UndecryptableValue>,
     /// Values that were turned to the active key.
     pub repaired: u64,
@@ -53,14 +55,17 @@ pub struct CheckedColumn {
     pub keys: BTreeMap<String, u64>,
     /// How many are NULL or empty.
     pub empty: u64,
-    /// How many open under none.
+    /// How many open under none, and nobody accepted them.
     pub undecryptable: u64,
+    /// How many open under none, as was accepted.
+    pub accepted: u64,
 }
 
 /// The look itself.
 pub(crate) struct Doctor<'a> {
     pub(crate) tables: &'a [Table],
     pub(crate) ring: &'a KeySet,
+    pub(crate) accepted: Accepted,
     pub(crate) page_rows_max: &'a (dyn Fn(&Table) -> usize + Send + Sync),
 }
 
@@ -91,7 +96,7 @@ impl Doctor<'_> {
         let mut findings = Findings::default();
         let mut rows_before = 0;
         for table in self.tables {
-            let patient = Arc::new(Patient::new(table, self.ring));
+            let patient = Arc::new(Patient::new(table, self.ring, self.accepted.clone()));
             let rows_max = (self.page_rows_max)(table).min(PAGE_ROWS_MAX);
             let limit = PageLimit { rows_max, bytes_max: PAGE_BYTES_MAX };
             let mut range = KeyRange::default();
@@ -112,6 +117,7 @@ impl Doctor<'_> {
                 findings.repaired += mend(session, table, &patient, page.changes).await?;
                 progress(rows_before);
             }
+            findings.accepted_total += counted.columns.iter().map(|column| column.accepted).sum::<u64>();
             findings.columns.extend(counted.columns);
         }
         Ok(findings)
@@ -123,6 +129,7 @@ impl Doctor<'_> {
 pub(crate) struct Findings {
     columns: Vec<CheckedColumn>,
     undecryptable_total: u64,
+    accepted_total: u64,
     undecryptable: Vec<UndecryptableValue>,
     repaired: u64,
 }
@@ -138,6 +145,7 @@ impl Findings {
             well,
             columns: self.columns,
             undecryptable_total: self.undecryptable_total,
+            accepted_total: self.accepted_total,
             undecryptable: self.undecryptable,
             repaired: self.repaired,
         }
@@ -182,6 +190,7 @@ struct Patient {
     table: Table,
     active: (KeyId, Cipher),
     older: Vec<(KeyId, Rewrapper, Cipher)>,
+    accepted: Accepted,
 }
 
 /// What was found on a page.
@@ -203,6 +212,7 @@ impl Counted {
             keys: BTreeMap::new(),
             empty: 0,
             undecryptable: 0,
+            accepted: 0,
         };
         Self { columns: table.columns.iter().map(column).collect() }
     }
@@ -211,6 +221,7 @@ impl Counted {
         for (sum, column) in self.columns.iter_mut().zip(&page.columns) {
             sum.empty += column.empty;
             sum.undecryptable += column.undecryptable;
+            sum.accepted += column.accepted;
             for (key, count) in &column.keys {
                 *sum.keys.entry(key.clone()).or_default() += count;
             }
@@ -227,14 +238,14 @@ enum State {
 }
 
 impl Patient {
-    fn new(table: &Table, ring: &KeySet) -> Self {
+    fn new(table: &Table, ring: &KeySet, accepted: Accepted) -> Self {
         let active = &ring.active().secret;
         let older = ring
             .entries()
             .filter(|entry| entry.state == KeyState::DecryptOnly)
             .map(|entry| (entry.secret.id(), Rewrapper::new(&entry.secret, active), Cipher::new(&entry.secret)))
             .collect();
-        Self { table: table.clone(), active: (active.id(), Cipher::new(active)), older }
+        Self { table: table.clone(), active: (active.id(), Cipher::new(active)), older, accepted }
     }
 
     fn page(&self, rows: Vec<Row>, repair: bool) -> Result<Page, EngineError> {
@@ -252,14 +263,19 @@ impl Patient {
                         turned = value;
                     }
                     State::Undecryptable(reason) => {
-                        counted.undecryptable += 1;
-                        page.undecryptable.push(UndecryptableValue {
-                            table: self.table.label.clone(),
-                            column: column.name.clone(),
-                            key: row.key.bound(),
-                            raw_digest: raw_digest(stored.bytes().unwrap_or_default()),
-                            reason,
-                        });
+                        let (key, raw) = (row.key.bound(), stored.bytes().unwrap_or_default());
+                        if self.accepted.holds(&self.table.label, &column.name, &key.0, raw) {
+                            counted.accepted += 1;
+                        } else {
+                            counted.undecryptable += 1;
+                            page.undecryptable.push(UndecryptableValue {
+                                table: self.table.label.clone(),
+                                column: column.name.clone(),
+                                key,
+                                raw_digest: raw_digest(raw),
+                                reason,
+                            });
+                        }
                     }
                 }
                 new.push(turned);

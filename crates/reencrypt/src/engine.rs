@@ -195,9 +195,11 @@ impl Engine {
     /// Reads every registered value, and says under which key of the ring it is. With `repair`, values under an older key
     /// are turned to the active one, each only if it still holds what was read, and everything is read again; refused
     /// while a rotation is under way. Nothing else of a row is touched. Without it the right to read is enough.
+    /// `accepted` are values that may open under none, as a plan takes them.
     pub async fn doctor(
         &self,
         ring: &KeySet,
+        accepted: &[UndecryptableValue],
         repair: bool,
         progress: Progress<'_>,
     ) -> Result<DoctorReport, EngineError> {
@@ -207,7 +209,7 @@ impl Engine {
             false => session.session.tables_to_read(&self.targets).await?,
         };
         let page_rows_max = |table: &Table| self.dialect.page_rows_max(table);
-        let doctor = Doctor { tables: &tables, ring, page_rows_max: &page_rows_max };
+        let doctor = Doctor { tables: &tables, ring, accepted: Accepted::new(accepted), page_rows_max: &page_rows_max };
         let findings = doctor.run(session.session.as_mut(), repair, progress).await?;
         session.end().await;
         Ok(findings.report(self.dialect.kind().to_string(), ring.active().secret.id()))

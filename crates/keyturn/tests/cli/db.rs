@@ -210,7 +210,26 @@ fn a_doctor_says_whether_all_is_well_and_repairs_stragglers() {
     let sick = node.db(&["doctor", "--repair"]);
     assert_eq!(sick.code, 6, "{}", sick.stderr);
     assert!(sick.stdout.contains("secrets.value of row [\"i:3\"]"), "{}", sick.stdout);
-    assert!(sick.stderr.contains("open under no key of this node"), "{}", sick.stderr);
+    assert!(
+        sick.stderr.contains("open under no key of this node") && sick.stderr.contains("--accept"),
+        "{}",
+        sick.stderr
+    );
+
+    // What a doctor printed is what it takes; a value that differs is another.
+    let accepted = node.path("accepted.json");
+    std::fs::write(&accepted, node.db(&["doctor", "-o", "json"]).stdout).expect("written");
+    let well = node.db(&["doctor", "--accept", text(&accepted), "-o", "json"]).json();
+    assert_eq!(
+        (&well["well"], &well["accepted_total"], &well["undecryptable"]),
+        (&true.into(), &1.into(), &serde_json::json!([]))
+    );
+    assert!(node.db(&["doctor", "--accept", text(&accepted)]).done().contains("accepted"));
+    node.sql("DELETE FROM secrets WHERE id = 3");
+    node.insert(3, &SecretKey::generate());
+    assert_eq!(node.db(&["doctor", "--accept", text(&accepted)]).code, 6);
+    node.write("accepted.json", "nothing");
+    node.db(&["doctor", "--accept", text(&accepted)]).failed(1, &["error[accepted-values]", "db doctor -o json"]);
 }
 
 #[test]

@@ -31,7 +31,7 @@ on_both! {
         let (before, census) = (rest(&vault).await, vault.census().await);
         let ring = ring(&vault);
         let engine = vault.engine().await;
-        let seen = engine.doctor(&ring, false, &|_| {}).await.unwrap();
+        let seen = engine.doctor(&ring, &[], false, &|_| {}).await.unwrap();
         assert!(!seen.well && seen.repaired == 0);
         let passwords = seen.columns.iter().find(|column| column.column == "password").unwrap();
         let count = |id: rotation::KeyId| passwords.keys.get(&id.to_string()).copied().unwrap_or_default();
@@ -40,14 +40,22 @@ on_both! {
         assert_eq!(seen.undecryptable[0].key.0, "[\"i:9001\"]");
         assert_eq!(vault.census().await, census, "looking changes nothing");
 
-        let repaired = engine.doctor(&ring, true, &|_| {}).await.unwrap();
+        let repaired = engine.doctor(&ring, &[], true, &|_| {}).await.unwrap();
         let (old, _) = under(&census);
         assert_eq!(repaired.repaired, old as u64);
         assert_eq!((repaired.undecryptable_total, repaired.well), (1, false), "what opens under no key stays");
         assert_eq!(under(&vault.census().await).0, 0);
         assert_eq!(rest(&vault).await, before);
+        // Accepted as a plan takes it: this value, as it stands.
+        let accepted = repaired.undecryptable;
+        let seen = engine.doctor(&ring, &accepted, false, &|_| {}).await.unwrap();
+        assert_eq!((seen.well, seen.undecryptable_total, seen.accepted_total, seen.undecryptable.len()), (true, 0, 1, 0));
+        let other = rotation::UndecryptableValue { raw_digest: rotation::Digest::new([7; 32]), ..accepted[0].clone() };
+        let seen = engine.doctor(&ring, &[other], false, &|_| {}).await.unwrap();
+        assert_eq!((seen.well, seen.undecryptable_total, seen.accepted_total), (false, 1, 0));
+        assert!(engine.doctor(&ring, &accepted, true, &|_| {}).await.unwrap().well);
         vault.run("DELETE FROM connections WHERE id = 9001").await;
-        let again = engine.doctor(&ring, true, &|_| {}).await.unwrap();
+        let again = engine.doctor(&ring, &[], true, &|_| {}).await.unwrap();
         assert!(again.well && again.repaired == 0);
     }
 
@@ -64,10 +72,10 @@ on_both! {
         };
         vault.run(trigger).await;
         let (ring, engine) = (ring(&vault), Engine::connect(&reader, vault.targets.clone()).await.unwrap());
-        let seen = engine.doctor(&ring, false, &|_| {}).await.unwrap();
+        let seen = engine.doctor(&ring, &[], false, &|_| {}).await.unwrap();
         let count = |report: &DoctorReport| -> u64 { report.columns.iter().flat_map(|column| column.keys.values()).sum() };
         assert_eq!((count(&seen), seen.undecryptable_total), (under(&vault.census().await).0 as u64, 0));
-        let refused = engine.doctor(&ring, true, &|_| {}).await.unwrap_err().fault().message;
+        let refused = engine.doctor(&ring, &[], true, &|_| {}).await.unwrap_err().fault().message;
         let said = if vault.is_sqlite() { "readonly" } else { "may not UPDATE" };
         assert!(refused.contains(said), "{refused}");
     }
@@ -76,13 +84,13 @@ on_both! {
         vault.seed(20).await;
         let engine = vault.engine().await;
         engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
-        let refused = engine.doctor(&ring(&vault), true, &|_| {}).await.unwrap_err();
+        let refused = engine.doctor(&ring(&vault), &[], true, &|_| {}).await.unwrap_err();
         assert!(matches!(&refused, EngineError::LedgerOpen(open) if *open == vault.rotation.to_string()), "{refused}");
-        assert!(engine.doctor(&ring(&vault), false, &|_| {}).await.is_ok(), "looking is harmless");
+        assert!(engine.doctor(&ring(&vault), &[], false, &|_| {}).await.is_ok(), "looking is harmless");
         engine.turn_back(&vault.mark(2, Direction::Back)).await.unwrap();
         engine.lift_fence(&vault.mark(3, Direction::Back)).await.unwrap();
         engine.close(&vault.mark(4, Direction::Back)).await.unwrap();
-        assert!(engine.doctor(&ring(&vault), true, &|_| {}).await.unwrap().well);
+        assert!(engine.doctor(&ring(&vault), &[], true, &|_| {}).await.unwrap().well);
     }
 
     async fn while_the_application_writes_nothing_of_it_is_lost(vault) {
@@ -97,7 +105,7 @@ on_both! {
                 while vault.try_run(&sql).await.is_err() {}
             }
         };
-        let (report, ()) = tokio::join!(engine.doctor(&ring, true, &|_| {}), write);
+        let (report, ()) = tokio::join!(engine.doctor(&ring, &[], true, &|_| {}), write);
         let report = report.unwrap();
         assert!(report.well, "{report:?}");
         let written = vault.rows("SELECT updated_at, CAST(id AS text) FROM connections WHERE updated_at = 'now' ORDER BY id").await;
@@ -114,9 +122,9 @@ on_both! {
         vault.seed(1000).await;
         let ring = ring(&vault);
         let (one, other) = (vault.engine().await, vault.engine().await);
-        let (first, second) = tokio::join!(one.doctor(&ring, true, &|_| {}), other.doctor(&ring, true, &|_| {}));
+        let (first, second) = tokio::join!(one.doctor(&ring, &[], true, &|_| {}), other.doctor(&ring, &[], true, &|_| {}));
         let refused = [&first, &second].into_iter().filter(|ended| matches!(ended, Err(EngineError::RepairUnderWay))).count();
         assert!(refused <= 1 && (first.is_ok() || second.is_ok()), "{first:?} {second:?}");
-        assert!(one.doctor(&ring, false, &|_| {}).await.unwrap().well);
+        assert!(one.doctor(&ring, &[], false, &|_| {}).await.unwrap().well);
     }
 }

@@ -1,11 +1,15 @@
 //! `keyturn db doctor`: under which key every registered value is, and on request all of them under the active one.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use keys::KeySet;
 use reencrypt::doctor::DoctorReport;
 use reencrypt::{DatabaseConfig, Engine, Targets};
+use rotation::UndecryptableValue;
 
 use super::{ConfigArgs, Database, database, engine_problem, on, registered};
+use crate::accepted;
 use crate::exit::Exit;
 use crate::output::{OutputArgs, Table, counted, note, thousands};
 use crate::problem::Problem;
@@ -29,6 +33,13 @@ pub(crate) struct Doctor {
     /// under way.
     #[arg(long)]
     repair: bool,
+    /// Values that may open under no key: the file that `rotation plan --accept` took, or the `undecryptable` list of an
+    /// earlier `doctor -o json`
+    ///
+    /// A value is accepted by table, column, primary key and the digest of its bytes. Nothing remembers it from one run to
+    /// the next.
+    #[arg(long, value_name = "FILE")]
+    accept: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -74,22 +85,29 @@ impl Doctor {
         if self.repair {
             refuse_if_held(&config)?;
         }
+        let accepted = self.accept.as_deref().map(accepted::read).transpose()?.unwrap_or_default();
         let ring = agent::open_store(&config)
             .current()
             .map_err(|error| super::super::key::store_problem("this node's keys could not be read", &error))?;
         on(self.database.as_ref(), Some(&config), async |database, stop| {
             tokio::select! {
-                exit = self.look(&database, targets, &ring) => exit,
+                exit = self.look(&database, targets, &ring, &accepted) => exit,
                 () = stop => Ok(Exit::Interrupted),
             }
         })
         .await
     }
 
-    async fn look(&self, database: &DatabaseConfig, targets: Targets, ring: &KeySet) -> Result<Exit, Problem> {
+    async fn look(
+        &self,
+        database: &DatabaseConfig,
+        targets: Targets,
+        ring: &KeySet,
+        accepted: &[UndecryptableValue],
+    ) -> Result<Exit, Problem> {
         let failed = |error: &_| engine_problem("the values could not be looked at", error);
         let engine = Engine::connect(database, targets).await.map_err(|error| failed(&error))?;
-        let report = engine.doctor(ring, self.repair, &|_| {}).await.map_err(|error| failed(&error))?;
+        let report = engine.doctor(ring, accepted, self.repair, &|_| {}).await.map_err(|error| failed(&error))?;
         self.output.print(&report, || text(&report))?;
         if report.well {
             return Ok(Exit::Done);
@@ -101,7 +119,8 @@ impl Doctor {
 
 fn advice(report: &DoctorReport, repaired: bool) -> &'static str {
     if report.undecryptable_total > 0 {
-        "not well: values open under no key of this node; find the key that they are under, or repair them"
+        "not well: values open under no key of this node; find the key that they are under, repair them, or accept them as \
+         they are: --accept FILE, with what `doctor -o json` printed"
     } else if repaired {
         "not well: values under an older key remain; the application writes them, or another node's does: compare its keys"
     } else {
@@ -128,6 +147,9 @@ fn text(report: &DoctorReport) -> String {
         }
         if column.undecryptable > 0 {
             row("", "undecryptable", column.undecryptable);
+        }
+        if column.accepted > 0 {
+            row("", "accepted", column.accepted);
         }
         if column.empty > 0 {
             row("", "empty", column.empty);

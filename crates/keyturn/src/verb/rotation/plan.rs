@@ -1,17 +1,15 @@
 //! `keyturn rotation plan`: preflight, which looks at everything and changes nothing, and the plan that it makes.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use rotation::UndecryptableValue;
-use serde::Deserialize;
 use wire::v1;
 
 use super::get;
+use crate::accepted;
 use crate::duration::parse_duration;
 use crate::exit::Exit;
-use crate::files::read;
 use crate::operator::{CallFailed, Client, Coordinators, OperatorArgs, follow};
 use crate::output::{OutputArgs, note};
 use crate::problem::Problem;
@@ -112,7 +110,7 @@ impl HoldAt {
 impl Plan {
     /// Asks for it and waits until it is made, or found impossible.
     pub(crate) async fn run(self) -> Result<Exit, Problem> {
-        let accepted = self.accept.as_deref().map(read_accepted).transpose()?.unwrap_or_default();
+        let accepted = self.accept.as_deref().map(accepted::read).transpose()?.unwrap_or_default();
         let coordinators = self.operator.coordinators()?;
         let request = v1::PlanRotationRequest {
             accepted: accepted.iter().map(v1::UndecryptableValue::from).collect(),
@@ -177,46 +175,5 @@ async fn request_plan(coordinators: &Coordinators, request: v1::PlanRotationRequ
             if ours { Ok(found.id) } else { Err(problem) }
         }
         Err(failed) => Err(failed.into()),
-    }
-}
-
-/// A whole answer of `plan -o json`, of which the list alone counts.
-#[derive(Deserialize)]
-struct Answer {
-    undecryptable: Vec<UndecryptableValue>,
-}
-
-fn read_accepted(path: &Path) -> Result<Vec<UndecryptableValue>, Problem> {
-    let bytes = read(path, "list of accepted values")?;
-    // Which of the two forms it is shows by its first character, so that the message speaks of the right one.
-    let list = if bytes.trim_ascii_start().starts_with(b"{") {
-        serde_json::from_slice::<Answer>(&bytes).map(|answer| answer.undecryptable)
-    } else {
-        serde_json::from_slice(&bytes)
-    };
-    list.map_err(|error| {
-        Problem::refused(
-            "accepted-values",
-            format!("{} is no list of undecryptable values", path.display()),
-            "write the output of `keyturn rotation plan -o json` to a file and take out what you do not accept",
-        )
-        .because(&error)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn accepted_values_are_read_in_both_forms() {
-        let value = r#"{"table":"t","column":"c","key":"[1]","raw_digest":"00000000000000000000000000000000000000000000000000000000000000aa","reason":"broken"}"#;
-        let folder = tempfile::tempdir().expect("a folder");
-        for text in [format!("[{value}]"), format!("{{\"id\":\"x\",\"undecryptable\":[{value}]}}")] {
-            let path = folder.path().join("accepted.json");
-            std::fs::write(&path, text).expect("written");
-            let list = read_accepted(&path).expect("read");
-            assert_eq!((list.len(), list[0].key.0.as_str()), (1, "[1]"));
-        }
     }
 }
