@@ -420,13 +420,10 @@ fn is_passing(error: &sqlx::Error) -> bool {
         sqlx::Error::Database(database) if database.try_downcast_ref::<MySqlDatabaseError>().is_some() => {
             mariadb_number(error).is_some_and(is_passing_mariadb)
         }
-        sqlx::Error::Database(error) => match error.code() {
-            Some(code) => code
-                .parse::<i32>()
-                .ok()
-                .filter(|_| code.len() < 5)
-                .map_or_else(|| is_passing_sqlstate(&code), is_passing_sqlite),
-            None => false,
+        sqlx::Error::Database(database) => match (sqlite_code(error), database.code()) {
+            (Some(code), _) => is_passing_sqlite(code),
+            (None, Some(code)) => is_passing_sqlstate(&code),
+            (None, None) => false,
         },
         _ => false,
     }
@@ -444,6 +441,12 @@ fn is_passing_sqlstate(code: &str) -> bool {
 /// SQLite's primary codes: 5 busy, 6 locked, 10 input/output, 13 full. The upper bits say more and do not matter here.
 const fn is_passing_sqlite(code: i32) -> bool {
     matches!(code & 0xff, 5 | 6 | 10 | 13)
+}
+
+/// The code of what SQLite says; a SQLSTATE is longer.
+fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
+    let code = error.as_database_error()?.code()?;
+    code.parse().ok().filter(|_| code.len() < 5)
 }
 
 /// The number of what MariaDB says; its SQLSTATE is too coarse to decide anything by.
@@ -491,12 +494,11 @@ fn database_next_step(error: &sqlx::Error) -> &'static str {
     if let Some(number) = mariadb_number(error) {
         return mariadb_next_step(number).unwrap_or(reachable);
     }
-    let code = error.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
-    let Some(code) = code else { return reachable };
-    match code.parse::<i32>().ok().filter(|_| code.len() < 5) {
-        Some(code) => sqlite_next_step(code),
-        None => sqlstate_next_step(&code).unwrap_or(reachable),
+    if let Some(code) = sqlite_code(error) {
+        return sqlite_next_step(code);
     }
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.and_then(|code| sqlstate_next_step(&code)).unwrap_or(reachable)
 }
 
 fn sqlstate_next_step(code: &str) -> Option<&'static str> {
@@ -530,9 +532,15 @@ fn sqlstate_next_step(code: &str) -> Option<&'static str> {
     })
 }
 
+/// No room for the shared memory that lies beside a database with a write-ahead log.
+const SQLITE_IOERR_SHMSIZE: i32 = 10 | 19 << 8;
+
 /// By the primary code: 1 what it cannot understand, 3 and 8 not permitted, 5 and 6 locked, 11 and 26 damaged, 13 full,
 /// 14 cannot be opened, 19 a constraint.
 const fn sqlite_next_step(code: i32) -> &'static str {
+    if code == SQLITE_IOERR_SHMSIZE {
+        return "make room on the database's disk";
+    }
     match code & 0xff {
         1 => {
             "put the table back as it was, if it was altered or dropped meanwhile; otherwise take what the database names \
@@ -557,6 +565,9 @@ fn words(error: &sqlx::Error) -> Option<String> {
     // Duplicate and unfit values are quoted in the message itself.
     if let Some(number @ (1062 | 1292 | 1366)) = mariadb_number(error) {
         return Some(format!("a value was refused by a constraint or the column's type (MariaDB's error {number})"));
+    }
+    if sqlite_code(error) == Some(SQLITE_IOERR_SHMSIZE) {
+        return Some("its disk is full: there is no room for what lies beside it in write-ahead mode".to_owned());
     }
     let error = error.as_database_error()?;
     let mut words = error.message().to_owned();
@@ -616,6 +627,7 @@ mod tests {
             assert!(step.is_some_and(|step| step.contains("put the table back")), "{step:?}");
         }
         assert!(sqlite_next_step(1).contains("put the table back"));
+        assert!(sqlite_next_step(SQLITE_IOERR_SHMSIZE).contains("make room"));
         assert!(sqlite_next_step(275).contains("constraint") && sqlite_next_step(517).contains("lock"));
     }
 }

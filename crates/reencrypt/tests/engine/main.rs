@@ -42,6 +42,7 @@ mod shadow_mariadb;
 mod shadow_mariadb_swap;
 mod shadow_schemas;
 mod small_disk;
+mod sqlite_faults;
 mod survey;
 mod trial;
 mod upgrade;

@@ -43,6 +43,11 @@ impl SmallDisk {
         while file.write_all(&part).is_ok() {}
     }
 
+    /// And lets it go again.
+    pub(crate) fn clear(&self) {
+        std::fs::remove_file(self.path.join("other")).unwrap();
+    }
+
     /// Makes a tablespace on it, for everybody; answers its name.
     pub(crate) async fn tablespace(&self, cluster: &Cluster) -> String {
         let name = self.name();

@@ -22,7 +22,8 @@ pub(in super::super) async fn hold(connection: &mut SqliteConnection, mark: &Led
     match entered.await {
         Ok(()) => Ok(()),
         Err(error) => {
-            release(connection).await?;
+            // On a full disk SQLite has taken the transaction back itself.
+            let _ = release(connection).await;
             Err(error)
         }
     }
