@@ -18,6 +18,7 @@ mod in_place_faults;
 mod kept_ledger;
 mod keys_of_every_type;
 mod late_workers;
+mod lost_rights;
 mod mariadb;
 mod mariadb_faults;
 mod mariadb_fence;

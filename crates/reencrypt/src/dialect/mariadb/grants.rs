@@ -151,23 +151,21 @@ fn matches_pattern(pattern: &str, name: &str) -> bool {
 pub(super) async fn check(connection: &mut MySqlConnection, shared: &Shared) -> Result<(), EngineError> {
     let doing = || "asking for the rights of the agent's account".to_owned();
     let grants = Grants::of(connection).await?;
+    let (database, account) = whose(connection).await?;
     let row = raw_sql(
-        "SELECT DATABASE(), SUBSTRING_INDEX(USER(), '@', 1), SUBSTRING_INDEX(CURRENT_USER(), '@', 1),
-                SUBSTRING_INDEX(CURRENT_USER(), '@', -1), @@GLOBAL.read_only, @@GLOBAL.event_scheduler = 'ON',
+        "SELECT SUBSTRING_INDEX(USER(), '@', 1), @@GLOBAL.read_only, @@GLOBAL.event_scheduler = 'ON',
                 @@GLOBAL.log_bin AND @@SESSION.binlog_format = 'STATEMENT'",
     )
     .fetch_one(&mut *connection)
     .await
     .doing(doing)?;
-    let text = |at: usize| row.try_get::<String, _>(at).doing(doing);
+    let user: String = row.try_get(0).doing(doing)?;
     let flag = |at: usize| row.try_get_unchecked::<i64, _>(at).map(|flag| flag != 0).doing(doing);
-    let (database, user) = (text(0)?, text(1)?);
-    let account = format!("{}@{}", quote(&text(2)?), quote(&text(3)?));
     let mut problems = Vec::new();
-    if flag(4)? {
+    if flag(1)? {
         problems.push("the server is read-only, as replicas are; name the primary in the url".to_owned());
     }
-    if flag(6)? {
+    if flag(3)? {
         problems.push(
             "the server's binlog_format is STATEMENT, with which nothing can be written at the isolation that the work \
              needs: SET GLOBAL binlog_format = 'MIXED'"
@@ -191,15 +189,9 @@ pub(super) async fn check(connection: &mut MySqlConnection, shared: &Shared) -> 
             problems.push(format!("it has no ledger: GRANT {} ON {table} TO {account}", missing.join(", ")));
         }
     }
-    if !grants.on_server("PROCESS") {
-        problems.push(format!("it cannot see other sessions: GRANT PROCESS ON *.* TO {account}"));
-    }
-    if flag(5)? && !grants.on_database("EVENT", &database) {
-        problems.push(format!(
-            "the event scheduler is on, and it cannot see what it would run: GRANT EVENT ON {}.* TO {account}, or \
-             SET GLOBAL event_scheduler = OFF",
-            quote(&database)
-        ));
+    problems.extend(hidden_sessions(&grants, &account));
+    if flag(2)? {
+        problems.extend(hidden_events(&grants, &database, &account));
     }
     if let Some(application) = &shared.application_role {
         if *application == user {
@@ -229,18 +221,58 @@ pub(super) async fn check(connection: &mut MySqlConnection, shared: &Shared) -> 
     if problems.is_empty() { Ok(()) } else { Err(EngineError::Rights(problems)) }
 }
 
-/// Names every right that the account lacks to dump the whole database.
-pub(super) async fn check_backup(connection: &mut MySqlConnection) -> Result<(), EngineError> {
-    let doing = || "asking for the rights of the account that makes backups".to_owned();
+/// Without it the account sees its own sessions alone, and nobody else seems to be there.
+fn hidden_sessions(grants: &Grants, account: &str) -> Option<String> {
+    let hidden = !grants.on_server("PROCESS");
+    hidden.then(|| format!("it cannot see other sessions: GRANT PROCESS ON *.* TO {account}"))
+}
+
+fn hidden_events(grants: &Grants, database: &str, account: &str) -> Option<String> {
+    (!grants.on_database("EVENT", database)).then(|| {
+        format!(
+            "the event scheduler is on, and it cannot see what it would run: GRANT EVENT ON {}.* TO {account}, or \
+             SET GLOBAL event_scheduler = OFF",
+            quote(database)
+        )
+    })
+}
+
+/// Refuses an account from which sessions are hidden, or events that the server would run: it could not prove that nobody is
+/// there.
+pub(super) async fn check_sight(connection: &mut MySqlConnection) -> Result<(), EngineError> {
+    let doing = || "asking for the event scheduler".to_owned();
     let grants = Grants::of(connection).await?;
+    let (database, account) = whose(connection).await?;
+    let row = raw_sql("SELECT @@GLOBAL.event_scheduler = 'ON'").fetch_one(connection).await.doing(doing)?;
+    let scheduled = row.try_get_unchecked::<i64, _>(0).doing(doing)? != 0;
+    let events = scheduled.then(|| hidden_events(&grants, &database, &account)).flatten();
+    let problems: Vec<String> = hidden_sessions(&grants, &account).into_iter().chain(events).collect();
+    if problems.is_empty() { Ok(()) } else { Err(EngineError::Rights(problems)) }
+}
+
+/// The same of sessions alone.
+pub(super) async fn check_sight_of_sessions(connection: &mut MySqlConnection) -> Result<(), EngineError> {
+    let grants = Grants::of(connection).await?;
+    let (_, account) = whose(connection).await?;
+    hidden_sessions(&grants, &account).map_or(Ok(()), |problem| Err(EngineError::Rights(vec![problem])))
+}
+
+/// The database, and the account as it stands in a GRANT.
+async fn whose(connection: &mut MySqlConnection) -> Result<(String, String), EngineError> {
+    let doing = || "asking for the account".to_owned();
     let row =
         raw_sql("SELECT DATABASE(), SUBSTRING_INDEX(CURRENT_USER(), '@', 1), SUBSTRING_INDEX(CURRENT_USER(), '@', -1)")
-            .fetch_one(&mut *connection)
+            .fetch_one(connection)
             .await
             .doing(doing)?;
     let text = |at: usize| row.try_get::<String, _>(at).doing(doing);
-    let database = text(0)?;
-    let account = format!("{}@{}", quote(&text(1)?), quote(&text(2)?));
+    Ok((text(0)?, format!("{}@{}", quote(&text(1)?), quote(&text(2)?))))
+}
+
+/// Names every right that the account lacks to dump the whole database.
+pub(super) async fn check_backup(connection: &mut MySqlConnection) -> Result<(), EngineError> {
+    let grants = Grants::of(connection).await?;
+    let (database, account) = whose(connection).await?;
     let missing: Vec<&str> = BACKUP_RIGHTS.into_iter().filter(|right| !grants.on_database(right, &database)).collect();
     let mut problems = Vec::new();
     if !missing.is_empty() {

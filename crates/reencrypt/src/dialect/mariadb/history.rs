@@ -61,15 +61,7 @@ fn read(row: &MySqlRow) -> Result<StoredRotation, sqlx::Error> {
 }
 
 async fn exists(connection: &mut MySqlConnection) -> Result<bool, EngineError> {
-    let count: i64 = sqlx::query(
-        "SELECT COUNT(*) FROM information_schema.TABLES
-         WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'keyturn_note'",
-    )
-    .fetch_one(connection)
-    .await
-    .and_then(|row| row.try_get(0))
-    .doing(|| "looking for the ledger's notes".to_owned())?;
-    Ok(count == 1)
+    ledger::are_there(connection, "keyturn_note").await
 }
 
 async fn notes(connection: &mut MySqlConnection) -> Result<Vec<(String, String, String)>, EngineError> {

@@ -9,7 +9,7 @@ use super::super::{Chunk, Written};
 use super::{rows, sessions};
 use crate::EngineError;
 use crate::dialect::durable;
-use crate::error::Doing;
+use crate::error::{Doing, mariadb_number};
 use crate::ledger::{
     Claim, Header, LEDGER_FORMAT, LedgerMark, Pass, SCRATCH_ROTATIONS, ShardRecord, StoredRecord, chunk_superseded,
     direction_text, epoch_number, number,
@@ -67,6 +67,11 @@ const SHARD: &str = "
            rest_digest, raw_digest
     FROM keyturn_shard WHERE rotation = ? AND shard = ? AND pass = ?";
 
+/// What the server says of a table that is not there, and of what the account may not read, be it there or not.
+const NO_SUCH_TABLE: u16 = 1146;
+const TABLE_DENIED: u16 = 1142;
+const COLUMN_DENIED: u16 = 1143;
+
 /// Seconds in which a session that enters may say nothing: less than the next one waits for a lock.
 const ENTERING: &str = "SET SESSION idle_transaction_timeout = 3";
 
@@ -75,15 +80,24 @@ const ENTERED: &str = "SET SESSION idle_transaction_timeout = 15";
 
 /// Whether the ledger's tables are there.
 pub(super) async fn exists(connection: &mut MySqlConnection) -> Result<bool, EngineError> {
-    let count: i64 = sqlx::query(
-        "SELECT COUNT(*) FROM information_schema.TABLES
-         WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME IN ('keyturn_rotation', 'keyturn_shard', 'keyturn_shadow')",
-    )
-    .fetch_one(connection)
-    .await
-    .and_then(|row| row.try_get(0))
-    .doing(|| "looking for the ledger".to_owned())?;
-    Ok(count == 3)
+    are_there(connection, "keyturn_rotation, keyturn_shard, keyturn_shadow").await
+}
+
+/// Whether all of these are there. They are asked themselves: the catalog leaves out what the account has no right on, and an
+/// account that lost its rights must not take the database for one without a ledger.
+pub(super) async fn are_there(connection: &mut MySqlConnection, tables: &str) -> Result<bool, EngineError> {
+    // Reviewed: constants only.
+    let sql = AssertSqlSafe(format!("SELECT 1 FROM {tables} LIMIT 0"));
+    let Err(error) = sqlx::raw_sql(sql).fetch_optional(&mut *connection).await else { return Ok(true) };
+    match mariadb_number(&error) {
+        Some(NO_SUCH_TABLE) => Ok(false),
+        Some(TABLE_DENIED | COLUMN_DENIED) => {
+            let said = error.as_database_error().map(|error| error.message().to_owned()).unwrap_or_default();
+            let problem = format!("it may not read its own ledger, which may be there or not ({said})");
+            Err(EngineError::Rights(vec![problem]))
+        }
+        _ => Err(error).doing(|| "looking for the ledger".to_owned()),
+    }
 }
 
 /// Refuses a ledger of a later release.

@@ -9,7 +9,7 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::definitions::{self, Definition, Kind};
-use super::{accounts, connect, literal, quote};
+use super::{accounts, connect, grants, literal, quote};
 use crate::error::Doing;
 use crate::restore::RestoreStage;
 use crate::{DatabaseConfig, EngineError};
@@ -189,6 +189,7 @@ impl MariadbPlace {
     /// Sees that nobody is in the live database. Whoever is, is named and refused.
     async fn empty(&self, server: &mut MySqlConnection) -> Result<(), EngineError> {
         let doing = || format!("looking who is in database {}", self.live);
+        grants::check_sight_of_sessions(server).await?;
         let started = Instant::now();
         loop {
             let rows = sqlx::query(

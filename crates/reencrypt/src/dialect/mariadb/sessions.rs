@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::Shared;
+use super::{Shared, grants};
 use crate::EngineError;
 use crate::error::{Doing, mariadb_number};
 
@@ -136,6 +136,7 @@ async fn ask_to_end(connection: &mut MySqlConnection, sessions: &[i64]) -> Resul
 
 /// Asks the sessions of a user to end, whatever database they have chosen, and answers how many there are.
 pub(super) async fn end_those_of(connection: &mut MySqlConnection, user: &str) -> Result<usize, EngineError> {
+    grants::check_sight_of_sessions(connection).await?;
     let sessions = of_user(connection, user, false).await?;
     ask_to_end(connection, &sessions).await?;
     Ok(sessions.len())
@@ -172,6 +173,7 @@ async fn of_user(connection: &mut MySqlConnection, user: &str, here: bool) -> Re
 /// be committed and do not say where; and events that the server would run by itself. Threads that only send the
 /// binary log or wait for an event's time do not count.
 pub(super) async fn others(connection: &mut MySqlConnection, shared: &Shared) -> Result<Vec<String>, EngineError> {
+    grants::check_sight(connection).await?;
     let doing = || "looking for other sessions".to_owned();
     let rows = sqlx::query(
         "SELECT CAST(ID AS SIGNED), USER, HOST, COALESCE(DB, ''), COMMAND FROM information_schema.PROCESSLIST
