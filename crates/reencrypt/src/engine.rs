@@ -208,6 +208,7 @@ impl Engine {
             true => session.session.tables(&self.targets).await?,
             false => session.session.tables_to_read(&self.targets).await?,
         };
+        scan::check_excludes(self.dialect.as_ref(), &self.targets).await?;
         let page_rows_max = |table: &Table| self.dialect.page_rows_max(table);
         let doctor = Doctor { tables: &tables, ring, accepted: Accepted::new(accepted), page_rows_max: &page_rows_max };
         let findings = doctor.run(session.session.as_mut(), repair, progress).await?;

@@ -117,7 +117,7 @@ pub(crate) trait Dialect: Send + Sync {
         Err(EngineError::Unsupported("this release cannot look through this database".to_owned()))
     }
 
-    /// The excluded columns that do not exist, as `table.column`.
+    /// The excluded columns that do not exist, as `table.column`. What the role is shown nothing of counts as existing.
     async fn missing(&self, excludes: &[Exclude]) -> Result<Vec<String>, EngineError> {
         if excludes.is_empty() { Ok(Vec::new()) } else { self.see().await.map(|_| Vec::new()) }
     }

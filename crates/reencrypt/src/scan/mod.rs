@@ -118,6 +118,7 @@ pub(crate) async fn scan(
     registered: &Targets,
     progress: Progress<'_>,
 ) -> Result<ScanReport, EngineError> {
+    check_excludes(dialect, registered).await?;
     let seen = see(dialect, progress).await?;
     let mut session = dialect.open().await?;
     let mut report = ScanReport {
@@ -156,11 +157,7 @@ pub(crate) async fn check(
     registered: &Targets,
     progress: Progress<'_>,
 ) -> Result<Unseen, EngineError> {
-    let missing = dialect.missing(registered.excludes()).await?;
-    if !missing.is_empty() {
-        let problem = |place: String| format!("the excluded column {place} does not exist (case counts)");
-        return Err(EngineError::Targets(missing.into_iter().map(problem).collect()));
-    }
+    check_excludes(dialect, registered).await?;
     let seen = match see(dialect, progress).await {
         // A database that cannot be looked through is no reason not to turn what is registered.
         Err(EngineError::Unsupported(reason)) => {
@@ -183,6 +180,20 @@ pub(crate) async fn check(
     } else {
         Err(EngineError::Unregistered(unregistered))
     }
+}
+
+/// Refuses excluded columns that there are not. One of which the role is shown nothing may be there.
+pub(crate) async fn check_excludes(dialect: &dyn Dialect, registered: &Targets) -> Result<(), EngineError> {
+    let missing = dialect.missing(registered.excludes()).await?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let problem = |place: String| {
+        format!(
+            "the excluded column {place} does not exist (case counts): correct its name in [[exclude]], or take it out there"
+        )
+    };
+    Err(EngineError::Targets(missing.into_iter().map(problem).collect()))
 }
 
 async fn see(dialect: &dyn Dialect, progress: Progress<'_>) -> Result<Seen, EngineError> {

@@ -93,9 +93,38 @@ on_both! {
         let report = engine.scan(&|_| {}).await.unwrap();
         assert_eq!(found(&report, "forgotten", "secret").state, ColumnState::Excluded);
 
-        for gone in [exclude.replace("secret", "secrets"), exclude.replace("forgotten", "Forgotten")] {
-            let refused = survey(&vault, &excluding(&gone)).await.unwrap_err().to_string();
-            assert!(refused.contains("the excluded column") && refused.contains("does not exist"), "{refused}");
+        for gone in [exclude.replace("secret", "secrets"), exclude.replace("forgotten", "Forgotten"),
+                     exclude.replace("secret", "Secret"), format!("{exclude}schema = \"elsewhere\"\n")] {
+            let engine = Engine::connect(&vault.config, excluding(&gone)).await.unwrap();
+            let ring = KeySet::new("farm", vault.old.clone(), 0);
+            for refused in [survey(&vault, &excluding(&gone)).await.unwrap_err(), engine.scan(&|_| {}).await.unwrap_err(),
+                            engine.doctor(&ring, &[], false, &|_| {}).await.unwrap_err()] {
+                let fault = refused.fault();
+                assert_eq!(fault.code.as_str(), "targets");
+                assert!(fault.message.contains("the excluded column") && fault.message.contains("does not exist"), "{refused}");
+                assert!(fault.message.contains("take it out there"), "{refused}");
+            }
+        }
+    }
+
+    async fn what_is_excluded_may_be_hidden_from_the_role(vault) {
+        vault.seed(10).await;
+        vault.run("CREATE TABLE closed (id int PRIMARY KEY, body varchar(100)); CREATE TABLE narrow (id int PRIMARY KEY, c varchar(100), d varchar(100));").await;
+        if !vault.is_sqlite() {
+            let schema = if vault.is_mariadb() { "vault." } else { "" };
+            vault.run(&vault.named(&format!("GRANT SELECT (id, c) ON {schema}narrow TO keyturn_agent;")
+                .replace("keyturn_agent;", if vault.is_mariadb() { "keyturn_agent@'%';" } else { "keyturn_agent;" }))).await;
+        }
+        let excluding = |table: &str, column: &str| {
+            let exclude = format!("[[exclude]]\ntable = \"{table}\"\ncolumns = [\"{column}\"]\nreason = \"another farm's\"\n");
+            Targets::parse(&format!("{}\n{exclude}", crate::farm::TARGETS)).unwrap()
+        };
+        for (table, column) in [("closed", "body"), ("narrow", "d")] {
+            survey(&vault, &excluding(table, column)).await.unwrap();
+        }
+        for (table, column) in [("closed", "gone"), ("narrow", "gone"), ("narrow", "D")] {
+            let refused = survey(&vault, &excluding(table, column)).await.unwrap_err().to_string();
+            assert!(refused.contains(&format!("the excluded column {table}.{column} does not exist")), "{refused}");
         }
     }
 
@@ -266,7 +295,43 @@ async fn what_mariadb_keeps_for_itself_is_not_missed_and_a_partitioned_table_is(
         let names: Vec<String> = scan(&vault).await.not_looked_into.into_iter().map(|unseen| unseen.table).collect();
         names.into_iter().filter(|name| vault.targets.table(name).is_none()).collect::<Vec<_>>()
     };
-    assert_eq!(unseen().await, ["FTS_of the vault", "parts #1", "searched"]);
+    assert_eq!(unseen().await, ["any other table", "FTS_of the vault", "parts #1", "searched"]);
     see_all(&vault).await;
     assert_eq!(unseen().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_scan_of_mariadb_says_that_there_may_be_what_the_account_is_shown_nothing_of() {
+    let vault = Vault::mariadb().await;
+    vault.seed(10).await;
+    vault
+        .run(
+            "CREATE TABLE closed (id int PRIMARY KEY, body text); CREATE TABLE narrow (id int PRIMARY KEY, c text, d text);
+             CREATE TABLE elsewhere (id int PRIMARY KEY, body text) ENGINE = Aria",
+        )
+        .await;
+    vault.run(&vault.named("GRANT SELECT (id, c) ON vault.narrow TO keyturn_agent@'%'")).await;
+    let unseen = async || -> Vec<String> {
+        let line = |unseen: rotation::NotLookedInto| {
+            format!("{}.{}: {}", unseen.table, unseen.column.as_deref().unwrap_or("*"), unseen.reason)
+        };
+        scan(&vault).await.not_looked_into.into_iter().map(line).collect()
+    };
+    let said = |lines: &[String], beginnings: &[&str]| {
+        assert_eq!(lines.len(), beginnings.len(), "{lines:?}");
+        for (line, beginning) in lines.iter().zip(beginnings) {
+            assert!(line.starts_with(beginning), "{beginning:?} {lines:?}");
+        }
+    };
+    let narrow = "narrow.any other column: there may be columns";
+    let others = "any other table.*: there may be tables that InnoDB does not keep of which";
+    said(&unseen().await, &[others, "closed.*: the account may not SELECT it", narrow]);
+    vault.run(&vault.named("REVOKE PROCESS ON *.* FROM keyturn_agent@'%'")).await;
+    said(&unseen().await, &["any other table.*: there may be tables of which the account is shown nothing", narrow]);
+    // Nobody can know whether it is there, so it is no error.
+    let exclude = "[[exclude]]\ntable = \"nowhere\"\ncolumns = [\"x\"]\nreason = \"another farm's\"\n";
+    let targets = Targets::parse(&format!("{}\n{exclude}", crate::farm::TARGETS)).unwrap();
+    Engine::connect(&vault.config, targets).await.unwrap().scan(&|_| {}).await.unwrap();
+    see_all(&vault).await;
+    said(&unseen().await, &[]);
 }

@@ -250,7 +250,7 @@ fn relation_problems(kind: &str, engine: &str, used: Use, problems: &mut Vec<Str
     true
 }
 
-async fn all_readable(connection: &mut MySqlConnection, name: &str) -> Result<bool, sqlx::Error> {
+pub(super) async fn all_readable(connection: &mut MySqlConnection, name: &str) -> Result<bool, sqlx::Error> {
     // Reviewed: quoted identifiers only.
     let sql = format!("SELECT * FROM {name} LIMIT 0");
     match sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(connection).await {

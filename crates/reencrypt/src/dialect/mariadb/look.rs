@@ -5,7 +5,8 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::super::found::{Seen, SeenColumn, SeenTable, Tagged, UnseenPlace};
-use super::{connect, quote};
+use super::grants::Grants;
+use super::{catalog, connect, quote};
 use crate::EngineError;
 use crate::error::{Doing, mariadb_number};
 use crate::targets::Exclude;
@@ -42,6 +43,18 @@ const MISSING: &str = "
     WHERE TABLE_SCHEMA = DATABASE() AND COALESCE(?, DATABASE()) = DATABASE() AND TABLE_NAME = ?
       AND CAST(TABLE_NAME AS BINARY) = CAST(? AS BINARY) AND CAST(COLUMN_NAME AS BINARY) = CAST(? AS BINARY)";
 
+/// A table that InnoDB keeps in this database, whoever may see it: how much there is of it, and of a column.
+const KEPT_COLUMN: &str = "
+    SELECT COUNT(*), COUNT(c.NAME)
+    FROM (SELECT TABLE_ID, SUBSTRING_INDEX(SUBSTRING_INDEX(NAME, '/', -1), '#', 1) AS name
+          FROM information_schema.INNODB_SYS_TABLES
+          WHERE SUBSTRING_INDEX(NAME, '/', 1) = CAST(CONVERT(DATABASE() USING filename) AS BINARY)) x
+    LEFT JOIN information_schema.INNODB_SYS_COLUMNS c ON c.TABLE_ID = x.TABLE_ID AND BINARY c.NAME = BINARY ?
+    WHERE BINARY x.name = CAST(CONVERT(? USING filename) AS BINARY)";
+
+/// What an account is refused that lacks the right PROCESS.
+const NO_PROCESS: u16 = 1227;
+
 /// How the values of a type are looked into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Look {
@@ -57,13 +70,31 @@ pub(super) async fn see(options: &MySqlConnectOptions) -> Result<Seen, EngineErr
     let names = |rows: Vec<MySqlRow>| rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>();
     let visible = sqlx::raw_sql(TABLES).fetch_all(&mut connection).await.and_then(names).doing(doing)?;
     let kept = match sqlx::raw_sql(KEPT).fetch_all(&mut connection).await.and_then(names) {
-        Ok(kept) => kept,
-        // The right to see them is one of those that Preflight names.
-        Err(error) if mariadb_number(&error) == Some(1227) => Vec::new(),
+        Ok(kept) => Some(kept),
+        Err(error) if mariadb_number(&error) == Some(NO_PROCESS) => None,
         Err(error) => return Err(error).doing(doing),
     };
+    let database: String = sqlx::raw_sql("SELECT DATABASE()")
+        .fetch_one(&mut connection)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(doing)?;
     let mut seen = Seen::default();
-    for table in kept.into_iter().filter(|name| !visible.contains(name) && !is_own(name)) {
+    if !Grants::of(&mut connection).await?.on_database("SELECT", &database) {
+        let hidden = match &kept {
+            Some(_) => "tables that InnoDB does not keep",
+            None => "tables",
+        };
+        seen.unseen.push(UnseenPlace {
+            schema: None,
+            table: "any other table".to_owned(),
+            column: None,
+            reason: format!(
+                "there may be {hidden} of which the account is shown nothing; SELECT on the database shows all"
+            ),
+        });
+    }
+    for table in kept.into_iter().flatten().filter(|name| !visible.contains(name) && !is_own(name)) {
         let reason = "the account may not SELECT it".to_owned();
         seen.unseen.push(UnseenPlace { schema: None, table, column: None, reason });
     }
@@ -97,13 +128,46 @@ pub(super) async fn missing(options: &MySqlConnectOptions, excludes: &[Exclude])
                 .await
                 .and_then(|row| row.try_get(0))
                 .doing(|| "looking for the excluded columns".to_owned())?;
-            if found == 0 {
+            if found == 0 && !may_be_hidden(&mut connection, exclude, column).await? {
                 missing.push(exclude.place(column));
             }
         }
     }
     let _ = connection.close().await;
     Ok(missing)
+}
+
+/// Whether a column that the account is shown nothing of is there, or may be.
+async fn may_be_hidden(connection: &mut MySqlConnection, exclude: &Exclude, column: &str) -> Result<bool, EngineError> {
+    let doing = || "looking for the excluded columns".to_owned();
+    let schema = exclude.schema.as_deref();
+    let here =
+        sqlx::query("SELECT COALESCE(?, DATABASE()) = DATABASE()").bind(schema).fetch_one(&mut *connection).await;
+    if !here.and_then(|row| row.try_get_unchecked::<bool, _>(0)).doing(doing)? {
+        return Ok(false);
+    }
+    // Reviewed: quoted identifiers only.
+    let sql = format!("SELECT {} FROM {} LIMIT 0", quote(column), quote(&exclude.table));
+    let refused = match sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection).await {
+        // Under a name of another case.
+        Ok(_) => return Ok(false),
+        Err(error) => error,
+    };
+    match mariadb_number(&refused) {
+        // The table or the column does not exist.
+        Some(1146 | 1054) => Ok(false),
+        // Of the table or the column nothing may be read, and it is not said whether there is one.
+        Some(1142 | 1143) => {
+            let found = sqlx::query(KEPT_COLUMN).bind(column).bind(&exclude.table).fetch_one(connection).await;
+            match found.and_then(|row| Ok((row.try_get::<i64, _>(0)?, row.try_get::<i64, _>(1)?))) {
+                // What InnoDB does not know another engine may keep.
+                Ok((tables, columns)) => Ok(tables == 0 || columns > 0),
+                Err(error) if mariadb_number(&error) == Some(NO_PROCESS) => Ok(true),
+                Err(error) => Err(error).doing(doing),
+            }
+        }
+        _ => Err(refused).doing(doing),
+    }
 }
 
 /// One reading of the table for each column, so that of values that are kept apart from their rows each is read once.
@@ -149,6 +213,9 @@ async fn see_table(connection: &mut MySqlConnection, name: String, seen: &mut Se
         };
         let tagged = rows.iter().map(read).collect::<Result<_, _>>().doing(doing)?;
         columns.push(SeenColumn { name: column, data_type, tagged });
+    }
+    if !catalog::all_readable(connection, &quote(&name)).await.doing(doing)? {
+        seen.unseen.push(unseen("any other column", "there may be columns of which the account is shown nothing"));
     }
     let names = |rows: Vec<MySqlRow>| rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>();
     let key = sqlx::query(PRIMARY_KEY).bind(&name).fetch_all(connection).await.and_then(names).doing(doing)?;
