@@ -9,7 +9,7 @@ use keys::value::Cipher;
 use rotation::{KeyId, Shard, UndecryptableValue};
 
 use crate::EngineError;
-use crate::dialect::{PageLimit, Scan, Session};
+use crate::dialect::{Fields, PageLimit, Scan, Session};
 use crate::engine::Progress;
 use crate::key::Key;
 use crate::pass::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
@@ -118,7 +118,7 @@ impl CensusTaker<'_> {
         while left > 0 {
             let rows_max = page_rows.min(usize::try_from(left).unwrap_or(usize::MAX));
             let limit = PageLimit { rows_max, bytes_max: PAGE_BYTES_MAX };
-            let rows = session.page(&Scan { table, range: &range, whole: false }, limit).await?;
+            let rows = session.page(&Scan { table, range: &range, fields: Fields::Registered }, limit).await?;
             let Some(last) = rows.last() else { return Ok(()) };
             range.after = Some(last.key.clone());
             left = left.saturating_sub(rows.len() as u64);

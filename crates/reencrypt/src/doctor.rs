@@ -10,7 +10,7 @@ use rotation::{KeyId, UndecryptableValue};
 use serde::Serialize;
 
 use crate::EngineError;
-use crate::dialect::{PageLimit, Scan, Session, Written};
+use crate::dialect::{Fields, PageLimit, Scan, Session, Written};
 use crate::engine::Progress;
 use crate::pass::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
 use crate::table::{Change, KeyRange, Row, Stored, Table, ValueColumn};
@@ -102,7 +102,7 @@ impl Doctor<'_> {
             let mut range = KeyRange::default();
             let mut counted = Counted::of(table);
             loop {
-                let rows = session.page(&Scan { table, range: &range, whole: false }, limit).await?;
+                let rows = session.page(&Scan { table, range: &range, fields: Fields::Registered }, limit).await?;
                 let Some(last) = rows.last() else { break };
                 range.after = Some(last.key.clone());
                 rows_before += rows.len() as u64;

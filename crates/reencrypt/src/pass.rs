@@ -10,7 +10,7 @@ use rotation::{ContentDigest, ShardTally};
 use tokio::sync::mpsc;
 
 use crate::EngineError;
-use crate::dialect::{Chunk, PageLimit, Scan, Session, Written};
+use crate::dialect::{Chunk, Fields, PageLimit, Scan, Session, Written};
 use crate::engine::Progress;
 use crate::key::Key;
 use crate::ledger::{Claim, Pass, ShardRecord, plus};
@@ -45,6 +45,7 @@ pub(crate) struct Scope<'a> {
     /// The shadow that is filled.
     pub(crate) into: Option<&'a Table>,
     pub(crate) range: KeyRange,
+    pub(crate) fields: Fields,
     pub(crate) page_rows_max: usize,
     pub(crate) limits: Limits,
     pub(crate) rooms: &'a Rooms,
@@ -101,7 +102,7 @@ pub(crate) async fn run(
 
     let read = async move {
         let range = KeyRange { after: start, through: scope.range.through.clone() };
-        reader.scan(&Scan { table: scope.table, range: &range, whole: true }, &mut sink).await?;
+        reader.scan(&Scan { table: scope.table, range: &range, fields: scope.fields }, &mut sink).await?;
         // Closed: the next stage has failed, and its error is the one to report.
         let _ = sink.end().await;
         Ok(())
@@ -193,7 +194,7 @@ impl Read {
 /// Digests the rows of a page.
 type PageDigest = Arc<dyn Fn(&[Row]) -> ContentDigest + Send + Sync>;
 
-/// The digest of the rows of a range as they are stored now.
+/// The digest of the rows of a range as they stand now.
 pub(crate) async fn raw_digest(
     session: &mut dyn Session,
     (table, range): (&Table, &KeyRange),
@@ -204,7 +205,7 @@ pub(crate) async fn raw_digest(
     let limit = PageLimit { rows_max: PAGE_ROWS_MAX, bytes_max: PAGE_BYTES_MAX };
     let (mut sink, mut pages) = PageSink::new(Arc::new(PageSize::new(limit)), rooms);
     let read = async move {
-        session.scan(&Scan { table, range, whole: true }, &mut sink).await?;
+        session.scan(&Scan { table, range, fields: Fields::Version }, &mut sink).await?;
         let _ = sink.end().await;
         Ok(())
     };

@@ -12,7 +12,7 @@ use keys::value::{Cipher, Rewrapper, ValueError};
 use rotation::{KeyId, PlanTable, StrategyChoice, Survey, UndecryptableValue, Unseen};
 
 use crate::EngineError;
-use crate::dialect::{Dialect, PageLimit, Scan, Session};
+use crate::dialect::{Dialect, Fields, PageLimit, Scan, Session};
 use crate::engine::Progress;
 use crate::key::Key;
 use crate::offload::offload;
@@ -118,7 +118,7 @@ impl Surveyor<'_> {
         let mut untried = vec![true; table.columns.len()];
         let read = async move {
             let range = KeyRange::default();
-            reader.scan(&Scan { table, range: &range, whole: false }, &mut sink).await?;
+            reader.scan(&Scan { table, range: &range, fields: Fields::Registered }, &mut sink).await?;
             let _ = sink.end().await;
             Ok(())
         };

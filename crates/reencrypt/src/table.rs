@@ -1,7 +1,9 @@
 //! A registered table as the database really has it, and its rows in memory.
 
 use aws_lc_rs::digest::{SHA256, digest};
+use keys::content::ContentHasher;
 use keys::value::Encoding;
+use rotation::ContentDigest;
 
 use crate::key::Key;
 use crate::targets::Aad;
@@ -152,9 +154,20 @@ pub(crate) struct Row {
     /// The key and every column that is not registered, in the dialect's own exact form; empty where nobody asked.
     /// Without generated columns: they follow from the others, and those that are computed from a ciphertext change with it.
     pub(crate) rest: Vec<u8>,
+    /// What no two versions of a row have in common, where the system has such a thing and it was asked for (PostgreSQL's
+    /// xmin, the transaction that wrote it).
+    pub(crate) version: Option<[u8; 4]>,
 }
 
 impl Row {
+    /// The digest that is another one after every write to the row: of its version, or else of all its bytes.
+    pub(crate) fn raw(&self, hasher: &mut ContentHasher, table: &str, key: &str) -> ContentDigest {
+        match &self.version {
+            Some(version) => hasher.raw(table, key.as_bytes(), std::iter::once(Some(version.as_slice()))),
+            None => hasher.raw(table, &self.rest, self.values.iter().map(Stored::bytes)),
+        }
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.rest.len() + self.values.iter().filter_map(Stored::bytes).map(<[u8]>::len).sum::<usize>()
     }

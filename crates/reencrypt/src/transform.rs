@@ -20,7 +20,7 @@ pub(crate) struct Batch {
     pub(crate) last: Key,
     /// What was counted.
     pub(crate) tally: ShardTally,
-    /// The digest of the rows as they are stored.
+    /// The digest of the rows as they stand, if that is watched.
     pub(crate) raw: ContentDigest,
     /// Rows that are to be written.
     pub(crate) changes: Vec<Change>,
@@ -80,6 +80,8 @@ pub(crate) struct Transformer {
     digester: ContentDigester,
     accepted: Accepted,
     hand_on: HandOn,
+    /// Whether it will be asked whether a row was written to since.
+    watches: bool,
 }
 
 /// What became of one value.
@@ -95,7 +97,7 @@ impl Transformer {
         (old, new): (&SecretKey, &SecretKey),
         rotation: &RotationId,
         accepted: Accepted,
-        hand_on: HandOn,
+        (hand_on, watches): (HandOn, bool),
     ) -> Self {
         let work = match pass {
             Pass::Reencrypt => {
@@ -113,7 +115,7 @@ impl Transformer {
                 other_problem: "is still under the new key",
             },
         };
-        Self { table, work, digester: ContentDigester::new(old, new, rotation), accepted, hand_on }
+        Self { table, work, digester: ContentDigester::new(old, new, rotation), accepted, hand_on, watches }
     }
 
     /// Turns a page that is not empty.
@@ -132,7 +134,9 @@ impl Transformer {
             key.clear();
             row.key.write_to(&mut key);
             tally.rest = tally.rest.plus(hasher.rest(&self.table.label, &row.rest));
-            raw = raw.plus(hasher.raw(&self.table.label, &row.rest, row.values.iter().map(Stored::bytes)));
+            if self.watches {
+                raw = raw.plus(row.raw(&mut hasher, &self.table.label, &key));
+            }
             let mut new = Vec::with_capacity(row.values.len());
             for (column, stored) in self.table.columns.iter().zip(&row.values) {
                 match self.value(&mut hasher, column, &key, stored) {

@@ -42,8 +42,37 @@ pub(crate) struct PageLimit {
 pub(crate) struct Scan<'a> {
     pub(crate) table: &'a Table,
     pub(crate) range: &'a KeyRange,
-    /// The columns that are not registered too, as [`Row::rest`].
-    pub(crate) whole: bool,
+    pub(crate) fields: Fields,
+}
+
+impl Scan<'_> {
+    /// Whether all columns are read by a system whose rows have no version.
+    pub(crate) const fn is_whole(&self) -> bool {
+        !matches!(self.fields, Fields::Registered)
+    }
+}
+
+/// What of each row is read beside its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fields {
+    /// The registered columns.
+    Registered,
+    /// Every other column too, as [`Row::rest`].
+    All,
+    /// And [`Row::version`], where the system has it.
+    AllAndVersion,
+    /// [`Row::version`] alone where the system has it; else all columns.
+    Version,
+}
+
+impl Fields {
+    pub(crate) const fn has_rest(self) -> bool {
+        matches!(self, Self::All | Self::AllAndVersion)
+    }
+
+    pub(crate) const fn has_version(self) -> bool {
+        matches!(self, Self::AllAndVersion | Self::Version)
+    }
 }
 
 /// Rows of one page that are to be written, with the ledger's row of their shard.

@@ -18,7 +18,7 @@ use crate::dialect::Session;
 use crate::ledger::{LedgerMark, Pass};
 use crate::pass;
 use crate::shadow::{BuildStep, HeldReaders, Pair, Shadow, ShadowState};
-use crate::table::{Row, Stored, Table};
+use crate::table::{Row, Table};
 
 /// How often it is said that a step that takes long is alive.
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
@@ -220,8 +220,11 @@ async fn raw_digests<'j>(
                 let (label, digester) = (table.label.clone(), Arc::clone(&digester));
                 let digest = move |page: &[Row]| {
                     let mut hasher = digester.hasher();
+                    let mut key = String::new();
                     page.iter().fold(ContentDigest::default(), |sum, row| {
-                        sum.plus(hasher.raw(&label, &row.rest, row.values.iter().map(Stored::bytes)))
+                        key.clear();
+                        row.key.write_to(&mut key);
+                        sum.plus(row.raw(&mut hasher, &label, &key))
                     })
                 };
                 let count = |read| progress(rows.fetch_add(read, Ordering::Relaxed) + read);

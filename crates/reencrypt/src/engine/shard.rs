@@ -7,7 +7,7 @@ use tokio::sync::SemaphorePermit;
 
 use super::{Engine, Progress, ShardJob, range};
 use crate::config::CONNECTIONS_MIN;
-use crate::dialect::Session;
+use crate::dialect::{Fields, Session};
 use crate::ledger::{Claim, Pass, ShardRecord};
 use crate::pace::Limits;
 use crate::pass::{self, Scope, with_rows};
@@ -180,13 +180,18 @@ impl ShardWork<'_> {
             (Some(_), false) => HandOn::Every,
             (Some(_), true) => HandOn::EveryAsRead,
         };
+        // Before tables are swapped, either way, it is asked whether anybody wrote to them since these passes.
+        let watches = job.strategy == Strategy::Shadow && matches!(self.claim.pass, Pass::Reencrypt | Pass::Verify);
+        let fields = if watches { Fields::AllAndVersion } else { Fields::All };
+        let passed = (hand_on, watches);
         let transformer =
-            Transformer::new(self.table.clone(), self.claim.pass, keys, &job.mark.rotation, accepted, hand_on);
+            Transformer::new(self.table.clone(), self.claim.pass, keys, &job.mark.rotation, accepted, passed);
         let scope = Scope {
             claim: &self.claim,
             table: &self.table,
             into: self.into.as_ref(),
             range,
+            fields,
             page_rows_max: self.page_rows_max,
             limits: self.limits,
             rooms: &self.rooms,

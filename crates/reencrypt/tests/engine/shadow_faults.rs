@@ -1,10 +1,11 @@
 //! What comes between a shadow and its swap in PostgreSQL: connections that are lost at every statement, locks of others,
 //! cancelled statements, full disks. A named error, nothing lost, and the work goes on where it was.
 
-use reencrypt::{DatabaseConfig, Engine, EngineError, ShardJob, SwapJob};
-use rotation::{Direction, Shard, Strategy, Survey};
+use keys::KeySet;
+use reencrypt::{DatabaseConfig, Engine, EngineError, ShardJob, SurveyRequest, SwapJob};
+use rotation::{Direction, FaultCode, Shard, Strategy, StrategyChoice, Survey};
 
-use crate::farm::{Census, Place, Vault, turned};
+use crate::farm::{Census, Place, Vault, request, turned};
 use crate::proxy::{Cut, Proxy};
 use crate::small_disk::SmallDisk;
 
@@ -253,6 +254,80 @@ async fn a_table_that_is_altered_under_way_is_not_swapped() {
         farm.vault.run(undo).await;
     }
     farm.swap(&engine).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_original_that_was_written_to_since_it_was_copied_is_not_swapped_out() {
+    for change in [
+        "UPDATE vault SET owner = owner WHERE number = 1",
+        "UPDATE vault SET number = 77 WHERE number = 12",
+        "UPDATE vault SET secret = (SELECT secret FROM vault WHERE number = 3) WHERE number = 1",
+        "UPDATE vault SET secret = secret WHERE length(secret) > 1000000",
+        "DELETE FROM vault WHERE number = 5",
+        "INSERT INTO vault (owner) VALUES (1)",
+        "WITH gone AS (DELETE FROM vault WHERE number = 1 RETURNING *)
+         INSERT INTO vault OVERRIDING SYSTEM VALUE SELECT 100, 100, owner, secret FROM gone",
+    ] {
+        let farm = Farm::new(12).await;
+        let large = farm.vault.literal(&farm.vault.raw(&"x".repeat(1_500_000), ""));
+        farm.vault.run(&format!("INSERT INTO vault (owner, secret) VALUES (1, {large})")).await;
+        let farm = Farm { survey: farm.vault.survey().await, census: farm.vault.census().await, ..farm };
+        let engine = farm.vault.engine().await;
+        farm.turn(&engine).await.unwrap();
+        farm.finish(&engine).await.unwrap();
+        farm.verify(&engine).await.unwrap();
+        farm.vault.run(change).await;
+        let changed = farm.vault.census().await;
+        let error = farm.swap(&engine).await.unwrap_err();
+        assert_eq!(error.code(), FaultCode::RowsChanged, "{change}: {error:?}");
+        assert!(error.fault().message.contains("shard"), "{error:?}");
+        farm.turn_back(&engine).await.unwrap();
+        farm.swap_back(&engine).await.unwrap();
+        farm.let_in(&engine).await.unwrap();
+        farm.close(&engine).await.unwrap();
+        assert!(farm.vault.census().await == changed, "{change}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_goes_back_as_it_was_unless_it_was_written_to_since_it_was_verified() {
+    for (change, keeps_its_own) in [("SELECT 1", false), ("UPDATE vault SET owner = owner WHERE number = 1", true)] {
+        let farm = Farm::new(12).await;
+        let original = farm.vault.text("SELECT 'vault'::regclass::oid::text").await;
+        farm.all().await;
+        farm.vault.run(change).await;
+        let engine = farm.vault.engine().await;
+        farm.turn_back(&engine).await.unwrap();
+        farm.swap_back(&engine).await.unwrap();
+        farm.let_in(&engine).await.unwrap();
+        farm.close(&engine).await.unwrap();
+        assert!(farm.vault.census().await == farm.census, "{change}");
+        let now = farm.vault.text("SELECT 'vault'::regclass::oid::text").await;
+        assert_eq!(now != original, keeps_its_own, "{change}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_whose_columns_alone_may_be_read_is_not_copied() {
+    let vault = Vault::postgres_bare(TARGETS).await;
+    let Place::Postgres { agent, .. } = &vault.place else { panic!("not PostgreSQL") };
+    // An owner that took its own right to read away; else who may act as the owner may read too.
+    vault
+        .run(&format!(
+            "CREATE ROLE {agent}_owner; ALTER SCHEMA public OWNER TO {agent}_owner; GRANT {agent}_owner TO {agent};
+             CREATE TABLE vault (id integer PRIMARY KEY, secret bytea); INSERT INTO vault VALUES (1, {});
+             ALTER TABLE vault OWNER TO {agent}_owner; REVOKE SELECT ON vault FROM {agent}_owner;
+             GRANT SELECT (id, secret), UPDATE (id, secret) ON vault TO {agent}",
+            vault.literal(&vault.raw("secret", ""))
+        ))
+        .await;
+    let ring = KeySet::new("farm", vault.old.clone(), 0);
+    let asked = SurveyRequest { strategy: StrategyChoice::Shadow, ..request(&ring, &[], 8) };
+    let fault = vault.engine().await.survey(&asked, &|_| {}).await.unwrap_err().fault();
+    assert!(fault.message.contains("GRANT SELECT on the whole table"), "{fault:?}");
+    vault.run(&format!("GRANT SELECT ON vault TO {agent}_owner")).await;
+    let survey = vault.engine().await.survey(&asked, &|_| {}).await.unwrap();
+    assert_eq!(survey.tables[0].1.strategy, Strategy::Shadow);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

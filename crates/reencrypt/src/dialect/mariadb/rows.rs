@@ -113,7 +113,7 @@ async fn scan_rows(
     packet_bytes_max: usize,
     sized: bool,
 ) -> Result<Scanned, EngineError> {
-    let Scan { table, range, whole } = *scan;
+    let (Scan { table, range, .. }, whole) = (*scan, scan.is_whole());
     let doing = || format!("reading {}", table.label);
     let silent = |_| EngineError::TimedOut { doing: doing(), seconds: SILENCE_MAX.as_secs() };
     let mut statement = select(table, true, whole, sized.then_some(limit.bytes_max));
@@ -170,7 +170,7 @@ pub(super) async fn page(
     limit: PageLimit,
     packet_bytes_max: usize,
 ) -> Result<Vec<Row>, EngineError> {
-    let Scan { table, range, whole } = *scan;
+    let (Scan { table, range, .. }, whole) = (*scan, scan.is_whole());
     let rows = fitting(connection, scan, limit, packet_bytes_max).await?;
     let mut statement = select(table, true, whole, None);
     statement.range(table, range).in_order(table).sql(" LIMIT ").bind(Bind::Integer(integer(rows)));
@@ -185,7 +185,7 @@ async fn fitting(
     limit: PageLimit,
     packet_bytes_max: usize,
 ) -> Result<usize, EngineError> {
-    let Scan { table, range, whole } = *scan;
+    let (Scan { table, range, .. }, whole) = (*scan, scan.is_whole());
     let mut statement = Statement::default();
     statement
         .sql("SELECT ")
@@ -539,7 +539,7 @@ fn read(table: &Table, row: &MySqlRow, whole: bool) -> Result<Row, EngineError> 
     for at in first_other..first_other + if whole { table.exact.len() } else { 0 } {
         push_rest(&mut rest, row.try_get_unchecked(at).doing(doing)?);
     }
-    Ok(Row { key, values, rest })
+    Ok(Row { key, values, rest, version: None })
 }
 
 /// The bytes in which the server sends a value of this type, with their length; NULL is a length of its own.

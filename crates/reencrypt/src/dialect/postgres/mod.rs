@@ -39,7 +39,7 @@ use self::idle::Idle;
 use self::layout::Layout;
 use super::found::Seen;
 use super::scratch::{Scratch, ScratchNames};
-use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Use, Written};
+use super::{Chunk, Dialect, Fields, PageLimit, Scan, Session, Turn, Use, Written};
 use crate::dialect::durable;
 use crate::error::Doing;
 use crate::history::{LedgerRotation, NoteKind};
@@ -272,15 +272,26 @@ impl Session for PostgresSession {
     }
 
     async fn page(&mut self, scan: &Scan<'_>, limit: PageLimit) -> Result<Vec<Row>, EngineError> {
-        if scan.whole {
+        if scan.fields != Fields::Registered {
             return Err(EngineError::Internal("whole rows of PostgreSQL come from scans".to_owned()));
         }
         rows::page(&mut self.connection, scan.table, scan.range, limit).await
     }
 
     async fn scan(&mut self, scan: &Scan<'_>, sink: &mut PageSink) -> Result<(), EngineError> {
-        let layout = if scan.whole { self.layout(scan.table).await? } else { Arc::new(Layout::of_key(scan.table)) };
-        scan::scan(&mut self.connection, scan, &layout, sink).await
+        match scan.fields {
+            Fields::All | Fields::AllAndVersion => {
+                let layout = self.layout(scan.table).await?;
+                scan::scan(&mut self.connection, scan, &layout, sink).await
+            }
+            Fields::Registered => scan::scan(&mut self.connection, scan, &Layout::of_key(scan.table), sink).await,
+            // Nothing else is sent.
+            Fields::Version => {
+                let key = Table { columns: Vec::new(), ..scan.table.clone() };
+                let scan = Scan { table: &key, ..*scan };
+                scan::scan(&mut self.connection, &scan, &Layout::of_key(&key), sink).await
+            }
+        }
     }
 
     async fn row(&mut self, table: &Table, key: &Key) -> Result<Option<Row>, EngineError> {

@@ -264,7 +264,7 @@ fn read(table: &Table, row: &PgRow) -> Result<Row, EngineError> {
     for at in 0..table.columns.len() {
         values.push(stored(row, table.key.len() + at).doing(doing)?);
     }
-    Ok(Row { key: Key(key), values, rest: Vec::new() })
+    Ok(Row { key: Key(key), values, rest: Vec::new(), version: None })
 }
 
 fn stored(row: &PgRow, at: usize) -> Result<Stored, sqlx::Error> {

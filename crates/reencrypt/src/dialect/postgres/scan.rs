@@ -12,7 +12,7 @@ use self::pieces::Pieces;
 use super::layout::{Layout, needs_text};
 use super::rows::text;
 use crate::EngineError;
-use crate::dialect::Scan;
+use crate::dialect::{Fields, Scan};
 use crate::error::Doing;
 use crate::key::{Key, KeyValue};
 use crate::sink::PageSink;
@@ -36,10 +36,10 @@ pub(super) async fn scan(
 ) -> Result<(), EngineError> {
     let table = scan.table;
     let doing = || format!("reading {}", table.label);
-    let mut pieces = Pieces::of(connection, table).await?;
+    let mut pieces = if table.columns.is_empty() { None } else { Pieces::of(connection, table).await? };
     let sql = match &pieces {
-        Some(_) => pieces::sql(table, scan.range, layout),
-        None => sql(table, scan.range, layout),
+        Some(_) => pieces::sql(scan, layout),
+        None => sql(scan, layout),
     };
     // In pieces, a row of the copy is one of the pieces.
     let read = pieces.as_ref().map_or(table, |pieces| &pieces.table).clone();
@@ -49,7 +49,7 @@ pub(super) async fn scan(
         Err(_) => return Err(silent(table)),
     };
     let mut decoder =
-        Decoder { table: &read, layout, whole: scan.whole, begun: false, ended: false, pending: Vec::new() };
+        Decoder { table: &read, layout, fields: scan.fields, begun: false, ended: false, pending: Vec::new() };
     loop {
         // Timers cost more than a row, so they are set only where there is something to wait for.
         let next = match stream.next().now_or_never() {
@@ -92,14 +92,16 @@ fn malformed(table: &Table) -> EngineError {
 }
 
 /// The statement. A copy takes no parameters, so the bounds stand in it as literals, cast as everywhere else.
-fn sql(table: &Table, range: &KeyRange, layout: &Layout) -> String {
+fn sql(scan: &Scan<'_>, layout: &Layout) -> String {
+    let Scan { table, range, fields } = *scan;
     let rest = layout
         .rest
         .iter()
         .map(|column| if column.binary { format!("t.{}", column.sql) } else { format!("t.{}::text", column.sql) });
     let values = table.columns.iter().map(|column| format!("t.{}", column.sql));
     let texts = table.key.iter().filter(|key| needs_text(key.kind)).map(|key| format!("t.{}::text", key.sql));
-    let columns: Vec<String> = rest.chain(values).chain(texts).collect();
+    let version = fields.has_version().then(|| "t.xmin".to_owned());
+    let columns: Vec<String> = rest.chain(values).chain(texts).chain(version).collect();
     let keys: Vec<String> = table.key.iter().map(|key| format!("t.{}", key.sql)).collect();
     let keys = keys.join(", ");
     let condition = condition(table, range, &keys);
@@ -128,7 +130,7 @@ fn condition(table: &Table, range: &KeyRange, keys: &str) -> String {
 struct Decoder<'a> {
     table: &'a Table,
     layout: &'a Layout,
-    whole: bool,
+    fields: Fields,
     begun: bool,
     ended: bool,
     pending: Vec<u8>,
@@ -180,7 +182,8 @@ impl Decoder<'_> {
             return Ok(Some(Taken::Trailer));
         }
         let texts = self.table.key.iter().filter(|key| needs_text(key.kind)).count();
-        if usize::try_from(count) != Ok(self.layout.rest.len() + self.table.columns.len() + texts) {
+        let version = usize::from(self.fields.has_version());
+        if usize::try_from(count) != Ok(self.layout.rest.len() + self.table.columns.len() + texts + version) {
             return Err(Malformed);
         }
         let rest_begins = reader.at;
@@ -205,8 +208,13 @@ impl Decoder<'_> {
                 *value = key_value(column.kind, field.bytes.ok_or(Malformed)?)?;
             }
         }
-        let rest = if self.whole { rest.to_vec() } else { Vec::new() };
-        Ok(Some(Taken::Row(Row { key: Key(key), values, rest })))
+        let mut version = None;
+        if self.fields.has_version() {
+            let Some(field) = reader.field()? else { return Ok(None) };
+            version = Some(field.bytes.and_then(|bytes| bytes.try_into().ok()).ok_or(Malformed)?);
+        }
+        let rest = if self.fields.has_rest() { rest.to_vec() } else { Vec::new() };
+        Ok(Some(Taken::Row(Row { key: Key(key), values, rest, version })))
     }
 }
 
@@ -339,7 +347,7 @@ mod tests {
             let mut decoder = Decoder {
                 table: &table,
                 layout: &layout,
-                whole: true,
+                fields: Fields::All,
                 begun: false,
                 ended: false,
                 pending: Vec::new(),
@@ -366,7 +374,7 @@ mod tests {
             let mut decoder = Decoder {
                 table: &table,
                 layout: &layout,
-                whole: false,
+                fields: Fields::Registered,
                 begun: false,
                 ended: false,
                 pending: Vec::new(),
@@ -380,7 +388,8 @@ mod tests {
     fn bounds_are_literals_that_cannot_end_their_quotes() {
         let table = table();
         let range = KeyRange { after: Some(Key(vec![KeyValue::Text("1' OR 'a'='a".to_owned())])), through: None };
-        let sql = sql(&table, &range, &Layout::of_key(&table));
+        let scan = Scan { table: &table, range: &range, fields: Fields::Registered };
+        let sql = sql(&scan, &Layout::of_key(&table));
         assert!(sql.contains("(t.\"id\") > ('1'' OR ''a''=''a'::text::bigint)"), "{sql}");
     }
 }

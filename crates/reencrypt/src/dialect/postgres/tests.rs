@@ -12,7 +12,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 
 use self::cluster::Cluster;
-use crate::dialect::{self, Chunk, Dialect, PageLimit, Scan, Session, Written};
+use crate::dialect::{self, Chunk, Dialect, Fields, PageLimit, Scan, Session, Written};
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
 use crate::shadow::{Pair, ShadowState};
 use crate::sink::{PageSink, PageSize, Rooms};
@@ -148,11 +148,11 @@ fn mark(rotation: RotationId, epoch: u64, direction: Direction) -> LedgerMark {
     LedgerMark { rotation, epoch: Epoch::new(epoch), direction }
 }
 
-async fn read(session: &mut dyn Session, table: &Table, whole: bool) -> Vec<Row> {
+async fn read(session: &mut dyn Session, table: &Table, fields: Fields) -> Vec<Row> {
     let size = PageSize::new(PageLimit { rows_max: 100, bytes_max: 1 << 20 });
     let (mut sink, mut pages) = PageSink::new(Arc::new(size), &Rooms::new());
     let range = KeyRange::default();
-    let scan = Scan { table, range: &range, whole };
+    let scan = Scan { table, range: &range, fields };
     let reading = async {
         session.scan(&scan, &mut sink).await.unwrap();
         sink.end().await.unwrap();
@@ -174,7 +174,7 @@ async fn fill(session: &mut dyn Session, reader: &mut dyn Session, mark: LedgerM
     let copy = pair.copy();
     let claim = Claim { mark, shard: ShardId::new(0), pass: Pass::Reencrypt, lease: LeaseNumber::new(1) };
     let mut before = session.enter(&claim).await.unwrap();
-    for rows in read(reader, table, true).await.chunks(123) {
+    for rows in read(reader, table, Fields::All).await.chunks(123) {
         let after = before.after(
             rows[rows.len() - 1].key.clone(),
             &ShardTally { rows: rows.len() as u64, ..Default::default() },
@@ -237,8 +237,8 @@ async fn everything_attached_to_a_table_comes_over_and_goes_back() {
     let (others, values) = (place.texts(OTHERS).await, place.texts(VALUES).await);
     let pair = fill(session, reader, forward, &table).await;
     assert_eq!(
-        read(reader, &table, true).await.iter().map(|row| row.rest.clone()).collect::<Vec<_>>(),
-        read(reader, &pair.copy(), true).await.iter().map(|row| row.rest.clone()).collect::<Vec<_>>(),
+        read(reader, &table, Fields::All).await.iter().map(|row| row.rest.clone()).collect::<Vec<_>>(),
+        read(reader, &pair.copy(), Fields::All).await.iter().map(|row| row.rest.clone()).collect::<Vec<_>>(),
     );
 
     session.hold_for_swap(&forward, std::slice::from_ref(&pair)).await.unwrap();

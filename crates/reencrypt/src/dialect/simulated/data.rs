@@ -55,7 +55,12 @@ impl Data {
         Ok(rows
             .iter()
             .filter(|(key, _)| within(key))
-            .map(|(key, row)| Row { key: key.clone(), values: row.values.clone(), rest: row.rest.clone() })
+            .map(|(key, row)| Row {
+                key: key.clone(),
+                values: row.values.clone(),
+                rest: row.rest.clone(),
+                version: None,
+            })
             .collect())
     }
 

@@ -237,7 +237,7 @@ impl Session for SimulatedSession {
         self.read("reading a page", |server| {
             let mut rows = server.data.rows(&scan.table.from, scan.range)?;
             rows.truncate(limit.rows_max.clamp(1, super::PAGE_ROWS_MAX));
-            if !scan.whole {
+            if !scan.is_whole() {
                 rows.iter_mut().for_each(|row| row.rest.clear());
             }
             Ok(rows)

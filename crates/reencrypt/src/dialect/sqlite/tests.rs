@@ -7,7 +7,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use tempfile::TempDir;
 
-use super::super::{Chunk, Dialect as _, PageLimit, Scan, Session, Use, Written};
+use super::super::{Chunk, Dialect as _, Fields, PageLimit, Scan, Session, Use, Written};
 use super::{Sqlite, catalog, ledger, rows};
 use crate::Targets;
 use crate::ledger::{Claim, LedgerMark, Pass, ShardRecord};
@@ -60,7 +60,9 @@ async fn a_page_ends_before_its_byte_limit_but_has_one_row_at_least() {
     let mut pages = Vec::new();
     loop {
         let page =
-            rows::page(&mut connection, &Scan { table: &table, range: &range, whole: false }, limit).await.unwrap();
+            rows::page(&mut connection, &Scan { table: &table, range: &range, fields: Fields::Registered }, limit)
+                .await
+                .unwrap();
         let Some(last) = page.last() else { break };
         range.after = Some(last.key.clone());
         pages.push(page.len());
@@ -77,9 +79,13 @@ async fn a_row_that_changed_since_it_was_read_keeps_the_whole_chunk_from_being_w
     let claim = Claim { mark, shard: ShardId::new(0), pass: Pass::Reencrypt, lease: LeaseNumber::new(1) };
     ledger::fence(&mut connection, &mark).await.unwrap();
     let before = ledger::enter(&mut connection, &claim).await.unwrap();
-    let page = rows::page(&mut connection, &Scan { table: &table, range: &KeyRange::default(), whole: false }, ALL)
-        .await
-        .unwrap();
+    let page = rows::page(
+        &mut connection,
+        &Scan { table: &table, range: &KeyRange::default(), fields: Fields::Registered },
+        ALL,
+    )
+    .await
+    .unwrap();
     let cursor = page[1].key.clone();
     let change = |row| Change { row, new: vec![Some(b"new".to_vec())] };
     let changes: Vec<Change> = page.into_iter().map(change).collect();

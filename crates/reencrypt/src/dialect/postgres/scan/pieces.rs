@@ -7,8 +7,9 @@ use sqlx::postgres::PgConnection;
 use super::super::layout::{Layout, needs_text, relation};
 use super::{condition, malformed};
 use crate::EngineError;
+use crate::dialect::Scan;
 use crate::error::Doing;
-use crate::table::{KeyRange, Row, Stored, Table, ValueColumn};
+use crate::table::{Row, Stored, Table, ValueColumn};
 
 /// Bytes of a piece.
 const PIECE_BYTES: usize = 1024 * 1024;
@@ -70,13 +71,13 @@ impl Pieces {
     }
 
     fn taken_in(&mut self, piece: Row) -> Option<Option<Row>> {
-        let Row { key, values, rest } = piece;
+        let Row { key, values, rest, version } = piece;
         let mut fields = values.into_iter();
         let at = number(&fields.next()?)?;
         let mut row = match self.row.take() {
             None if at == 0 => {
                 self.lengths.clear();
-                Row { key, values: Vec::with_capacity(self.columns), rest }
+                Row { key, values: Vec::with_capacity(self.columns), rest, version }
             }
             Some(row) if at == self.pieces && row.key == key => row,
             _ => return None,
@@ -123,7 +124,8 @@ fn number(field: &Stored) -> Option<usize> {
 
 /// The statement. Each row is made once, in the order of the keys, and stays as it is until its last piece is sent; of values
 /// that are stored as they are, the server reads no more than a piece at a time.
-pub(super) fn sql(table: &Table, range: &KeyRange, layout: &Layout) -> String {
+pub(super) fn sql(scan: &Scan<'_>, layout: &Layout) -> String {
+    let Scan { table, range, fields } = *scan;
     let keys: Vec<String> = table.key.iter().map(|key| format!("t.{}", key.sql)).collect();
     let keys = keys.join(", ");
     // Own names for everything inside, since the table's columns may have any.
@@ -150,6 +152,10 @@ pub(super) fn sql(table: &Table, range: &KeyRange, layout: &Layout) -> String {
     for (at, key) in table.key.iter().filter(|key| needs_text(key.kind)).enumerate() {
         inner.push(format!("t.{}::text AS x{at}", key.sql));
         outer.push(format!("s.x{at}"));
+    }
+    if fields.has_version() {
+        inner.push("t.xmin AS version".to_owned());
+        outer.push("s.version".to_owned());
     }
     format!(
         "COPY (SELECT {} FROM (SELECT p.*, generate_series(0, (greatest({}) - 1) / {PIECE_BYTES}) AS piece FROM (
@@ -200,7 +206,7 @@ mod tests {
                 fields.push(value.map_or(Stored::Null, |value| Stored::Bytes(piece(value))));
             }
             let rest = if at == 0 { b"rest".to_vec() } else { Vec::new() };
-            Row { key: Key(vec![KeyValue::Integer(id)]), values: fields, rest }
+            Row { key: Key(vec![KeyValue::Integer(id)]), values: fields, rest, version: None }
         };
         (0..longest.div_ceil(PIECE_BYTES).max(1)).map(row).collect()
     }

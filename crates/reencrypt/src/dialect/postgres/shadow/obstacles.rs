@@ -91,6 +91,10 @@ const KNOWN: &str = "
         SELECT 61, 'the agent''s role may not act as its owner: GRANT ' || relowner::regrole || ' TO ' || quote_ident(session_user)
         FROM t WHERE NOT pg_has_role(session_user, relowner,
             CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END)
+        UNION ALL
+        SELECT 62, 'the agent''s role may read its columns one by one only, so not which transaction wrote a row: '
+               || 'GRANT SELECT on the whole table'
+        FROM t WHERE NOT has_table_privilege(oid, 'SELECT')
     ) AS known ORDER BY rank, reason";
 
 /// Publications of whole schemas exist from 15 on.
