@@ -15,6 +15,9 @@ pub enum Base64Problem {
     /// A length that no bytes have.
     #[error("a length that base64 never has")]
     Length,
+    /// Line breaks that could not be put back as they are.
+    #[error("lines that are not all of one width and end")]
+    Lines,
     /// `=` where none may be.
     #[error("padding in the wrong place")]
     Padding,

@@ -185,23 +185,37 @@ fn more_than_100_mib_is_refused_unread() {
     }
 }
 
+/// The text in lines, as MIME, OpenSSL and databases write it.
+fn in_lines(text: &str, width: usize, ending: &str) -> String {
+    text.as_bytes()
+        .chunks(width)
+        .map(|line| std::str::from_utf8(line).unwrap().to_owned())
+        .collect::<Vec<_>>()
+        .join(ending)
+}
+
 #[test]
 fn every_form_of_base64_goes_back_as_it_came() {
     for plaintext_bytes in 0..200_usize {
         let raw = encrypted(&vec![b'x'; plaintext_bytes], V2);
-        let forms: [(&str, String); 5] = [
+        let forms: [(&str, String); 9] = [
             ("standard", STANDARD.encode(&raw)),
             ("unpadded", STANDARD_NO_PAD.encode(&raw)),
             ("url-safe", URL_SAFE.encode(&raw)),
             ("url-safe, unpadded", URL_SAFE_NO_PAD.encode(&raw)),
             ("fixed width", format!("{}  ", STANDARD.encode(&raw))),
+            ("76, as MIME", in_lines(&STANDARD.encode(&raw), 76, "\r\n")),
+            ("76, as PostgreSQL and MariaDB", in_lines(&STANDARD.encode(&raw), 76, "\n")),
+            ("64, as OpenSSL", in_lines(&STANDARD.encode(&raw), 64, "\n") + "\n"),
+            ("odd", in_lines(&URL_SAFE_NO_PAD.encode(&raw), 7, "\r\n")),
         ];
         for (name, text) in forms {
             let rewrapped = rewrapper().rewrap(text.as_bytes(), Base64, b"").unwrap();
             let stored = String::from_utf8(rewrapped.stored).unwrap();
             assert_eq!(stored.len(), text.len(), "{name}");
             assert_eq!(stored.matches('=').count(), text.matches('=').count(), "{name}");
-            assert_eq!(stored.matches(' ').count(), text.matches(' ').count(), "{name}");
+            let spaces = |text: &str| text.match_indices([' ', '\r', '\n']).map(|(at, _)| at).collect::<Vec<_>>();
+            assert_eq!(spaces(&stored), spaces(&text), "{name}");
             // Whichever reader the text was made for, it reads the new one as well.
             let shows = |text: &str, symbols: [char; 2]| text.contains(symbols);
             if !shows(&text, ['+', '/']) {
@@ -222,13 +236,42 @@ fn base64_that_is_none_is_named_and_not_quoted() {
         other => panic!("{other:?}"),
     };
     assert_eq!(problem("DQwC!"), Base64Problem::Symbol(4));
-    assert_eq!(problem("DQwC\nAAAA"), Base64Problem::Symbol(4));
+    assert_eq!(problem("DQwC AAAA"), Base64Problem::Symbol(4));
     assert_eq!(problem("DQwC+_"), Base64Problem::MixedAlphabets);
     assert_eq!(problem(&text[..5]), Base64Problem::Length);
     assert_eq!(problem("DQ=C"), Base64Problem::Padding);
     assert_eq!(problem("===="), Base64Problem::Padding);
     let shown = rewrap_error("my-pässword".as_bytes(), Base64).to_string();
     assert!(!shown.contains("pass") && !shown.contains("195"), "{shown}");
+}
+
+#[test]
+fn lines_that_could_not_be_put_back_as_they_are_are_named() {
+    let text = STANDARD.encode(encrypted(&[b'x'; 200], V2));
+    let (first, rest) = text.split_at(76);
+    let regular = in_lines(rest, 76, "\n");
+    for irregular in [
+        format!("{}\n{}\n{regular}", &first[..70], &first[70..]),
+        format!("{first}\r\n{regular}"),
+        format!("{first}\n\n{regular}"),
+        format!("\n{first}\n{regular}"),
+        format!("{first}\n{rest}"),
+        format!("{first}\r{regular}"),
+        format!("{first}\n{}", regular.replace('\n', "\r\n")),
+    ] {
+        let error = rewrap_error(irregular.as_bytes(), Base64);
+        assert_eq!(error, ValueError::Base64(Base64Problem::Lines), "{irregular:?}");
+    }
+    rewrapper().rewrap(format!("{first}\n{regular}").as_bytes(), Base64, b"").unwrap();
+}
+
+#[test]
+fn a_value_that_is_upgraded_has_lines_of_the_width_that_it_had() {
+    let text = STANDARD.encode(encrypted(&[b'x'; 200], V1));
+    let upgraded = rewrapper().upgrading().rewrap(in_lines(&text, 76, "\r\n").as_bytes(), Base64, b"").unwrap().stored;
+    let upgraded = String::from_utf8(upgraded).unwrap();
+    let lines: Vec<&str> = upgraded.split("\r\n").collect();
+    assert!(lines.len() < text.len().div_ceil(76) + 1 && lines[..lines.len() - 1].iter().all(|line| line.len() == 76));
 }
 
 #[test]

@@ -97,6 +97,12 @@ pub(crate) enum Found {
     Neither(Vec<u8>),
 }
 
+/// A text in lines of this width.
+pub(crate) fn in_lines(text: &str, width: usize, ending: &str) -> String {
+    let line = |line: &[u8]| String::from_utf8(line.to_vec()).unwrap();
+    text.as_bytes().chunks(width).map(line).collect::<Vec<_>>().join(ending)
+}
+
 /// Every registered value, by table, column and key.
 pub(crate) type Census = BTreeMap<(String, String, String), Found>;
 

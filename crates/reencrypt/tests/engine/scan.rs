@@ -9,7 +9,7 @@ use reencrypt::{Engine, EngineError, Targets};
 use rotation::Survey;
 
 use crate::documented::documented;
-use crate::farm::{Cell, Place, Vault, on_both, request};
+use crate::farm::{Cell, Place, Vault, in_lines, on_both, request};
 
 /// Lets the role see everything, as docs/database.md advises.
 async fn see_all(vault: &Vault) {
@@ -170,6 +170,25 @@ on_both! {
         let written = targets_file(&report, &Targets::none());
         assert!(written.contains("# keyless.secret CANNOT BE REGISTERED"), "{written}");
         assert_eq!(Targets::parse(&written).unwrap().table("odd").unwrap().columns.len(), 2);
+    }
+
+    async fn base64_in_lines_is_told_as_what_it_is(vault) {
+        let blob = vault.types("{blob}");
+        vault.run(&format!("CREATE TABLE wrapped (id integer PRIMARY KEY, t text, b {blob});")).await;
+        // As many bytes as need no padding.
+        let Cell::Text(text) = vault.base64(&"x".repeat(99)) else { panic!("base64 values are text") };
+        assert!(!text.ends_with('='));
+        for (id, (width, ending, last)) in (1..).zip([(76, "\r\n", ""), (76, "\n", ""), (64, "\n", "\n")]) {
+            let text = in_lines(&text, width, ending) + last;
+            let bytes = Cell::Bytes(text.clone().into_bytes());
+            vault.insert("wrapped", &[vec![Cell::Integer(id), Cell::Text(text), bytes]]).await;
+        }
+        see_all(&vault).await;
+        let report = scan(&vault).await;
+        for column in ["t", "b"] {
+            assert_eq!(groups(found(&report, "wrapped", column)), ["symmetric ciphertext 2 base64 3"]);
+            assert_eq!(found(&report, "wrapped", column).obstacle, None);
+        }
     }
 
     async fn a_column_that_holds_nothing_of_the_farms_key_keeps_no_rotation_from_beginning(vault) {

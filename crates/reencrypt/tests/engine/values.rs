@@ -6,7 +6,7 @@ use keys::value::{Cipher, CipherVersion, Encoding};
 use keys::{KeySet, SecretKey};
 use rotation::{Direction, FaultCode, UndecryptableValue};
 
-use crate::farm::{Cell, Found, Vault, on_both, request, turned, under};
+use crate::farm::{Cell, Found, Vault, in_lines, on_both, request, turned, under};
 
 /// What earlier releases of devolutions-crypto wrote: subtype 0, versions 1 and 2, as it publishes them with their key.
 const PUBLISHED_KEY: &str = "ozJVEme4+5e/4NG3C+Rl26GQbGWAqGc0QPX8/1xvaFM=";
@@ -56,6 +56,38 @@ on_both! {
         vault.engine().await.turn_back(&vault.mark(2, Direction::Back)).await.unwrap();
         vault.reencrypt_all(&survey, 3, vault.mark(3, Direction::Back)).await.unwrap();
         assert_eq!(vault.census().await, before);
+    }
+
+    async fn base64_in_lines_turns_and_goes_back_in_lines_as_they_were(vault) {
+        let Cell::Text(text) = vault.base64(&"several lines ".repeat(20)) else { panic!("base64 values are text") };
+        let wrapped = [in_lines(&text, 76, "\r\n"), in_lines(&text, 76, "\n"), in_lines(&text, 64, "\n") + "\n"];
+        for (slug, text) in ["a", "b", "c"].into_iter().zip(&wrapped) {
+            vault.insert("documents", &[vec![Cell::Text(slug.to_owned()), Cell::Text(text.clone())]]).await;
+        }
+        let texts = async || -> Vec<Vec<u8>> {
+            let rows = vault.rows("SELECT body FROM documents ORDER BY 1, \"Slug\"").await;
+            rows.into_iter().map(|mut row| row.remove(0).unwrap()).collect()
+        };
+        let breaks = |texts: &[Vec<u8>]| {
+            let of = |text: &Vec<u8>| text.iter().map(|byte| if byte.is_ascii_whitespace() { *byte } else { b'.' }).collect();
+            let mut lines: Vec<Vec<u8>> = texts.iter().map(of).collect();
+            lines.sort_unstable();
+            lines
+        };
+        let (before, stored) = (vault.census().await, texts().await);
+        let survey = vault.survey().await;
+        assert_eq!(survey.undecryptable, []);
+        let mark = vault.mark(1, Direction::Forward);
+        vault.engine().await.fence(&mark).await.unwrap();
+        let tally = vault.reencrypt_all(&survey, 1, mark).await.unwrap();
+        assert_eq!(vault.verify_all(&survey, 2, mark).await.unwrap(), tally);
+        assert_eq!(vault.census().await, turned(&before));
+        let turned = texts().await;
+        assert!(turned != stored && breaks(&turned) == breaks(&stored), "{turned:?}");
+        vault.engine().await.turn_back(&vault.mark(2, Direction::Back)).await.unwrap();
+        vault.reencrypt_all(&survey, 3, vault.mark(3, Direction::Back)).await.unwrap();
+        assert_eq!(vault.census().await, before);
+        assert_eq!(breaks(&texts().await), breaks(&stored));
     }
 
     async fn values_of_subtype_0_turn_and_go_back_and_are_written_as_symmetric(vault) {

@@ -245,10 +245,11 @@ fn tag(column: &str, look: Look) -> String {
     let end = ["0A", "0D", "20", "09", "0A"]
         .iter()
         .fold(bytes.clone(), |inner, blank| format!("TRIM(TRAILING x'{blank}' FROM {inner})"));
+    let symbols = format!("LENGTH(REPLACE(REPLACE({end}, x'0A', ''), x'0D', ''))");
     let base64 = format!(
         "CONCAT(CASE WHEN LOCATE('-', {bytes}) > 0 OR LOCATE('_', {bytes}) > 0
-                     THEN IF(RIGHT({end}, 1) = '=' OR LENGTH({end}) % 4 = 0, 's', 'v')
-                     ELSE IF(RIGHT({end}, 1) = '=' OR LENGTH({end}) % 4 = 0, 'b', 'u') END, {})",
+                     THEN IF(RIGHT({end}, 1) = '=' OR {symbols} % 4 = 0, 's', 'v')
+                     ELSE IF(RIGHT({end}, 1) = '=' OR {symbols} % 4 = 0, 'b', 'u') END, {})",
         text(&format!("LEFT({bytes}, 10)")),
     );
     match look {

@@ -273,7 +273,7 @@ fn tag(column: &str, look: Look) -> String {
                 &format!(
                     "rtrim(encode(substring({column} FROM greatest(octet_length({column}) - 15, 1)), 'escape'), E' \\t\\r\\n')"
                 ),
-                &format!("octet_length({column})"),
+                &format!("length(translate(encode({column}, 'escape'), E' \\t\\r\\n', ''))"),
             ),
         ),
         Look::Text => {
@@ -286,7 +286,7 @@ fn tag(column: &str, look: Look) -> String {
                 form = form(
                     &format!("strpos({text}, '-') > 0 OR strpos({text}, '_') > 0"),
                     &format!("rtrim({text}, E' \\t\\r\\n')"),
-                    &format!("length(rtrim({text}, E' \\t\\r\\n'))"),
+                    &format!("length(translate({text}, E' \\t\\r\\n', ''))"),
                 ),
                 within = within(&text),
             )

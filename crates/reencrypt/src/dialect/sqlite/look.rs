@@ -139,9 +139,14 @@ fn tags(table: &str, columns: &[&str]) -> String {
 /// The tag of one value, NULL for all that is none of ours.
 fn tag(column: &str) -> String {
     // Of a value that may be large, no more than its ends are taken: SQLite makes whatever is taken anew.
-    let base64 = |head: &str, tail: &str, [dash, underscore]: [&str; 2]| {
+    let base64 = |head: &str, tail: &str, [dash, underscore, newline]: [&str; 3]| {
         let end = format!("rtrim({tail}, ' ' || char(9) || char(13) || char(10))");
-        let whole = format!("({end} LIKE '%=' OR (length({column}) - length({tail}) + length({end})) % 4 = 0)");
+        let symbols = format!(
+            "CASE WHEN instr({column}, {newline}) > 0
+                  THEN length(rtrim(replace(replace({column}, char(13), ''), char(10), ''), ' ' || char(9)))
+                  ELSE length({column}) - length({tail}) + length({end}) END"
+        );
+        let whole = format!("({end} LIKE '%=' OR ({symbols}) % 4 = 0)");
         format!(
             "CASE WHEN instr({column}, {dash}) > 0 OR instr({column}, {underscore}) > 0
                   THEN CASE WHEN {whole} THEN 's' ELSE 'v' END
@@ -163,7 +168,7 @@ fn tag(column: &str) -> String {
                   AND substr({column}, instr({column}, 'DQw') - 1, 1) NOT GLOB '[A-Za-z0-9+/_-]'
              THEN 'e' || substr({column}, instr({column}, 'DQw'), 10) END
          END",
-        of_blob = base64(&text(&head), &text(&tail), ["x'2D'", "x'5F'"]),
-        of_text = base64(&head, &tail, ["'-'", "'_'"]),
+        of_blob = base64(&text(&head), &text(&tail), ["x'2D'", "x'5F'", "x'0A'"]),
+        of_text = base64(&head, &tail, ["'-'", "'_'", "char(10)"]),
     )
 }
