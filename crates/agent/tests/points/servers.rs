@@ -23,7 +23,7 @@ pub(crate) struct Postgres {
 impl Postgres {
     pub(crate) async fn new() -> Self {
         let cluster = cluster::shared();
-        let (name, number) = cluster.database().await;
+        let (name, number) = cluster.database("").await;
         let application = format!("app_{number}");
         let mut superuser = cluster.superuser(&name).await;
         run_postgres(&mut superuser, format!("CREATE ROLE {application} LOGIN")).await;

@@ -178,11 +178,14 @@ impl Cluster {
     }
 
     /// A database of its own for one test, and a number that makes its roles' names its own.
-    pub(crate) async fn database(&self) -> (String, u32) {
+    pub(crate) async fn database(&self, options: &str) -> (String, u32) {
         let number = NAMES.fetch_add(1, Ordering::Relaxed);
         let name = format!("vault_{number}");
         let mut superuser = self.superuser("postgres").await;
-        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut superuser).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name} {options}")))
+            .execute(&mut superuser)
+            .await
+            .unwrap();
         (name, number)
     }
 }

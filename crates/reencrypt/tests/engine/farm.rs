@@ -206,7 +206,12 @@ impl Vault {
     }
 
     async fn postgres_bare_on(cluster: Arc<Cluster>, targets: &str) -> Self {
-        let (database, number) = cluster.database().await;
+        Self::postgres_bare_with(cluster, targets, "").await
+    }
+
+    /// The database is made with these options.
+    pub(crate) async fn postgres_bare_with(cluster: Arc<Cluster>, targets: &str, options: &str) -> Self {
+        let (database, number) = cluster.database(options).await;
         let (agent, application) = (format!("agent_{number}"), format!("app_{number}"));
         let mut config = DatabaseConfig::new(cluster.url(&agent, &database));
         config.application_role = Some(application.clone());

@@ -1,11 +1,14 @@
 //! What comes between a rotation and its end in PostgreSQL where tables are turned in place: connections that are lost at
-//! every statement, locks of others, full disks. A named error, nothing lost, nothing done twice, and the work goes on.
+//! every statement or ended by an administrator, sessions that say nothing any more, cancelled statements, locks of others,
+//! full disks. A named error, nothing lost, nothing done twice, and the work goes on.
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use reencrypt::{DatabaseConfig, Engine, EngineError, NoteKind};
-use rotation::{Direction, Survey};
+use rotation::{Direction, Shard, Survey};
 
-use crate::farm::{Census, Found, Place, Vault, turned, under};
-use crate::proxy::{Cut, Proxy};
+use crate::farm::{Census, Found, Place, Vault, request, stand_still, turned, under};
+use crate::proxy::{Cut, ENDLESS, Proxy};
 use crate::small_disk::SmallDisk;
 
 /// More than any step sends.
@@ -21,6 +24,14 @@ impl Farm {
     async fn new(vault: Vault, size: i64) -> Self {
         vault.seed(size).await;
         Self { survey: vault.survey().await, before: vault.census().await, vault }
+    }
+
+    /// With one shard for each table, the largest of which takes several chunks.
+    async fn of_whole_tables(vault: Vault) -> Self {
+        let mut farm = Self::new(vault, 6000).await;
+        let ring = keys::KeySet::new("farm", farm.vault.old.clone(), 0);
+        farm.survey = farm.vault.engine().await.survey(&request(&ring, &[], 1), &|_| {}).await.unwrap();
+        farm
     }
 
     async fn pass(&self, engine: &Engine, epoch: u64, direction: Direction, verify: bool) -> Result<(), EngineError> {
@@ -40,7 +51,21 @@ impl Farm {
             let proxy = Proxy::new(cluster.socket_directory().to_owned(), statements, cut);
             let config = DatabaseConfig { url: proxy.url(agent, database), ..self.vault.config.clone() };
             let engine = Engine::connect(&config, self.vault.targets.clone()).await.unwrap();
-            match step(&engine).await {
+            let ending = async {
+                proxy.last().await;
+                if cut == Cut::Passed {
+                    let all = format!(
+                        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = '{agent}'"
+                    );
+                    self.vault.run(&all).await;
+                }
+                std::future::pending::<()>().await;
+            };
+            let done = tokio::select! {
+                done = step(&engine) => done,
+                () = ending => unreachable!("it only waits"),
+            };
+            match done {
                 Ok(()) if proxy.has_cut() => {}
                 Ok(()) => return statements,
                 Err(error) => {
@@ -51,6 +76,21 @@ impl Farm {
             self.whole().await;
         }
         panic!("it is not done after {STATEMENTS_MAX} statements")
+    }
+
+    fn largest(&self) -> Shard {
+        self.survey.shards.iter().max_by_key(|shard| shard.rows_estimated).unwrap().clone()
+    }
+
+    /// The pass is done, with every row counted once, and verified.
+    async fn comes_to_its_end(&self) {
+        let tally = self.vault.reencrypt_all(&self.survey, 3, self.vault.mark(2, Direction::Forward)).await.unwrap();
+        assert_eq!(tally.rows, self.survey.shards.iter().map(|shard| shard.rows_estimated).sum::<u64>());
+        assert_eq!(
+            self.vault.verify_all(&self.survey, 4, self.vault.mark(3, Direction::Forward)).await.unwrap(),
+            tally
+        );
+        assert!(self.vault.census().await == turned(&self.before));
     }
 
     /// Every value is there, says what it said, and is under one of the two keys.
@@ -99,6 +139,81 @@ async fn a_connection_may_be_lost_before_every_statement() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_may_be_lost_after_every_statement() {
     cut_everywhere(Cut::After).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_administrator_may_end_the_sessions_at_every_statement() {
+    cut_everywhere(Cut::Passed).await;
+}
+
+/// As when the machine of an agent stands still, or a network swallows everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_says_nothing_inside_a_chunk_is_ended_by_the_server_and_the_chunk_is_done_again() {
+    let farm = Farm::of_whole_tables(Vault::postgres().await).await;
+    farm.vault.engine().await.fence(&farm.vault.mark(1, Direction::Forward)).await.unwrap();
+    let Place::Postgres { cluster, database, agent, .. } = &farm.vault.place else { panic!("not PostgreSQL") };
+    let proxy = Proxy::new(cluster.socket_directory().to_owned(), ENDLESS, Cut::Passed);
+    let config = DatabaseConfig { url: proxy.url(agent, database), ..farm.vault.config.clone() };
+    let engine = Engine::connect(&config, farm.vault.targets.clone()).await.unwrap();
+    let job = farm.vault.job(&farm.largest(), 2, farm.vault.mark(2, Direction::Forward));
+    let hush = |_rows| proxy.hush();
+    let silent = async {
+        proxy.last().await;
+        let in_a_chunk = format!(
+            "SELECT CAST(count(*) AS text) FROM pg_stat_activity WHERE usename = '{agent}' AND state = 'idle in transaction'
+             AND backend_xid IS NOT NULL AND query LIKE '%UPDATE%' AND query NOT LIKE '%keyturn.%'"
+        );
+        // The server may not have come to the end of the statement before yet.
+        while farm.vault.text(&in_a_chunk).await != "1" {
+            tokio::task::yield_now().await;
+        }
+    };
+    let (done, ()) = tokio::join!(engine.reencrypt(&job, &hush), silent);
+    let fault = done.unwrap_err().fault();
+    assert!(fault.retryable && fault.message.contains("idle-in-transaction timeout"), "{fault:?}");
+    farm.whole().await;
+    let (old, new) = under(&farm.vault.census().await);
+    assert!(old > 0 && new > 0, "{old} and {new}");
+    farm.comes_to_its_end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_time_limit_ends_a_statement_and_a_cancelled_one_is_a_fault_that_may_be_tried_again() {
+    let farm = Farm::of_whole_tables(Vault::postgres().await).await;
+    let Place::Postgres { agent, .. } = &farm.vault.place else { panic!("not PostgreSQL") };
+    farm.vault.run(&format!("ALTER ROLE {agent} SET statement_timeout = '300ms'")).await;
+    let engine = farm.vault.engine().await;
+    engine.fence(&farm.vault.mark(1, Direction::Forward)).await.unwrap();
+    let job = farm.vault.job(&farm.largest(), 2, farm.vault.mark(2, Direction::Forward));
+    // Somebody holds rows behind the first chunk.
+    let other = tokio::sync::Mutex::new(farm.vault.superuser().await);
+    let held = AtomicBool::new(false);
+    let hold = |_rows| {
+        if !held.swap(true, Ordering::SeqCst) {
+            let last = "BEGIN; SELECT 1 FROM connections ORDER BY id DESC LIMIT 10 FOR UPDATE";
+            stand_still(async { sqlx::raw_sql(last).execute(&mut *other.lock().await).await.unwrap() });
+        }
+    };
+    let cancelled = async {
+        let waits = format!(
+            "SELECT CAST(count(*) AS text) FROM pg_stat_activity WHERE usename = '{agent}' AND wait_event_type = 'Lock'
+             AND clock_timestamp() - query_start > interval '600 ms'"
+        );
+        while farm.vault.text(&waits).await == "0" {
+            tokio::task::yield_now().await;
+        }
+        let all = format!("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE usename = '{agent}'");
+        farm.vault.run(&all).await;
+    };
+    let (done, ()) = tokio::join!(engine.reencrypt(&job, &hold), cancelled);
+    let fault = done.unwrap_err().fault();
+    assert!(fault.retryable && fault.message.contains("canceling statement due to user request"), "{fault:?}");
+    assert!(fault.message.contains("connections") && fault.next_step.contains("try again"), "{fault:?}");
+    farm.whole().await;
+    let (old, new) = under(&farm.vault.census().await);
+    assert!(old > 0 && new > 0, "{old} and {new}");
+    sqlx::raw_sql("ROLLBACK").execute(&mut *other.lock().await).await.unwrap();
+    farm.comes_to_its_end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

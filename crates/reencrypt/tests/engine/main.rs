@@ -6,7 +6,9 @@
 mod altered_under_way;
 mod attached;
 mod bad_input;
+mod bad_values;
 mod bench;
+mod character_sets;
 mod cluster;
 mod doctor;
 mod documented;
@@ -17,6 +19,7 @@ mod fence;
 mod in_place_faults;
 mod kept_ledger;
 mod keys_of_every_type;
+mod large_values;
 mod late_workers;
 mod lost_rights;
 mod mariadb;

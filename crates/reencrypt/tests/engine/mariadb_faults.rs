@@ -5,14 +5,17 @@
 use reencrypt::{DatabaseConfig, Engine, EngineError, ShardJob, SwapJob};
 use rotation::{Direction, Shard, Strategy, Survey};
 
-use crate::farm::{Census, Found, Place, Vault, turned};
+use crate::farm::{Census, Found, Place, Vault, request, turned, under};
 use crate::mariadb::waits_for_a_row;
-use crate::proxy::{Cut, Proxy};
+use crate::proxy::{Cut, ENDLESS, Proxy};
 use crate::small_disk::SmallDisk;
 
 const TARGETS: &str = "version = 1\n[[table]]\nname = 'vault'\nkey = ['id']\n[[table.column]]\nname = 'secret'\n";
 
 const TABLE: &str = "CREATE TABLE vault (id int PRIMARY KEY, owner int, secret longblob, KEY by_owner (owner))";
+
+/// As many as take several chunks.
+const ROWS: i64 = 3000;
 
 /// More than any step of this small a table sends.
 const STATEMENTS_MAX: i64 = 300;
@@ -169,6 +172,25 @@ async fn a_connection_may_be_lost_after_every_statement() {
 async fn an_administrator_may_end_the_sessions_at_every_statement() {
     Farm::new(Strategy::Shadow, 12).await.cut_everywhere(Cut::Passed).await;
     Farm::new(Strategy::InPlace, 12).await.cut_everywhere(Cut::Passed).await;
+}
+
+/// As when the machine of an agent stands still, or a network swallows everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_says_nothing_inside_a_chunk_is_ended_by_the_server_and_the_chunk_is_done_again() {
+    let mut farm = Farm::new(Strategy::InPlace, ROWS).await;
+    let ring = keys::KeySet::new("farm", farm.vault.old.clone(), 0);
+    farm.survey = farm.vault.engine().await.survey(&request(&ring, &[], 1), &|_| {}).await.unwrap();
+    let (engine, proxy) = farm.engine_behind(ENDLESS, Cut::Passed).await;
+    let job = farm.job(&farm.survey.shards[0], 2, Direction::Forward);
+    let fault = engine.reencrypt(&job, &|_| proxy.hush()).await.unwrap_err().fault();
+    assert!(proxy.has_cut() && fault.retryable, "{fault:?}");
+    let (old, new) = under(&farm.vault.census().await);
+    assert!(old > 0 && new > 0 && old + new == farm.census.len(), "{old} and {new}");
+    let engine = farm.vault.engine().await;
+    let tally = engine.reencrypt(&job, &|_| {}).await.unwrap();
+    assert_eq!(tally.rows, ROWS.unsigned_abs());
+    assert_eq!(engine.verify(&farm.job(&farm.survey.shards[0], 3, Direction::Forward), &|_| {}).await.unwrap(), tally);
+    assert!(farm.vault.census().await == turned(&farm.census));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

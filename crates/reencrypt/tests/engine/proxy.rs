@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -12,6 +12,12 @@ use tokio::sync::watch;
 
 /// What a client asks for before it sends a startup message.
 const ENCRYPTION_REQUEST: [u8; 4] = 80_877_103_u32.to_be_bytes();
+
+/// What ends a chunk, in both languages.
+const COMMIT: &[u8] = b"COMMIT";
+
+/// More statements than anybody sends.
+pub(crate) const ENDLESS: i64 = i64::MAX;
 
 /// What becomes of the last statement, and of all connections with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +41,7 @@ pub(crate) struct Proxy {
     directory: TempDir,
     left: Arc<AtomicI64>,
     cutting: watch::Sender<bool>,
+    hushed: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -54,10 +61,12 @@ impl Proxy {
         let left = Arc::new(AtomicI64::new(statements));
         let (cutting, cuts) = watch::channel(false);
         let (shared, sender) = (Arc::clone(&left), cutting.clone());
+        let hushed = Arc::new(AtomicBool::new(false));
+        let hush = Arc::clone(&hushed);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (socket, left, mut cuts, sender) =
-                    (socket.clone(), Arc::clone(&shared), cuts.clone(), sender.clone());
+                let (socket, left, mut cuts, sender, hush) =
+                    (socket.clone(), Arc::clone(&shared), cuts.clone(), sender.clone(), Arc::clone(&hush));
                 tokio::spawn(async move {
                     let Ok(server) = UnixStream::connect(socket).await else { return };
                     let (mut from_client, mut to_client) = client.into_split();
@@ -65,6 +74,10 @@ impl Proxy {
                     let up = async {
                         let mut begun = false;
                         while let Some((message, counts)) = read(wire, &mut from_client, &mut begun).await {
+                            if hush.load(Ordering::SeqCst) && holds(&message, COMMIT) {
+                                let _ = sender.send(true);
+                                return std::future::pending().await;
+                            }
                             let last = counts && left.fetch_sub(1, Ordering::SeqCst) <= 1;
                             if (!last || cut != Cut::Before) && to_server.write_all(&message).await.is_err() {
                                 break;
@@ -89,7 +102,13 @@ impl Proxy {
                 });
             }
         });
-        Self { directory, left, cutting }
+        Self { directory, left, cutting, hushed }
+    }
+
+    /// From now on whoever commits is heard no more, and hears nothing: its connection stays, and nothing passes. Told by
+    /// [`Proxy::last`].
+    pub(crate) fn hush(&self) {
+        self.hushed.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn url(&self, role: &str, database: &str) -> String {
@@ -129,6 +148,10 @@ async fn read(wire: Wire, client: &mut OwnedReadHalf, begun: &mut bool) -> Optio
             Some((message, counts))
         }
     }
+}
+
+fn holds(message: &[u8], words: &[u8]) -> bool {
+    message.windows(words.len()).any(|window| window == words)
 }
 
 async fn mariadb(client: &mut OwnedReadHalf) -> Option<Vec<u8>> {

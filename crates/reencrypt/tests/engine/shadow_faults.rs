@@ -1,5 +1,5 @@
-//! What comes between a shadow and its swap in PostgreSQL: connections that are lost at every statement, locks of others,
-//! cancelled statements, full disks. A named error, nothing lost, and the work goes on where it was.
+//! What comes between a shadow and its swap in PostgreSQL: connections that are lost or ended at every statement, locks of
+//! others, cancelled statements, full disks. A named error, nothing lost, and the work goes on where it was.
 
 use keys::KeySet;
 use reencrypt::{DatabaseConfig, Engine, EngineError, ShardJob, SurveyRequest, SwapJob};
@@ -123,7 +123,21 @@ impl Farm {
             let proxy = Proxy::new(cluster.socket_directory().to_owned(), statements, cut);
             let config = DatabaseConfig { url: proxy.url(agent, database), ..self.vault.config.clone() };
             let engine = Engine::connect(&config, self.vault.targets.clone()).await.unwrap();
-            match step(&engine).await {
+            let ending = async {
+                proxy.last().await;
+                if cut == Cut::Passed {
+                    let all = format!(
+                        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = '{agent}'"
+                    );
+                    self.vault.run(&all).await;
+                }
+                std::future::pending::<()>().await;
+            };
+            let done = tokio::select! {
+                done = step(&engine) => done,
+                () = ending => unreachable!("it only waits"),
+            };
+            match done {
                 Ok(()) if proxy.has_cut() => {}
                 Ok(()) => return statements,
                 Err(error) => {
@@ -164,6 +178,11 @@ async fn a_connection_may_be_lost_before_every_statement() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_may_be_lost_after_every_statement() {
     cut_everywhere(Cut::After).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_administrator_may_end_the_sessions_at_every_statement() {
+    cut_everywhere(Cut::Passed).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

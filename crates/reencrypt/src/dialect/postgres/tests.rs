@@ -45,7 +45,7 @@ struct Place {
 impl Place {
     async fn with(sql: &str) -> Self {
         let cluster = cluster::shared();
-        let (database, number) = cluster.database().await;
+        let (database, number) = cluster.database("").await;
         let config = DatabaseConfig::new(cluster.url(&format!("agent_{number}"), &database));
         let place = Self { dialect: dialect::of(&config).unwrap(), cluster, database, number };
         place
