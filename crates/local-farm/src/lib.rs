@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use ports::Ports;
-pub use server::{CopiedServer, Extension, SpareDatabase};
+pub use server::{CopiedServer, Extension, NoRoom, SpareDatabase, room_aside};
 
 /// What `keyturn demo` was asked for.
 #[derive(Debug, Clone)]

@@ -17,6 +17,7 @@ mod pki;
 mod recover;
 mod restore;
 mod restore_login;
+mod room;
 mod rotation;
 #[path = "../../../../tests/end_to_end/sample_vault.rs"]
 mod sample_vault;

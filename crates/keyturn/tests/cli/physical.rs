@@ -12,14 +12,14 @@ use crate::support::{run, text};
 use crate::vault::{ROWS, VaultFarm};
 
 /// One node, which looks at backups that it is shown.
-fn farm() -> VaultFarm {
+pub(crate) fn farm() -> VaultFarm {
     let mut vault = VaultFarm::on_postgres(1);
     vault.configure(0, "[backup]\ndirectory = \"backups\"\n");
     fs::DirBuilder::new().mode(0o700).create(vault.farm.path("backups")).expect("a folder");
     vault
 }
 
-fn base_backup(vault: &VaultFarm, name: &str) -> PathBuf {
+pub(crate) fn base_backup(vault: &VaultFarm, name: &str) -> PathBuf {
     base_backup_as(vault, name, &[])
 }
 

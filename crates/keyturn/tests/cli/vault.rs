@@ -90,9 +90,18 @@ impl VaultFarm {
 
     /// Starts a node's agent and waits until it serves.
     pub(crate) fn start_agent(&mut self, number: usize) {
+        self.start_agent_with(number, &[]);
+    }
+
+    /// The same with these variables in its environment.
+    pub(crate) fn start_agent_with(&mut self, number: usize, environment: &[(&str, &str)]) {
         let config = self.farm.path(&format!("{}.toml", self.nodes[number].name));
         let mut agent = keyturn();
-        agent.args(["agent", "--config", &config]).stdout(Stdio::null()).stderr(Stdio::piped());
+        agent
+            .args(["agent", "--config", &config])
+            .envs(environment.iter().copied())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let mut agent = Running(agent.spawn().expect("the binary runs"));
         wait_until_serving(&mut agent);
         self.nodes[number].agent = Some(agent);

@@ -18,6 +18,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::binaries::Binaries;
+use super::room::room_aside;
 use super::temporary::{self, TemporaryServer};
 
 /// What our server is told instead of what the copied one was: no archive, no standby, no library of anybody's is in it. Index
@@ -70,7 +71,8 @@ impl CopiedServer {
         let _wanted = wanted.drop_guard();
         let copied = tokio::task::spawn_blocking(move || {
             let data = folder.path().join("data");
-            copy(&from, &from, &data, user.as_ref(), &unwanted)?;
+            room_aside(bytes(&from).with_context(|| format!("measuring {}", from.display()))?)?;
+            copy(&from, &from, &data, None, user.as_ref(), &unwanted)?;
             close_tablespaces(&data)?;
             let seen = look(&data)?;
             let copied = open(&data).context("opening the copy")?;
@@ -129,12 +131,26 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path)
 }
 
+/// The size of a folder or a file. Anything else is for [`copy`] to refuse.
+fn bytes(from: &Path) -> io::Result<u64> {
+    let Ok(opened) = open(from) else { return Ok(0) };
+    let found = opened.metadata()?;
+    if !found.is_dir() {
+        return Ok(found.len());
+    }
+    let inside = inside(&opened);
+    fs::read_dir(&inside)?
+        .try_fold(0_u64, |sum, entry| Ok(sum.saturating_add(bytes(&inside.join(entry?.file_name()))?)))
+}
+
 /// Copies a folder or a plain file, for its owner alone. `from` leads through the very folders that were opened, whatever is put
-/// into their places meanwhile; `shown` is what people call it.
+/// into their places meanwhile; `shown` is what people call it. Whoever owns the folder (`owner`) may have given a file of
+/// somebody else's a name in it, and must not get a copy that way.
 fn copy(
     from: &Path,
     shown: &Path,
     into: &Path,
+    owner: Option<u32>,
     user: Option<&User>,
     unwanted: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -154,19 +170,26 @@ fn copy(
             "others than its owner may write {}, or it is another user's than keyturn's, root's or the server's",
             shown.display()
         );
+        let foreign = owner.is_some_and(|owner| owner != found.uid());
+        ensure!(
+            !foreign || found.is_dir() || found.nlink() == 1,
+            "{} has another name elsewhere, and is another user's than its folder",
+            shown.display()
+        );
     }
-    match opened.zip(found.map(|found| found.file_type())) {
-        Some((file, kind)) if kind.is_file() => {
+    match opened.zip(found) {
+        Some((file, found)) if found.is_file() => {
             let mut copied =
                 OpenOptions::new().write(true).create_new(true).mode(0o600).open(into).with_context(copying)?;
             io::copy(&mut &file, &mut copied).with_context(copying)?;
         }
-        Some((folder, kind)) if kind.is_dir() => {
+        Some((folder, found)) if found.is_dir() => {
             DirBuilder::new().mode(0o700).create(into).with_context(copying)?;
             let inside = inside(&folder);
             for entry in fs::read_dir(&inside).with_context(copying)? {
                 let name = entry.with_context(copying)?.file_name();
-                copy(&inside.join(&name), &shown.join(&name), &into.join(&name), user, unwanted)?;
+                let (from, shown, into) = (inside.join(&name), shown.join(&name), into.join(&name));
+                copy(&from, &shown, &into, Some(found.uid()), user, unwanted)?;
             }
         }
         Some(_) | None => bail!(
@@ -249,8 +272,92 @@ async fn make_role(binaries: &Binaries, data: &Path, role: &str, database: &str)
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+    use std::sync::Arc;
+
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
     use super::*;
+
+    /// How many copies must come whole, and how many must meet a link, before enough was tried.
+    const TRIED_MIN: usize = 30;
+
+    /// Every file below, as bytes.
+    fn contents(folder: &Path) -> Vec<Vec<u8>> {
+        let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+        entries
+            .flat_map(|path| if path.is_dir() { contents(&path) } else { vec![fs::read(path).expect("a file")] })
+            .collect()
+    }
+
+    #[test]
+    fn what_is_exchanged_for_a_link_while_it_is_copied_leads_nowhere() {
+        let place = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| place.path().join(name);
+        for folder in ["backup/base/1", "outside/1"] {
+            fs::create_dir_all(path(folder)).expect("made");
+        }
+        for number in 0..20 {
+            fs::write(path(&format!("backup/base/1/{number}")), "of the backup").expect("written");
+            fs::write(path(&format!("outside/1/{number}")), "a secret outside").expect("written");
+        }
+        // A file, a folder, and the folder around it, each in turn for a link to what has the same names outside.
+        let exchanged =
+            [("backup/base/1/7", "outside/1/7"), ("backup/base/1", "outside/1"), ("backup/base", "outside")];
+        for (at, (inside, outside)) in exchanged.into_iter().enumerate() {
+            let (link, inside) = (path(&format!("link-{at}")), path(inside));
+            symlink(path(outside), &link).expect("linked");
+            // Also told when the test fails.
+            let wanted = Arc::new(());
+            let exchanging = Arc::downgrade(&wanted);
+            std::thread::scope(|scope| {
+                let _wanted = wanted;
+                scope.spawn(|| {
+                    while exchanging.strong_count() > 0 {
+                        renameat2(AT_FDCWD, &inside, AT_FDCWD, &link, RenameFlags::RENAME_EXCHANGE).expect("exchanged");
+                    }
+                });
+                let (mut whole, mut refused) = (0, 0);
+                while whole < TRIED_MIN || refused < TRIED_MIN {
+                    let (from, into) = (path("backup"), path("copy"));
+                    match copy(&from, &from, &into, None, None, &CancellationToken::new()) {
+                        Ok(()) => whole += 1,
+                        Err(error) => {
+                            assert!(format!("{error:#}").contains("neither a file nor a folder"), "{error:#}");
+                            refused += 1;
+                        }
+                    }
+                    assert!(bytes(&from).expect("measured") <= 20 * 13, "what is outside is not measured");
+                    let seen = contents(&into);
+                    assert!(seen.iter().all(|content| content == b"of the backup"), "{inside:?}");
+                    fs::remove_dir_all(&into).expect("removed");
+                }
+            });
+            // As it was, for the next.
+            if fs::symlink_metadata(&inside).expect("there").is_symlink() {
+                renameat2(AT_FDCWD, &inside, AT_FDCWD, &link, RenameFlags::RENAME_EXCHANGE).expect("exchanged");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_its_folder_s_owner_only_gave_a_name_to_is_not_copied_for_him() {
+        let place = tempfile::tempdir().expect("a folder");
+        let (first, second) = (place.path().join("first"), place.path().join("second"));
+        fs::write(&first, "root's").expect("written");
+        fs::hard_link(&first, &second).expect("linked");
+        let own = Uid::effective().as_raw();
+        let copy_of = |owner| {
+            let into = place.path().join("copy");
+            let copied = copy(&first, &first, &into, owner, None, &CancellationToken::new());
+            remove(&into).expect("removed");
+            copied
+        };
+        copy_of(Some(own)).expect("his own");
+        let refused = copy_of(Some(own + 1)).expect_err("another's");
+        assert!(refused.to_string().contains("has another name elsewhere"), "{refused}");
+        fs::remove_file(&second).expect("removed");
+        copy_of(Some(own + 1)).expect("no other name");
+    }
 
     #[test]
     fn nothing_is_written_through_what_the_server_s_user_put_into_the_copy() {

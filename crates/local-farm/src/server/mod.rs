@@ -5,6 +5,7 @@ mod copied;
 mod mariadb;
 mod restoring;
 mod roles;
+mod room;
 mod spare;
 mod temporary;
 
@@ -20,6 +21,7 @@ pub use copied::CopiedServer;
 use mariadb::{ADMINISTRATOR, TemporaryMariadb, Users};
 pub use restoring::Extension;
 use roles::Roles;
+pub use room::{NoRoom, room_aside};
 pub use spare::SpareDatabase;
 use temporary::TemporaryServer;
 

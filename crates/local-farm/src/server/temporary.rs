@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -34,6 +34,9 @@ const LOG_BYTES_MAX: usize = 16 * 1024;
 
 /// A path of a unix socket has at most 107 bytes, `/.s.PGSQL.5432` included.
 const SOCKET_FOLDER_BYTES_MAX: usize = 90;
+
+/// `/keyturn-maria-`, and what makes the name of a folder its own.
+const FOLDER_NAME_BYTES_MAX: usize = 21;
 
 /// A running server. Its processes end when it is dropped.
 #[derive(Debug)]
@@ -184,18 +187,16 @@ impl Log {
     }
 }
 
+/// Where folders of servers are made: `TMPDIR`, unless a socket's path there would be too long.
+pub(super) fn place() -> PathBuf {
+    let chosen = std::env::temp_dir();
+    let short = chosen.as_os_str().len() + FOLDER_NAME_BYTES_MAX <= SOCKET_FOLDER_BYTES_MAX;
+    if short { chosen } else { PathBuf::from("/tmp") }
+}
+
 /// A folder that only its owner may enter, with a path short enough for a socket.
 pub(super) fn folder(prefix: &str) -> std::io::Result<TempDir> {
-    let builder = || {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(prefix);
-        builder
-    };
-    let folder = builder().tempdir()?;
-    if folder.path().as_os_str().len() <= SOCKET_FOLDER_BYTES_MAX {
-        return Ok(folder);
-    }
-    builder().tempdir_in("/tmp")
+    tempfile::Builder::new().prefix(prefix).tempdir_in(place())
 }
 
 fn spawn(binaries: &Binaries, folder: &Path, log: &Log) -> anyhow::Result<(Child, ProcessIdentity)> {

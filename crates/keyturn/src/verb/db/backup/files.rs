@@ -239,7 +239,7 @@ pub(super) fn only_ours(path: &Path) -> Result<(), Problem> {
 }
 
 /// Makes the folder, or sees that nobody else can enter it.
-fn private_folder(folder: &Path) -> Result<(), Problem> {
+pub(super) fn private_folder(folder: &Path) -> Result<(), Problem> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| unusable(folder, &error))?;
     let metadata = fs::metadata(folder).map_err(|error| unusable(folder, &error))?;
     if metadata.permissions().mode() & 0o077 != 0 || metadata.uid() != nix::unistd::Uid::effective().as_raw() {

@@ -12,7 +12,7 @@ use reencrypt::{DatabaseConfig, Engine, TableCensus};
 use rotation::{DatabaseKind, Digest};
 
 use super::super::engine_problem;
-use super::prove::{SAMPLE_ROWS, census, connect};
+use super::prove::{SAMPLE_ROWS, census, connect, no_room};
 use super::tools::Source;
 use crate::problem::Problem;
 
@@ -53,6 +53,9 @@ pub(super) async fn opened(
     let look = |copy: &Path| Ok((agent::backup_bytes(copy)?, manifest(&copy.join(MANIFEST))?));
     let started = local_farm::CopiedServer::start(path, &source.name(), look).await;
     let (server, (bytes, digest)) = started.map_err(|error| {
+        if error.is::<local_farm::NoRoom>() {
+            return no_room(path, error.as_ref());
+        }
         let problem = Problem::refused(
             "not-proved",
             format!("{} was not proved", path.display()),

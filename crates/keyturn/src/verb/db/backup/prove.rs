@@ -40,6 +40,9 @@ pub(super) async fn restored(
             (census(&engine, keys).await?, "the copy was opened as a database of its own")
         }
         DatabaseKind::Postgres | DatabaseKind::Mariadb => {
+            // Bytes stand in a dump as two digits each at most: what does not fit even so is not begun.
+            let bytes = path.metadata().map_or(0, |found| found.len() / 2);
+            local_farm::room_aside(bytes).map_err(|error| no_room(path, error.as_ref()))?;
             (job.told)("the backup to be restored into a temporary server");
             let spare = spare(kind, path).await?;
             let proved = async {
@@ -58,6 +61,17 @@ pub(super) async fn restored(
         }
     };
     Ok((census, format!("{how}, rows were counted, and the first {SAMPLE_ROWS} of every table opened")))
+}
+
+/// What does not fit where temporary servers lie.
+pub(super) fn no_room(path: &Path, why: &(dyn std::error::Error + 'static)) -> Problem {
+    Problem::refused(
+        "no-room",
+        format!("{} is not brought to a temporary server, and so not proved", path.display()),
+        "make room there, or set TMPDIR in the agent's environment (systemctl edit: [Service] Environment=TMPDIR=...) to a folder of \
+         at most 69 letters with room that every user may pass through, and restart the agent",
+    )
+    .because(why)
 }
 
 async fn spare(kind: DatabaseKind, path: &Path) -> Result<local_farm::SpareDatabase, Problem> {

@@ -185,6 +185,8 @@ async fn sees_everything(source: &Source) -> Result<(), Problem> {
 
 /// Proves one that is there already, in the folder for backups.
 async fn prove_shown(job: &BackupJob<'_>, path: &Path) -> Result<DatabaseBackup, Problem> {
+    // Nobody else may put anything into the place of what is looked at.
+    files::private_folder(&job.settings.directory)?;
     let path = files::inside(&job.settings.directory, path)?;
     let source = Source::of(job)?;
     let live = source.connect().await?;
