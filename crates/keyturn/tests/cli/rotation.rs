@@ -170,7 +170,7 @@ fn copied_tables_are_kept_named_and_dropped_on_the_operators_word() {
 
     let ran = vault.rotation(&["retire", "--yes", "-o", "json"]);
     let (old, new) = (done["old_key"].as_str().expect("a key"), done["new_key"].as_str().expect("a key"));
-    for said in ["Warning:", old, new, tables[0].as_str(), "backups"] {
+    for said in ["Warning:", old, new, tables[0].as_str(), "backups", "No value that the rotation turned", "excludes"] {
         assert!(ran.stderr.contains(said), "{said}: {}", ran.stderr);
     }
     let retired = ran.json();

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use rotation::{Plan, Retirement, RotationId, SignedRetirement, Strategy};
+use rotation::{NotLookedInto, Plan, Retirement, RotationId, SignedRetirement, Strategy};
 use tokio::time::sleep;
 use wire::tls::Tls;
 use wire::v1;
@@ -66,13 +66,37 @@ impl Retire {
             named(tables.iter()),
         ));
         note(&format!(
-            "Nothing in this database needs the key {} then. The bundle that holds it still opens what was taken before: \
-             backups, dumps, logs and replicas; keep it for as long as you keep any of them. The bundle with the key {} \
-             opens what the farm holds now.",
-            rotation.old_key, rotation.new_key
+            "No value that the rotation turned needs the key {} then. {} The bundle that holds it still opens what was taken \
+             before: backups, dumps, logs and replicas; keep it for as long as you keep any of them. What the rotation \
+             turned is under the key {}, unless a later one has turned it again.",
+            rotation.old_key,
+            left(plan),
+            rotation.new_key
         ));
         if self.yes { Ok(()) } else { confirm(&plan.farm, false, "nothing was dropped") }
     }
+}
+
+/// What the rotation did not turn, and may be under the old key for all that anybody knows. The plan names no excludes.
+fn left(plan: &Plan) -> String {
+    let mut left = vec!["columns that targets.toml excludes".to_owned()];
+    let place = |unseen: &NotLookedInto| match &unseen.column {
+        Some(column) => format!("{}.{column}", unseen.table),
+        None => unseen.table.clone(),
+    };
+    if !plan.unseen.is_empty() {
+        let mut places: Vec<String> = plan.unseen.named.iter().map(place).collect();
+        let more = plan.unseen.total.saturating_sub(places.len() as u64);
+        if more > 0 {
+            places.push(format!("and {more} more"));
+        }
+        let all = counted(plan.unseen.total, "place");
+        left.push(format!("{all} that could not be looked into ({})", named(places.iter())));
+    }
+    if !plan.accepted.is_empty() {
+        left.push(format!("{} accepted as undecryptable", counted(plan.accepted.len() as u64, "value")));
+    }
+    format!("What it left as it was may: {}.", left.join("; "))
 }
 
 /// The tables as the plan has them that was signed, not as the coordinator says.
@@ -166,5 +190,31 @@ async fn wait(coordinators: &Coordinators, id: RotationId) -> Result<v1::Rotatio
             ));
         }
         sleep(LOOK_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(accepted: &str, unseen: &str) -> Plan {
+        let text = format!(
+            r#"{{"format":3,"farm":"f","rotation":"01a21d34-7efd-745b-ae17-49739ea16bcb","nodes":{{}},"tables":{{}},
+                "shards":[],"writers_max":1,"accepted":[{accepted}],"downtime_forecast_ms":1{unseen}}}"#
+        );
+        Plan::from_bytes(text.as_bytes()).expect("a plan")
+    }
+
+    #[test]
+    fn what_was_left_as_it_was_is_named_as_far_as_the_plan_knows() {
+        assert_eq!(left(&plan("", "")), "What it left as it was may: columns that targets.toml excludes.");
+        let accepted = r#"{"table":"t","column":"c","key":"[1]","raw_digest":"00000000000000000000000000000000000000000000000000000000000000aa","reason":"broken"}"#;
+        let unseen = r#","unseen":{"total":9,"named":[{"table":"audit","column":"body","reason":"may not SELECT it"},
+            {"table":"closed","column":null,"reason":"no USAGE"}]}"#;
+        assert_eq!(
+            left(&plan(accepted, unseen)),
+            "What it left as it was may: columns that targets.toml excludes; 9 places that could not be looked into \
+             (audit.body, closed, and 7 more); 1 value accepted as undecryptable."
+        );
     }
 }
