@@ -13,10 +13,15 @@ pub(crate) enum Form {
     Hex,
     /// Base64 within a longer text.
     Embedded,
+    /// An element of an array, in any of these forms.
+    Element,
+    /// Within a composite value, as text or as bytes.
+    Composite,
 }
 
 impl Form {
-    /// Forms begin a tag by one letter; the header follows it.
+    /// Forms begin a tag by one letter; the header follows it. That of what holds values of another form is followed by that
+    /// one's letter.
     pub(crate) const fn of_letter(letter: char) -> Option<Self> {
         Some(match letter {
             'r' => Self::Raw,
@@ -26,6 +31,8 @@ impl Form {
             'v' => Self::UrlSafeUnpadded,
             'h' => Self::Hex,
             'e' => Self::Embedded,
+            'a' => Self::Element,
+            'c' => Self::Composite,
             _ => return None,
         })
     }

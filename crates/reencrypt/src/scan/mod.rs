@@ -105,8 +105,8 @@ pub struct ValueGroup {
     pub kind: ValueKind,
     /// Their version; 0 for those that are cut short before it.
     pub version: u16,
-    /// How they stand in the column: `raw`, `base64`, `base64 unpadded`, `base64url`, `base64url unpadded`, `hex`, or
-    /// `within other text`.
+    /// How they stand in the column: `raw`, `base64`, `base64 unpadded`, `base64url`, `base64url unpadded`, `hex`,
+    /// `within other text`, `array elements`, or `part of a composite`.
     pub encoding: &'static str,
     /// How many.
     pub values: u64,
@@ -222,11 +222,16 @@ fn groups(column: &SeenColumn) -> Vec<ValueGroup> {
     for tagged in &column.tagged {
         let mut letters = tagged.tag.chars();
         let Some(form) = letters.next().and_then(Form::of_letter) else { continue };
-        let header = match form {
-            Form::Raw | Form::Hex => ValueHeader::of_hex(&even(letters.as_str())),
-            Form::Base64 | Form::Base64Unpadded | Form::UrlSafe | Form::UrlSafeUnpadded | Form::Embedded => {
+        let mut inner = Some(form);
+        while matches!(inner, Some(Form::Element | Form::Composite)) {
+            inner = letters.next().and_then(Form::of_letter);
+        }
+        let header = match inner {
+            Some(Form::Raw | Form::Hex) => ValueHeader::of_hex(&even(letters.as_str())),
+            Some(Form::Base64 | Form::Base64Unpadded | Form::UrlSafe | Form::UrlSafeUnpadded | Form::Embedded) => {
                 ValueHeader::of_base64(letters.as_str())
             }
+            Some(Form::Element | Form::Composite) | None => None,
         };
         if let Some(header) = header {
             *groups.entry((form, header)).or_default() += tagged.values;
@@ -255,6 +260,8 @@ const fn encoding_name(form: Form) -> &'static str {
         Form::UrlSafeUnpadded => "base64url unpadded",
         Form::Hex => "hex",
         Form::Embedded => "within other text",
+        Form::Element => "array elements",
+        Form::Composite => "part of a composite",
     }
 }
 

@@ -37,19 +37,22 @@ const RELATIONS: &str = "
       AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
     ORDER BY 2, 3";
 
-/// Columns with the type under all domains, but for generated ones, which follow the columns that they are computed
-/// from; `e` for enumerations and the like, whose values are not free.
+/// Columns with the type under all domains and arrays, and the number of those arrays. Not generated ones, which follow the
+/// columns that they are computed from; `e` for enumerations and the like, whose values are not free.
 const COLUMNS: &str = "
     WITH RECURSIVE base AS (
-        SELECT a.attnum, a.atttypid AS oid FROM pg_attribute a
+        SELECT a.attnum, a.atttypid AS oid, 0 AS arrays FROM pg_attribute a
         WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
         UNION ALL
-        SELECT b.attnum, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.oid WHERE t.typtype = 'd')
-    SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), t.typname::text, t.typtype::text, e.typname::text,
+        SELECT b.attnum, CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END,
+               CASE t.typtype WHEN 'd' THEN b.arrays ELSE b.arrays + 1 END
+        FROM base b JOIN pg_type t ON t.oid = b.oid
+        WHERE t.typtype = 'd' OR (t.typcategory = 'A' AND t.typelem <> 0))
+    SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), t.typname::text, t.typtype::text, b.arrays,
            has_column_privilege(a.attrelid, a.attnum, 'SELECT')
-    FROM base b JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd'
+    FROM base b
+    JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd' AND NOT (t.typcategory = 'A' AND t.typelem <> 0)
     JOIN pg_attribute a ON a.attrelid = $1::oid AND a.attnum = b.attnum
-    LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
     ORDER BY a.attnum";
 
 const PRIMARY_KEY: &str = "
@@ -64,6 +67,14 @@ const MISSING: &str = "
     SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = $1 AND c.relname = $2 AND a.attname = $3 AND a.attnum > 0 AND NOT a.attisdropped";
 
+/// A column that is looked into.
+struct Looked {
+    column: String,
+    look: Look,
+    /// Through how many arrays; none mostly.
+    arrays: i32,
+}
+
 /// How the values of a type are looked into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Look {
@@ -71,6 +82,8 @@ enum Look {
     Text,
     /// Its text form, for what stands within it.
     Within,
+    /// Its text form, for text and for bytes that stand within it.
+    Composite,
     /// Nothing of ours can stand in it.
     Never,
     /// It could, and is not looked into.
@@ -153,22 +166,15 @@ async fn see_relation(connection: &mut PgConnection, relation: &PgRow, seen: &mu
     for row in sqlx::query(COLUMNS).bind(oid).fetch_all(&mut *connection).await.doing(doing)? {
         let read = || {
             let text = |at: usize| row.try_get::<String, _>(at);
-            Ok((
-                text(0)?,
-                text(1)?,
-                text(2)?,
-                text(3)?,
-                row.try_get::<Option<String>, _>(4)?,
-                row.try_get::<bool, _>(5)?,
-            ))
+            Ok((text(0)?, text(1)?, text(2)?, text(3)?, row.try_get::<i32, _>(4)?, row.try_get::<bool, _>(5)?))
         };
-        let (column, data_type, base, base_kind, element, may_select) = read().doing(doing)?;
-        let reason = match look(&base, &base_kind, element.as_deref()) {
+        let (column, data_type, base, base_kind, arrays, may_select) = read().doing(doing)?;
+        let reason = match look(&base, &base_kind) {
             Look::Never => continue,
             Look::Unknown => format!("the type {data_type} is not looked into"),
             _ if !may_select => "the role may not SELECT it".to_owned(),
             look => {
-                looks.push((column.clone(), look));
+                looks.push(Looked { column: column.clone(), look, arrays });
                 columns.push(SeenColumn { name: column, data_type, tagged: Vec::new() });
                 continue;
             }
@@ -201,7 +207,7 @@ async fn see_relation(connection: &mut PgConnection, relation: &PgRow, seen: &mu
     Ok(())
 }
 
-fn look(base: &str, base_kind: &str, element: Option<&str>) -> Look {
+fn look(base: &str, base_kind: &str) -> Look {
     const NEVER: [&str; 34] = [
         "bool",
         "int2",
@@ -238,25 +244,46 @@ fn look(base: &str, base_kind: &str, element: Option<&str>) -> Look {
         "tsquery",
         "char",
     ];
-    match element.unwrap_or(base) {
-        "bytea" if element.is_none() => Look::Bytes,
-        "text" | "varchar" | "bpchar" | "name" | "citext" if element.is_none() => Look::Text,
-        "text" | "varchar" | "bpchar" | "citext" | "json" | "jsonb" | "xml" | "hstore" => Look::Within,
+    match base {
+        _ if base_kind == "c" => Look::Composite,
+        "bytea" => Look::Bytes,
+        "text" | "varchar" | "bpchar" | "name" | "citext" => Look::Text,
+        "json" | "jsonb" | "xml" | "hstore" => Look::Within,
         base if NEVER.contains(&base) || matches!(base_kind, "e" | "r" | "m") => Look::Never,
         _ => Look::Unknown,
     }
 }
 
 /// One reading of the table, whatever the number of columns.
-fn tags(from: &str, looks: &[(String, Look)]) -> String {
-    let entry =
-        |(at, (name, look)): (usize, &(String, Look))| format!("({at}, {})", tag(&format!("t.{}", quote(name)), *look));
-    let entries: Vec<String> = looks.iter().enumerate().map(entry).collect();
+fn tags(from: &str, looks: &[Looked]) -> String {
+    let mut values = Vec::new();
+    let mut branches = Vec::new();
+    for (at, Looked { column, look, arrays }) in looks.iter().enumerate() {
+        let column = format!("t.{}", quote(column));
+        match arrays {
+            0 => values.push(format!("({at}, {})", tag(&column, *look))),
+            _ => branches.push(format!(
+                "SELECT {at}, 'a' || ({}) FROM {}",
+                tag("e.e", *look),
+                elements(&column, *arrays)
+            )),
+        }
+    }
+    if !values.is_empty() {
+        branches.insert(0, format!("VALUES {}", values.join(", ")));
+    }
     format!(
-        "SELECT v.n, v.tag, count(*) FROM {from} AS t CROSS JOIN LATERAL (VALUES {}) AS v(n, tag)
+        "SELECT v.n, v.tag, count(*) FROM {from} AS t CROSS JOIN LATERAL ({}) AS v(n, tag)
          WHERE v.tag IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2",
-        entries.join(", ")
+        branches.join(" UNION ALL ")
     )
+}
+
+/// The elements of an array, as `e.e`. Those of an array of domains over arrays are arrays themselves. In a list of columns
+/// an element that is composite stays one value.
+fn elements(array: &str, arrays: i32) -> String {
+    let inner = (1..arrays).fold(array.to_owned(), |inner, _| format!("unnest({inner})"));
+    format!("(SELECT unnest({inner}) AS e) e")
 }
 
 /// The tag of one value, NULL for all that is none of ours. A value that is stored out of line is fetched only as far
@@ -292,6 +319,14 @@ fn tag(column: &str, look: Look) -> String {
             )
         }
         Look::Within => within(&format!("({column}::text COLLATE \"C\")")),
+        Look::Composite => {
+            let text = format!("({column}::text COLLATE \"C\")");
+            format!(
+                "'c' || COALESCE({within}, CASE WHEN strpos({text}, 'x0d0c') > 0
+                     THEN 'h' || substring({text} FROM '\\\\x(0d0c[0-9a-f]{{4,12}})') END)",
+                within = within(&text)
+            )
+        }
         Look::Never | Look::Unknown => "NULL".to_owned(),
     }
 }
@@ -316,13 +351,12 @@ mod tests {
 
     #[test]
     fn every_type_that_may_hold_text_or_bytes_is_looked_into_or_told() {
-        assert_eq!(look("bytea", "b", None), Look::Bytes);
-        assert_eq!(look("varchar", "b", None), Look::Text);
-        assert_eq!(look("_text", "b", Some("text")), Look::Within);
-        assert_eq!(look("jsonb", "b", None), Look::Within);
-        assert_eq!(look("_bytea", "b", Some("bytea")), Look::Unknown);
-        assert_eq!(look("address", "c", None), Look::Unknown);
-        assert_eq!(look("_int4", "b", Some("int4")), Look::Never);
-        assert_eq!(look("mood", "e", None), Look::Never);
+        assert_eq!(look("bytea", "b"), Look::Bytes);
+        assert_eq!(look("varchar", "b"), Look::Text);
+        assert_eq!(look("jsonb", "b"), Look::Within);
+        assert_eq!(look("address", "c"), Look::Composite);
+        assert_eq!(look("ltree", "b"), Look::Unknown);
+        assert_eq!(look("int4", "b"), Look::Never);
+        assert_eq!(look("mood", "e"), Look::Never);
     }
 }
