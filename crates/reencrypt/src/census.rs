@@ -10,8 +10,7 @@ use rotation::{KeyId, Shard, UndecryptableValue};
 
 use crate::EngineError;
 use crate::dialect::{Fields, PageLimit, Scan, Session};
-use crate::engine::Progress;
-use crate::key::Key;
+use crate::engine::{Progress, range as shard_range};
 use crate::pass::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
 use crate::table::{KeyRange, Row, Stored, Table};
 use crate::transform::Accepted;
@@ -23,9 +22,9 @@ pub struct CensusRequest<'a> {
     pub keys: &'a [SecretKey],
     /// Values that may open under none of them.
     pub accepted: &'a [UndecryptableValue],
-    /// So many rows from the beginning of each table and of each of `shards`; every row without it.
+    /// So many rows from the beginning of each of `shards`, or of a table that has none; every row without it.
     pub sample_rows: Option<u64>,
-    /// Where samples are taken besides the beginnings of the tables.
+    /// From what samples are taken; those of a table cover all of it.
     pub shards: &'a [Shard],
 }
 
@@ -75,9 +74,8 @@ impl CensusTaker<'_> {
             let mut census = TableCensus { table: table.label.clone(), rows, ..TableCensus::default() };
             let opener = Arc::new(Opener::new(table, self.request));
             let sample = self.request.sample_rows.filter(|sample| *sample < rows);
-            for after in self.beginnings(table, sample.is_some())? {
+            for range in self.ranges(table, sample.is_some())? {
                 let limit = sample.unwrap_or(u64::MAX);
-                let range = KeyRange { after, through: None };
                 self.read(table, range, limit, session, &opener, &mut census, |read| progress(rows_done + read))
                     .await?;
             }
@@ -87,19 +85,11 @@ impl CensusTaker<'_> {
         Ok(found)
     }
 
-    /// After which keys to read: from the table's beginning, and for a sample from that of every shard too.
-    fn beginnings(&self, table: &Table, sampled: bool) -> Result<Vec<Option<Key>>, EngineError> {
-        let mut beginnings = vec![None];
-        if sampled {
-            for shard in self.request.shards.iter().filter(|shard| shard.table == table.label) {
-                if let Some(after) = &shard.range.after {
-                    let key = Key::parse(&after.0).ok().filter(|key| key.fits(table));
-                    let key = key.ok_or_else(|| EngineError::ShardBounds(shard.id.to_string()))?;
-                    beginnings.push(Some(key));
-                }
-            }
-        }
-        Ok(beginnings)
+    /// What to read: the whole table, and for a sample each shard by itself, so that no row is counted twice.
+    fn ranges(&self, table: &Table, sampled: bool) -> Result<Vec<KeyRange>, EngineError> {
+        let shards = self.request.shards.iter().filter(|shard| sampled && shard.table == table.label);
+        let ranges = shards.map(|shard| shard_range(shard, table)).collect::<Result<Vec<_>, _>>()?;
+        Ok(if ranges.is_empty() { vec![KeyRange::default()] } else { ranges })
     }
 
     #[expect(clippy::too_many_arguments, reason = "one inner loop, called from one place")]

@@ -532,7 +532,7 @@ impl Open<'_> {
 }
 
 /// The range of a shard, if its bounds are keys of its table.
-fn range(shard: &Shard, table: &Table) -> Result<KeyRange, EngineError> {
+pub(crate) fn range(shard: &Shard, table: &Table) -> Result<KeyRange, EngineError> {
     let bound = |bound: Option<&rotation::KeyBound>| {
         let Some(bound) = bound else { return Ok(None) };
         match Key::parse(&bound.0) {

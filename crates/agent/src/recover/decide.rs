@@ -370,7 +370,7 @@ fn after_back(found: &Findings, rotation: RotationId) -> Vec<String> {
         .collect();
     let mut steps = Vec::new();
     if !others.is_empty() {
-        steps.push(format!("run `keyturn recover` on {} too", others.join(", ")));
+        steps.push(format!("run `keyturn recover` on {} too, unless it was run there already", others.join(", ")));
     }
     steps.push(format!(
         "start the agents; coordinators that come back end rotation {rotation} as rolled back (after `keyturn rotation \

@@ -15,6 +15,8 @@ mod operator;
 mod physical;
 mod pki;
 mod recover;
+mod recover_failed;
+mod recover_midway;
 mod restore;
 mod restore_login;
 mod room;

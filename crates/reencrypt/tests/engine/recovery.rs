@@ -3,7 +3,7 @@
 
 use keys::SecretKey;
 use reencrypt::{CensusRequest, EngineError, LedgerMark, NoteKind};
-use rotation::{Direction, Epoch};
+use rotation::{Direction, Epoch, KeyBound};
 
 use crate::farm::{Vault, on_both, under};
 
@@ -34,6 +34,14 @@ on_both! {
         assert!(census.iter().any(|table| !table.is_under(vault.old.id())));
         let sampled = engine.census(&tried(Some(10)), &|_| {}).await.unwrap();
         assert!(sampled.iter().all(|table| table.rows_read <= table.rows.min(10 * 20)), "{sampled:?}");
+        // More than either half has: every row is read, once.
+        let connections = survey.shards.iter().find(|shard| shard.table.contains("connections")).unwrap();
+        let (mut first, mut second) = (connections.clone(), connections.clone());
+        first.range.through = Some(KeyBound("[\"i:0\"]".to_owned()));
+        second.range.after = first.range.through.clone();
+        let halves = CensusRequest { shards: &[first, second], ..tried(Some(599)) };
+        let whole = engine.census(&halves, &|_| {}).await.unwrap();
+        assert_eq!(whole, census);
 
         let mark = LedgerMark { epoch: Epoch::new(4), ..vault.mark(4, Direction::Back) };
         engine.turn_back(&mark).await.unwrap();

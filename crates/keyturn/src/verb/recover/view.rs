@@ -118,6 +118,8 @@ impl RecoveryView {
             step.state = "failed";
             step.result = fault.to_string();
         }
+        // What was to come after the last step does not hold yet.
+        self.next_steps = vec!["run `keyturn recover` here again: it goes on from where things are".to_owned()];
     }
 
     /// The end, for people.
