@@ -51,3 +51,4 @@ mod survey;
 mod trial;
 mod upgrade;
 mod values;
+mod wild_schemas;

@@ -32,7 +32,8 @@ const NAMES_MAX: u32 = 10_000;
 /// The table's name, which [`Table::from`] has in quotes behind its schema.
 fn name_of(table: &Table) -> String {
     let quoted = table.from.strip_prefix("\"main\".").unwrap_or(&table.from);
-    quoted.trim_matches('"').replace("\"\"", "\"")
+    let inside = quoted.strip_prefix('"').and_then(|name| name.strip_suffix('"')).unwrap_or(quoted);
+    inside.replace("\"\"", "\"")
 }
 
 /// Makes the copy in a transaction that is taken back.
