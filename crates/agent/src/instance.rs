@@ -15,8 +15,10 @@ use crate::exec::{Commands, ExecError, Finished, Processes};
 use crate::fault::{chain, retryable};
 use crate::registry::{Ticket, given_up};
 
-/// How long after one look at the instance the next is taken while a state is waited for.
-const OBSERVE_EVERY: Duration = Duration::from_millis(200);
+/// How long after the first look at the instance the next is taken while a state is waited for. It doubles up to the longest:
+/// the farm is offline meanwhile, and each look runs a command.
+const OBSERVE_FIRST: Duration = Duration::from_millis(20);
+const OBSERVE_LONGEST: Duration = Duration::from_millis(200);
 /// How much of a wrong observation a fault repeats.
 const WORD_CHARS_MAX: usize = 40;
 
@@ -171,6 +173,7 @@ impl Driver {
         reached: impl Fn(Condition) -> bool,
     ) -> Result<(), Fault> {
         let begun = Instant::now();
+        let mut pause = OBSERVE_FIRST;
         loop {
             let observed = self.observe(&ticket.cancel).await;
             ticket.still_wanted()?;
@@ -191,8 +194,9 @@ impl Driver {
             ticket.waiting_for(&format!("the instance to be {wanted}: {said}"));
             tokio::select! {
                 () = ticket.cancel.cancelled() => return Err(given_up()),
-                () = tokio::time::sleep(OBSERVE_EVERY) => {}
+                () = tokio::time::sleep(pause) => {}
             }
+            pause = OBSERVE_LONGEST.min(pause * 2);
         }
     }
 

@@ -3,6 +3,7 @@
 mod durable;
 pub(crate) mod found;
 mod mariadb;
+mod polls;
 mod postgres;
 pub(crate) mod scratch;
 #[cfg(feature = "simulation")]

@@ -9,10 +9,10 @@ use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Connection, Row as _};
 
 use super::ledger::{self, Hold};
-use super::sessions::{self, SESSIONS_POLL};
-use super::{Shared, literal};
+use super::{Shared, literal, sessions};
 use crate::EngineError;
 use crate::dialect::durable;
+use crate::dialect::polls::Polls;
 use crate::error::{Doing, mariadb_number};
 use crate::ledger::{Header, LedgerMark, direction_text, epoch_number};
 
@@ -60,6 +60,7 @@ pub(super) async fn fence(
     let given_up = sessions::give_turn_up(connection).await;
     fenced.and(given_up)?;
     let started = Instant::now();
+    let mut polls = Polls::new();
     loop {
         if let Some(user) = &shared.application_role {
             end_sessions_of(connection, user, mark).await?;
@@ -71,7 +72,7 @@ pub(super) async fn fence(
         if started.elapsed() >= shared.sessions_wait {
             return Err(EngineError::SessionsRemain(remaining));
         }
-        tokio::time::sleep(SESSIONS_POLL).await;
+        polls.wait().await;
     }
 }
 
@@ -182,6 +183,7 @@ pub(super) async fn turn_back(
     let Some(user) = turned? else { return given_up };
     given_up?;
     let started = Instant::now();
+    let mut polls = Polls::new();
     loop {
         let left = end_sessions_of(connection, user, mark).await?;
         if left == 0 {
@@ -190,7 +192,7 @@ pub(super) async fn turn_back(
         if started.elapsed() >= shared.sessions_wait {
             return Err(EngineError::SessionsRemain(vec![format!("{left} of user {user:?} that do not end")]));
         }
-        tokio::time::sleep(SESSIONS_POLL).await;
+        polls.wait().await;
     }
 }
 

@@ -7,10 +7,8 @@ use sqlx::{AssertSqlSafe, Row as _};
 
 use super::{Shared, grants};
 use crate::EngineError;
+use crate::dialect::polls::Polls;
 use crate::error::{Doing, mariadb_number};
-
-/// How often it is looked whether they have gone.
-pub(super) const SESSIONS_POLL: Duration = Duration::from_millis(100);
 
 /// How long a session that we end may take to end, what it has begun being rolled back.
 const END_TIME_MAX: Duration = Duration::from_secs(5);
@@ -103,6 +101,7 @@ pub(super) async fn end(connection: &mut MySqlConnection, sessions: &[i64]) -> R
     let doing = || "waiting for a session to end".to_owned();
     let list = sessions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let started = Instant::now();
+    let mut polls = Polls::new();
     loop {
         // Reviewed: numbers only.
         let sql = format!("SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE ID IN ({list})");
@@ -117,7 +116,7 @@ pub(super) async fn end(connection: &mut MySqlConnection, sessions: &[i64]) -> R
         if started.elapsed() >= END_TIME_MAX {
             return Err(EngineError::TimedOut { doing: doing(), seconds: END_TIME_MAX.as_secs() });
         }
-        tokio::time::sleep(SESSIONS_POLL).await;
+        polls.wait().await;
     }
 }
 

@@ -12,15 +12,13 @@ use super::ledger::{self, Hold};
 use super::{APPLICATION_PREFIX, Shared};
 use crate::EngineError;
 use crate::dialect::durable;
+use crate::dialect::polls::Polls;
 use crate::error::Doing;
 use crate::ledger::{LedgerMark, SCRATCH_ROTATIONS, direction_text, epoch_number};
 use crate::table::quote;
 
-/// How often it is looked whether they have gone.
-const SESSIONS_POLL: Duration = Duration::from_millis(100);
-
-/// How long a session that we end may take to end.
-const TERMINATE_MS: i64 = 5_000;
+/// How long the sessions that we end may take to end.
+const TERMINATE_MAX: Duration = Duration::from_secs(5);
 
 /// What is changed of a role and must come back.
 #[derive(Debug, Serialize, Deserialize)]
@@ -173,6 +171,7 @@ pub(super) async fn fence(
     durable::commit(point!(LEDGER_OPENED), transaction).await.doing(doing)?;
 
     let started = Instant::now();
+    let mut polls = Polls::new();
     loop {
         if let Some(role) = &shared.application_role {
             end_sessions_of(connection, role, mark).await?;
@@ -184,7 +183,7 @@ pub(super) async fn fence(
         if started.elapsed() >= shared.sessions_wait {
             return Err(EngineError::SessionsRemain(remaining));
         }
-        tokio::time::sleep(SESSIONS_POLL).await;
+        polls.wait().await;
     }
 }
 
@@ -314,18 +313,33 @@ pub(super) async fn turn_back(
 }
 
 /// Ends the sessions of all other workers, wherever they are. One that is stopped inside a transaction would
-/// otherwise hold the header for as long as it likes.
+/// otherwise hold the header for as long as it likes. All are told first, and then waited for together.
 pub(super) async fn end_other_workers(connection: &mut PgConnection) -> Result<(), EngineError> {
-    sqlx::query(
-        "SELECT pg_terminate_backend(pid, $2) FROM pg_stat_activity
+    let doing = || "ending the sessions of other workers".to_owned();
+    let told: Vec<i32> = sqlx::query(
+        "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
          WHERE datname = current_database() AND usename = session_user AND pid <> pg_backend_pid()
            AND starts_with(application_name, $1)",
     )
     .bind(APPLICATION_PREFIX)
-    .bind(TERMINATE_MS)
-    .execute(connection)
+    .fetch_all(&mut *connection)
     .await
-    .doing(|| "ending the sessions of other workers".to_owned())?;
+    .and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect())
+    .doing(doing)?;
+    let started = Instant::now();
+    let mut polls = Polls::new();
+    while !told.is_empty() && started.elapsed() < TERMINATE_MAX {
+        let are_left: bool = sqlx::query("SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE pid = ANY ($1))")
+            .bind(&told)
+            .fetch_one(&mut *connection)
+            .await
+            .and_then(|row| row.try_get(0))
+            .doing(doing)?;
+        if !are_left {
+            break;
+        }
+        polls.wait().await;
+    }
     Ok(())
 }
 
@@ -336,6 +350,7 @@ async fn end_all_sessions_of(
     mark: &LedgerMark,
 ) -> Result<(), EngineError> {
     let started = Instant::now();
+    let mut polls = Polls::new();
     loop {
         end_sessions_of(connection, role, mark).await?;
         let left: i64 =
@@ -351,7 +366,7 @@ async fn end_all_sessions_of(
         if started.elapsed() >= shared.sessions_wait {
             return Err(EngineError::SessionsRemain(vec![format!("{left} of user {role:?} that do not end")]));
         }
-        tokio::time::sleep(SESSIONS_POLL).await;
+        polls.wait().await;
     }
 }
 

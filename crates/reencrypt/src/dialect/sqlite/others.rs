@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::EngineError;
-
-/// How often it is looked whether they have.
-const OTHERS_POLL: Duration = Duration::from_millis(100);
+use crate::dialect::polls::Polls;
 
 /// Longer command lines are cut in messages.
 const COMMAND_CHARS_MAX: usize = 80;
@@ -18,6 +16,7 @@ const COMMAND_CHARS_MAX: usize = 80;
 /// Waits until no other process has the file open, and names those that do not go.
 pub(super) async fn wait_until_alone(device: u64, inode: u64, wait_max: Duration) -> Result<(), EngineError> {
     let started = Instant::now();
+    let mut polls = Polls::new();
     loop {
         let others = tokio::task::spawn_blocking(move || holders(Path::new("/proc"), device, inode))
             .await
@@ -29,7 +28,7 @@ pub(super) async fn wait_until_alone(device: u64, inode: u64, wait_max: Duration
         if started.elapsed() >= wait_max {
             return Err(EngineError::SessionsRemain(others.into_values().collect()));
         }
-        tokio::time::sleep(OTHERS_POLL).await;
+        polls.wait().await;
     }
 }
 
