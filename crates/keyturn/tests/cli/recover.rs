@@ -1,7 +1,7 @@
 //! `keyturn recover` after everything of Keyturn's was killed for good: on each node the rows, `encryption.config` and the
 //! instance come back under the old key, and coordinators that return end the rotation as rolled back.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -377,6 +377,21 @@ fn the_agent_must_be_stopped_and_the_farm_s_name_typed() {
     vault.stop_agent(0);
     let whole = recover(&vault, 0, &[]).json();
     assert_eq!((&whole["verdict"], &whole["steps"]), (&"whole".into(), &Value::Array(Vec::new())), "{whole}");
+
+    run(["sample-vault", "offline", "--dir", &vault.instance(0)]).done();
+    let observed = || run(["sample-vault", "observe", "--dir", &vault.instance(0)]).done().trim().to_owned();
+    let typing = |typed: &str| {
+        let mut command = keyturn();
+        command.args(["recover", "--config", &vault.config(0)]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut recovering = command.stderr(Stdio::piped()).spawn().expect("it runs");
+        recovering.stdin.take().expect("a pipe").write_all(typed.as_bytes()).expect("it reads");
+        Ran::from(recovering.wait_with_output().expect("it ends"))
+    };
+    typing("").failed(2, &["nobody types the farm's name", "--yes"]);
+    typing("another\n").failed(1, &["error[not-confirmed]", "demo"]);
+    assert_eq!(observed(), "offline", "nothing was changed");
+    typing("demo\n").done();
+    assert_eq!(observed(), "online");
 }
 
 #[test]

@@ -173,9 +173,13 @@ impl Recover {
         }
         note(&format!("{} This is done at once. Type the farm's name to go on:", Paint::stderr().yellow("Warning:")));
         let mut line = String::new();
-        io::stdin().lock().take(TYPED_BYTES_MAX).read_line(&mut line).map_err(|error| {
-            Problem::usage("there is no terminal to type the farm's name at", "add --yes").because(&error)
-        })?;
+        let nobody = || {
+            Problem::usage("nobody types the farm's name; nothing was changed", "run it at a terminal, or add --yes")
+        };
+        let typed = io::stdin().lock().take(TYPED_BYTES_MAX).read_line(&mut line);
+        if typed.map_err(|error| nobody().because(&error))? == 0 {
+            return Err(nobody());
+        }
         if line.trim() == farm {
             return Ok(());
         }
