@@ -141,6 +141,9 @@ async fn types_triggers_and_row_security_of_postgres_that_would_do_harm_are_refu
     vault
         .run(&vault.named(
             "CREATE TABLE odd (id boolean PRIMARY KEY, c bytea, t text, j json);
+         CREATE TYPE colour AS ENUM ('red', 'green'); CREATE TABLE coloured (id colour PRIMARY KEY, c bytea);
+         CREATE TABLE padded (id char(9) PRIMARY KEY, c bytea); CREATE TABLE floating (id double precision PRIMARY KEY, c bytea);
+         CREATE TABLE filled (id int PRIMARY KEY, c char(400));
          CREATE TABLE parts (id int PRIMARY KEY, c bytea) PARTITION BY HASH (id);
          CREATE TABLE parts_0 PARTITION OF parts FOR VALUES WITH (MODULUS 1, REMAINDER 0);
          CREATE TABLE parent (id int PRIMARY KEY, c bytea); CREATE TABLE child () INHERITS (parent);
@@ -150,11 +153,15 @@ async fn types_triggers_and_row_security_of_postgres_that_would_do_harm_are_refu
          CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
          CREATE TRIGGER stubborn BEFORE UPDATE ON always FOR EACH ROW EXECUTE FUNCTION f();
          ALTER TABLE always ENABLE ALWAYS TRIGGER stubborn;
-         GRANT SELECT, UPDATE ON odd, parts, parts_0, parent, hidden, always TO keyturn_agent;",
+         GRANT SELECT, UPDATE ON odd, coloured, padded, floating, filled, parts, parts_0, parent, hidden, always TO keyturn_agent;",
         ))
         .await;
     for (name, column, expected) in [
         ("odd", "c", "key column \"id\" of type boolean"),
+        ("coloured", "c", "key column \"id\" of type public.colour"),
+        ("padded", "c", "key column \"id\" of type character"),
+        ("floating", "c", "key column \"id\" of type double precision"),
+        ("filled", "c", "column \"c\" of type character"),
         ("odd", "t", "its encoding must be \"base64\""),
         ("odd", "j", "column \"j\" of type json"),
         ("parts_0", "c", "is a partition"),
