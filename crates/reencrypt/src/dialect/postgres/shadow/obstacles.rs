@@ -31,6 +31,10 @@ const KNOWN: &str = "
         UNION ALL
         SELECT 15, 'it is a table of the type ' || reloftype::regtype FROM t WHERE reloftype <> 0
         UNION ALL
+        SELECT 16, 'its access method ' || quote_ident(m.amname) || ' may not tell which transaction wrote a row'
+        FROM t JOIN pg_am m ON m.oid = t.relam JOIN pg_proc p ON p.oid = m.amhandler
+        WHERE p.proname <> 'heap_tableam_handler'
+        UNION ALL
         SELECT 20, 'it is referenced by the foreign key ' || quote_ident(k.conname) || ' of table ' || k.conrelid::regclass
         FROM pg_constraint k WHERE k.contype = 'f' AND k.confrelid = $1::oid AND k.conparentid = 0
         UNION ALL
