@@ -26,10 +26,10 @@ pub(crate) struct LogArgs {
 }
 
 /// What a service logs when `RUST_LOG` says nothing. openraft repeats every failed heartbeat to a replica that is down,
-/// several times a second; who leads is logged by the coordinator itself.
-pub(crate) const SERVICE_FILTER: &str = "info,openraft=error,openraft::replication=off";
+/// several times a second; who leads is logged by the coordinator itself. What a database's functions choose to say may be of rows.
+pub(crate) const SERVICE_FILTER: &str = "info,openraft=error,openraft::replication=off,sqlx::postgres::notice=off";
 /// What any other verb logs: it talks to a person, who needs no log, and no pages of a statement that took a while.
-pub(crate) const VERB_FILTER: &str = "warn,sqlx::query=error";
+pub(crate) const VERB_FILTER: &str = "warn,sqlx::query=error,sqlx::postgres::notice=off";
 
 /// Begins logging to standard error. `default` is the filter when `RUST_LOG` says nothing.
 pub(crate) fn start_logging(format: LogFormat, default: &str) {
