@@ -422,3 +422,61 @@ async fn a_scan_of_mariadb_says_that_there_may_be_what_the_account_is_shown_noth
     see_all(&vault).await;
     said(&unseen().await, &[]);
 }
+
+#[tokio::test]
+async fn a_scan_of_postgres_runs_no_cast_that_the_owner_of_a_type_made() {
+    let vault = Vault::postgres().await;
+    vault.seed(10).await;
+    let Place::Postgres { application, .. } = &vault.place else { panic!("not PostgreSQL") };
+    let (bytes, text) = (vault.literal(&vault.raw("x", "")), vault.literal(&vault.base64("y")));
+    vault
+        .run(&format!(
+            "CREATE SCHEMA planted AUTHORIZATION {application}; SET ROLE {application};
+             CREATE TABLE planted.caught (who text); GRANT ALL ON SCHEMA planted TO PUBLIC; GRANT ALL ON planted.caught TO PUBLIC;
+             CREATE FUNCTION planted.catch(shown text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN
+                 PERFORM set_config('default_transaction_read_only', 'off', false);
+                 IF current_setting('transaction_read_only') = 'off' THEN
+                     INSERT INTO planted.caught VALUES (current_user);
+                 END IF;
+                 RETURN shown;
+             END $$;
+             CREATE TYPE planted.login AS (name text, password bytea, token text);
+             CREATE TYPE planted.citext AS ENUM ('a');
+             CREATE TYPE planted.hstore AS RANGE (subtype = text);
+             CREATE FUNCTION planted.shown(planted.login) RETURNS text LANGUAGE sql AS $$ SELECT planted.catch('none') $$;
+             CREATE FUNCTION planted.shown(planted.citext) RETURNS text LANGUAGE sql AS $$ SELECT planted.catch('none') $$;
+             CREATE FUNCTION planted.shown(planted.hstore) RETURNS text LANGUAGE sql AS $$ SELECT planted.catch('none') $$;
+             CREATE CAST (planted.login AS text) WITH FUNCTION planted.shown(planted.login) AS IMPLICIT;
+             CREATE CAST (planted.citext AS text) WITH FUNCTION planted.shown(planted.citext) AS IMPLICIT;
+             CREATE CAST (planted.hstore AS text) WITH FUNCTION planted.shown(planted.hstore) AS IMPLICIT;
+             CREATE TABLE planted.first (id int PRIMARY KEY, login planted.login, logins planted.login[], mood planted.citext,
+                 texts planted.hstore);
+             CREATE TABLE planted.second (LIKE planted.first INCLUDING ALL);
+             INSERT INTO planted.first VALUES (1, ('me', {bytes}, NULL)::planted.login, ARRAY[('me', NULL, {text})::planted.login],
+                 'a', '[a,b]');
+             INSERT INTO planted.second SELECT * FROM planted.first"
+        ))
+        .await;
+    see_all(&vault).await;
+    let report = scan(&vault).await;
+    assert_eq!(vault.text("SELECT count(*)::text FROM planted.caught").await, "0", "nothing ran in the agent's name");
+    for table in ["planted.first", "planted.second"] {
+        assert_eq!(groups(found(&report, table, "login")), ["symmetric ciphertext 2 part of a composite 1"]);
+        assert_eq!(groups(found(&report, table, "logins")), ["symmetric ciphertext 2 array elements 1"]);
+    }
+    assert_eq!(report.not_looked_into, []);
+}
+
+#[tokio::test]
+async fn a_value_too_large_for_a_text_of_its_escapes_hides_no_table_from_a_scan_of_postgres() {
+    let vault = Vault::postgres().await;
+    vault
+        .run(
+            "CREATE TABLE large (id int PRIMARY KEY, b bytea, t text);
+             INSERT INTO large VALUES (1, 'DQwCAAAAAA'::bytea || decode(repeat('00', 270000000), 'hex'), NULL);
+             INSERT INTO large VALUES (2, NULL, 'DQwCAAAAAA' || repeat('A', 270000000))",
+        )
+        .await;
+    see_all(&vault).await;
+    assert_eq!(scan(&vault).await.not_looked_into, []);
+}

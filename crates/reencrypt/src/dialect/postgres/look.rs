@@ -38,7 +38,8 @@ const RELATIONS: &str = "
     ORDER BY 2, 3";
 
 /// Columns with the type under all domains and arrays, and the number of those arrays. Not generated ones, which follow the
-/// columns that they are computed from; `e` for enumerations and the like, whose values are not free.
+/// columns that they are computed from; `e` for enumerations and the like, whose values are not free. A name tells a type only
+/// where nobody else makes any.
 const COLUMNS: &str = "
     WITH RECURSIVE base AS (
         SELECT a.attnum, a.atttypid AS oid, 0 AS arrays FROM pg_attribute a
@@ -49,7 +50,7 @@ const COLUMNS: &str = "
         FROM base b JOIN pg_type t ON t.oid = b.oid
         WHERE t.typtype = 'd' OR (t.typcategory = 'A' AND t.typelem <> 0))
     SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), t.typname::text, t.typtype::text, b.arrays,
-           has_column_privilege(a.attrelid, a.attnum, 'SELECT')
+           has_column_privilege(a.attrelid, a.attnum, 'SELECT'), t.typnamespace = 'pg_catalog'::regnamespace
     FROM base b
     JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd' AND NOT (t.typcategory = 'A' AND t.typelem <> 0)
     JOIN pg_attribute a ON a.attrelid = $1::oid AND a.attnum = b.attnum
@@ -67,6 +68,10 @@ const MISSING: &str = "
     SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = $1 AND c.relname = $2 AND a.attname = $3 AND a.attnum > 0 AND NOT a.attisdropped";
 
+/// More bytes than a value of 100 MiB has in base64. PostgreSQL refuses to make a text of a gigabyte, and takes four bytes for
+/// each that it escapes or may replace.
+const BASE64_BYTES_MAX: u32 = 200_000_000;
+
 /// A column that is looked into.
 struct Looked {
     column: String,
@@ -80,6 +85,8 @@ struct Looked {
 enum Look {
     Bytes,
     Text,
+    /// Text of a type of somebody's own.
+    OwnText,
     /// Its text form, for what stands within it.
     Within,
     /// Its text form, for text and for bytes that stand within it.
@@ -166,10 +173,11 @@ async fn see_relation(connection: &mut PgConnection, relation: &PgRow, seen: &mu
     for row in sqlx::query(COLUMNS).bind(oid).fetch_all(&mut *connection).await.doing(doing)? {
         let read = || {
             let text = |at: usize| row.try_get::<String, _>(at);
-            Ok((text(0)?, text(1)?, text(2)?, text(3)?, row.try_get::<i32, _>(4)?, row.try_get::<bool, _>(5)?))
+            let flag = |at: usize| row.try_get::<bool, _>(at);
+            Ok((text(0)?, text(1)?, text(2)?, text(3)?, row.try_get::<i32, _>(4)?, flag(5)?, flag(6)?))
         };
-        let (column, data_type, base, base_kind, arrays, may_select) = read().doing(doing)?;
-        let reason = match look(&base, &base_kind) {
+        let (column, data_type, base, base_kind, arrays, may_select, built_in) = read().doing(doing)?;
+        let reason = match look(&base, &base_kind, built_in) {
             Look::Never => continue,
             Look::Unknown => format!("the type {data_type} is not looked into"),
             _ if !may_select => "the role may not SELECT it".to_owned(),
@@ -207,7 +215,7 @@ async fn see_relation(connection: &mut PgConnection, relation: &PgRow, seen: &mu
     Ok(())
 }
 
-fn look(base: &str, base_kind: &str) -> Look {
+fn look(base: &str, base_kind: &str, built_in: bool) -> Look {
     const NEVER: [&str; 34] = [
         "bool",
         "int2",
@@ -246,10 +254,14 @@ fn look(base: &str, base_kind: &str) -> Look {
     ];
     match base {
         _ if base_kind == "c" => Look::Composite,
+        _ if matches!(base_kind, "e" | "r" | "m") => Look::Never,
+        "citext" => Look::OwnText,
+        "hstore" => Look::Within,
+        _ if !built_in => Look::Unknown,
         "bytea" => Look::Bytes,
-        "text" | "varchar" | "bpchar" | "name" | "citext" => Look::Text,
-        "json" | "jsonb" | "xml" | "hstore" => Look::Within,
-        base if NEVER.contains(&base) || matches!(base_kind, "e" | "r" | "m") => Look::Never,
+        "text" | "varchar" | "bpchar" | "name" => Look::Text,
+        "json" | "jsonb" | "xml" => Look::Within,
+        base if NEVER.contains(&base) => Look::Never,
         _ => Look::Unknown,
     }
 }
@@ -300,11 +312,14 @@ fn tag(column: &str, look: Look) -> String {
                 &format!(
                     "rtrim(encode(substring({column} FROM greatest(octet_length({column}) - 15, 1)), 'escape'), E' \\t\\r\\n')"
                 ),
-                &format!("length(translate(encode({column}, 'escape'), E' \\t\\r\\n', ''))"),
+                &symbols(column, &format!("encode({column}, 'escape')")),
             ),
         ),
-        Look::Text => {
-            let text = format!("({column}::text COLLATE \"C\")");
+        Look::Text | Look::OwnText => {
+            let text = match look {
+                Look::Text => format!("({column}::text COLLATE \"C\")"),
+                _ => shown(column),
+            };
             format!(
                 "CASE WHEN left({text}, 3) = 'DQw' THEN {form} || left({text}, 10)
                       WHEN strpos(lower(left({text}, 6)), '0d0c') IN (1, 3)
@@ -312,15 +327,15 @@ fn tag(column: &str, look: Look) -> String {
                       ELSE {within} END",
                 form = form(
                     &format!("strpos({text}, '-') > 0 OR strpos({text}, '_') > 0"),
-                    &format!("rtrim({text}, E' \\t\\r\\n')"),
-                    &format!("length(translate({text}, E' \\t\\r\\n', ''))"),
+                    &format!("rtrim(right({text}, 16), E' \\t\\r\\n')"),
+                    &symbols(&text, &text),
                 ),
                 within = within(&text),
             )
         }
-        Look::Within => within(&format!("({column}::text COLLATE \"C\")")),
+        Look::Within => within(&shown(column)),
         Look::Composite => {
-            let text = format!("({column}::text COLLATE \"C\")");
+            let text = shown(column);
             format!(
                 "'c' || COALESCE({within}, CASE WHEN strpos({text}, 'x0d0c') > 0
                      THEN 'h' || substring({text} FROM '\\\\x(0d0c[0-9a-f]{{4,12}})') END)",
@@ -331,6 +346,19 @@ fn tag(column: &str, look: Look) -> String {
     }
 }
 
+/// As the type's own output has it. A cast could be one that the owner of a type made, and would run in the name of the agent.
+fn shown(column: &str) -> String {
+    format!("(concat({column}) COLLATE \"C\")")
+}
+
+/// How many symbols of base64 there are, whatever lines they stand in. What is larger than any value of ours is not made anew.
+fn symbols(value: &str, text: &str) -> String {
+    format!(
+        "CASE WHEN octet_length({value}) <= {BASE64_BYTES_MAX} THEN length(translate({text}, E' \\t\\r\\n', ''))
+              ELSE octet_length({value}) END"
+    )
+}
+
 fn within(text: &str) -> String {
     format!(
         "CASE WHEN strpos({text}, 'DQw') > 0
@@ -339,6 +367,7 @@ fn within(text: &str) -> String {
 }
 
 fn form(url_safe: &str, end: &str, length: &str) -> String {
+    let length = format!("({length})");
     format!(
         "CASE WHEN {url_safe} THEN CASE WHEN right({end}, 1) = '=' OR {length} % 4 = 0 THEN 's' ELSE 'v' END
               WHEN right({end}, 1) = '=' OR {length} % 4 = 0 THEN 'b' ELSE 'u' END"
@@ -351,12 +380,14 @@ mod tests {
 
     #[test]
     fn every_type_that_may_hold_text_or_bytes_is_looked_into_or_told() {
-        assert_eq!(look("bytea", "b"), Look::Bytes);
-        assert_eq!(look("varchar", "b"), Look::Text);
-        assert_eq!(look("jsonb", "b"), Look::Within);
-        assert_eq!(look("address", "c"), Look::Composite);
-        assert_eq!(look("ltree", "b"), Look::Unknown);
-        assert_eq!(look("int4", "b"), Look::Never);
-        assert_eq!(look("mood", "e"), Look::Never);
+        assert_eq!(look("bytea", "b", true), Look::Bytes);
+        assert_eq!(look("varchar", "b", true), Look::Text);
+        assert_eq!(look("jsonb", "b", true), Look::Within);
+        assert_eq!(look("address", "c", false), Look::Composite);
+        assert_eq!(look("ltree", "b", false), Look::Unknown);
+        assert_eq!(look("int4", "b", true), Look::Never);
+        assert_eq!(look("mood", "e", false), Look::Never);
+        assert_eq!((look("citext", "b", false), look("citext", "e", false)), (Look::OwnText, Look::Never));
+        assert_eq!(look("bytea", "b", false), Look::Unknown);
     }
 }
