@@ -326,6 +326,60 @@ async fn a_table_goes_back_as_it_was_unless_it_was_written_to_since_it_was_verif
     }
 }
 
+/// The last column with another value in every row, of which none is written.
+const MADE_ANEW: &str = "ALTER TABLE vault DROP COLUMN note; ALTER TABLE vault ADD COLUMN note text DEFAULT 'other';
+                         ALTER TABLE vault ALTER note DROP DEFAULT";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_original_of_which_a_column_was_made_anew_since_it_was_copied_is_not_swapped_out() {
+    let farm = Farm::with(12, &format!("{TABLE} ALTER TABLE vault ADD note text DEFAULT 'one'")).await;
+    farm.vault.run("ALTER TABLE vault ALTER note DROP DEFAULT").await;
+    let engine = farm.vault.engine().await;
+    farm.turn(&engine).await.unwrap();
+    farm.finish(&engine).await.unwrap();
+    farm.verify(&engine).await.unwrap();
+    farm.vault.run(MADE_ANEW).await;
+    let error = farm.swap(&engine).await.unwrap_err();
+    assert_eq!(error.code(), FaultCode::RowsChanged, "{error:?}");
+    farm.turn_back(&engine).await.unwrap();
+    farm.swap_back(&engine).await.unwrap();
+    farm.let_in(&engine).await.unwrap();
+    farm.close(&engine).await.unwrap();
+    assert!(farm.vault.census().await == farm.census);
+    assert_eq!(farm.vault.text("SELECT string_agg(DISTINCT note, ',') FROM vault").await, "other");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_was_altered_since_it_was_swapped_in_keeps_that_when_it_goes_back() {
+    for change in [
+        "ALTER TABLE vault ADD later text DEFAULT 'x'",
+        MADE_ANEW,
+        "ALTER TABLE vault RENAME owner TO whose",
+        "CREATE INDEX another ON vault (number)",
+        "DROP INDEX by_owner",
+        "GRANT SELECT ON vault TO PUBLIC",
+    ] {
+        let farm = Farm::with(12, &format!("{TABLE} ALTER TABLE vault ADD note text")).await;
+        farm.all().await;
+        farm.vault.run(change).await;
+        let shown = async || {
+            let rows = "SELECT string_agg((to_jsonb(v) - 'secret')::text, ' ' ORDER BY id) FROM vault v";
+            let indexes =
+                "SELECT string_agg(indexdef, ' ' ORDER BY indexdef) FROM pg_indexes WHERE tablename = 'vault'";
+            let rights = "SELECT COALESCE(relacl::text, 'none') FROM pg_class WHERE oid = 'vault'::regclass";
+            [farm.vault.text(rows).await, farm.vault.text(indexes).await, farm.vault.text(rights).await]
+        };
+        let altered = shown().await;
+        let engine = farm.vault.engine().await;
+        farm.turn_back(&engine).await.unwrap();
+        farm.swap_back(&engine).await.unwrap();
+        farm.let_in(&engine).await.unwrap();
+        farm.close(&engine).await.unwrap();
+        assert!(farm.vault.census().await == farm.census, "{change}");
+        assert_eq!(shown().await, altered, "{change}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_whose_columns_alone_may_be_read_is_not_copied() {
     let vault = Vault::postgres_bare(TARGETS).await;

@@ -146,6 +146,7 @@ async fn make(connection: &mut PgConnection, mark: &LedgerMark, table: &Table, o
     let (shadow_oid, mut objects) = clone::bare(connection, &original, &name, &retained_name).await?;
     objects.extend(clone::names(connection, &original, &name, &retained_name).await?);
     act_as_agent(connection).await?;
+    let attached = Attached::new(&original, shadow_oid, objects);
     let entry = Entry {
         shadow: Shadow {
             label: table.label.clone(),
@@ -156,7 +157,7 @@ async fn make(connection: &mut PgConnection, mark: &LedgerMark, table: &Table, o
         },
         schema: original.schema,
         relation: original.name,
-        attached: Attached::new(oid, shadow_oid, objects),
+        attached,
     };
     state::insert(connection, mark, &entry).await?;
     Ok(entry)

@@ -10,7 +10,8 @@ use crate::table::quote;
 const RELATION: &str = "
     SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relowner::regrole::text,
            (SELECT spcname::text FROM pg_tablespace WHERE oid = c.reltablespace),
-           COALESCE((SELECT amname::text FROM pg_am WHERE oid = c.relam), 'heap'), c.relreplident::text
+           COALESCE((SELECT amname::text FROM pg_am WHERE oid = c.relam), 'heap'), c.relreplident::text,
+           c.relnatts, EXISTS (SELECT 1 FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attisdropped)
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1::oid";
 
 /// A relation; names unquoted but for the owner's.
@@ -26,6 +27,11 @@ pub(super) struct Relation {
     pub(super) tablespace: Option<String>,
     pub(super) access_method: String,
     replica_identity: String,
+    /// How many columns it ever had. One that is dropped and made again adds one, and may have another value in every row
+    /// without any row being written.
+    pub(super) columns_ever: i16,
+    /// Whether it has not got all of them any more.
+    pub(super) has_dropped_columns: bool,
 }
 
 impl Relation {
@@ -48,6 +54,8 @@ impl Relation {
                 tablespace: row.try_get(4)?,
                 access_method: row.try_get(5)?,
                 replica_identity: row.try_get(6)?,
+                columns_ever: row.try_get(7)?,
+                has_dropped_columns: row.try_get(8)?,
             })
         };
         read().map(Some).doing(doing)

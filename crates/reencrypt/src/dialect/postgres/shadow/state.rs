@@ -7,6 +7,7 @@ use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 
 use super::super::ledger;
+use super::relation::Relation;
 use crate::EngineError;
 use crate::error::Doing;
 use crate::ledger::{LedgerMark, epoch_number};
@@ -51,12 +52,21 @@ pub(super) struct Attached {
     /// By these the relations are known whatever they are called meanwhile; a name alone is never dropped.
     pub(super) original_oid: i64,
     pub(super) shadow_oid: i64,
+    /// How many columns the original ever had when it was copied. Not written by earlier releases.
+    #[serde(default)]
+    pub(super) original_columns_ever: Option<i16>,
     pub(super) objects: Vec<Named>,
 }
 
 impl Attached {
-    pub(super) const fn new(original_oid: i64, shadow_oid: i64, objects: Vec<Named>) -> Self {
-        Self { version: ATTACHED_VERSION, original_oid, shadow_oid, objects }
+    pub(super) const fn new(original: &Relation, shadow_oid: i64, objects: Vec<Named>) -> Self {
+        Self {
+            version: ATTACHED_VERSION,
+            original_oid: original.oid,
+            shadow_oid,
+            original_columns_ever: Some(original.columns_ever),
+            objects,
+        }
     }
 }
 

@@ -128,6 +128,11 @@ async fn swap_in(connection: &mut PgConnection, entry: &Entry) -> Result<(), Eng
     let copy = Relation::of(connection, entry.attached.shadow_oid, label).await?;
     expect_name(&original, &entry.relation)?;
     expect_name(&copy, &entry.shadow.name)?;
+    let columns_ever = entry.attached.original_columns_ever;
+    if copy.has_dropped_columns || columns_ever.is_some_and(|columns| columns != original.columns_ever) {
+        let what = "columns of it were dropped or made since it was copied".to_owned();
+        return Err(EngineError::RowsChanged { table: label.clone(), what });
+    }
     let before = Description::of(connection, original.oid, ALL, label).await?;
     original.act_as_owner(connection).await?;
     // Retained, it would keep the application from deleting what its old rows refer to.
@@ -144,7 +149,8 @@ async fn swap_in(connection: &mut PgConnection, entry: &Entry) -> Result<(), Eng
     }
 }
 
-/// Puts the originals of `back` back, leaves the copies of `kept` where they are, and commits.
+/// Puts the originals of `back` back, leaves the copies of `kept` where they are, and those that were altered since they were
+/// swapped in, and commits.
 pub(in super::super) async fn swap_back(
     connection: &mut PgConnection,
     mark: &LedgerMark,
@@ -153,15 +159,22 @@ pub(in super::super) async fn swap_back(
 ) -> Result<(), EngineError> {
     must_go(mark, Direction::Back)?;
     for entry in entries(connection, mark, back).await? {
+        let mut state = ShadowState::Dropping;
         match entry.shadow.state {
-            ShadowState::Swapped => swap_out(connection, &entry).await?,
+            ShadowState::Swapped => {
+                if let Some(difference) = try_swap_out(connection, &entry).await? {
+                    let table = entry.shadow.label.as_str();
+                    tracing::warn!(table, difference, "it was altered since it was swapped in; it goes back in place");
+                    state = ShadowState::Kept;
+                }
+            }
             ShadowState::Building | ShadowState::Built | ShadowState::Dropping => {}
             ShadowState::Kept | ShadowState::Retired => {
                 let problem = format!("is {}", entry.shadow.state.as_str());
                 return Err(EngineError::ShadowState { table: entry.shadow.label, problem });
             }
         }
-        state::set_state(connection, &mark.rotation, &entry.shadow.label, ShadowState::Dropping).await?;
+        state::set_state(connection, &mark.rotation, &entry.shadow.label, state).await?;
     }
     for entry in entries(connection, mark, kept).await? {
         if entry.shadow.state == ShadowState::Swapped {
@@ -171,12 +184,37 @@ pub(in super::super) async fn swap_back(
     durable::around(point!(TABLES_SWAPPED_BACK), commit(connection)).await
 }
 
-async fn swap_out(connection: &mut PgConnection, entry: &Entry) -> Result<(), EngineError> {
+/// Swaps it out, unless the original is not what the copy has become: then says what differs, and nothing is changed.
+async fn try_swap_out(connection: &mut PgConnection, entry: &Entry) -> Result<Option<String>, EngineError> {
+    let doing = || format!("swapping {} out", entry.shadow.label);
+    execute(connection, "SAVEPOINT as_swapped", doing).await?;
+    let difference = match swap_out(connection, entry).await {
+        Ok(difference) => difference,
+        Err(EngineError::Database { source, .. }) if is_about_definitions(&source) => Some(source.to_string()),
+        Err(error) => return Err(error),
+    };
+    if difference.is_some() {
+        execute(connection, "ROLLBACK TO as_swapped", doing).await?;
+    }
+    Ok(difference)
+}
+
+/// Whether what is to be renamed or made again does not fit what is there: class 42 of the SQLSTATEs.
+fn is_about_definitions(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| code.starts_with("42"))
+}
+
+async fn swap_out(connection: &mut PgConnection, entry: &Entry) -> Result<Option<String>, EngineError> {
     let label = &entry.shadow.label;
     let original = Relation::of(connection, entry.attached.original_oid, label).await?;
     let copy = Relation::of(connection, entry.attached.shadow_oid, label).await?;
     expect_name(&original, &entry.shadow.retained_name)?;
     expect_name(&copy, &entry.relation)?;
+    if copy.has_dropped_columns {
+        return Ok(Some("columns of it were dropped".to_owned()));
+    }
+    let before = Description::of(connection, copy.oid, ALL, label).await?;
     original.act_as_owner(connection).await?;
     // The copy has those that the original had.
     let foreign_keys = clone::foreign_keys(connection, &copy).await?;
@@ -189,7 +227,9 @@ async fn swap_out(connection: &mut PgConnection, entry: &Entry) -> Result<(), En
         let doing = || format!("giving {label} its foreign key {} back", key.name);
         execute(connection, &key.add_sql(&restored), doing).await?;
     }
-    act_as_agent(connection).await
+    act_as_agent(connection).await?;
+    let after = Description::of(connection, original.oid, ALL, label).await?;
+    Ok(after.difference(&before))
 }
 
 fn expect_name(found: &Relation, name: &str) -> Result<(), EngineError> {
