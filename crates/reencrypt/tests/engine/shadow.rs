@@ -243,6 +243,20 @@ async fn a_table_that_was_written_to_after_the_swap_stays_and_goes_back_in_place
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_was_altered_after_the_swap_keeps_that_when_it_goes_back() {
+    let vault = vault(200).await;
+    let census = vault.census().await;
+    let survey = swapped(&vault).await;
+    vault.engine().await.lift_fence(&vault.mark(6, Direction::Forward)).await.unwrap();
+    vault.run("CREATE INDEX later ON connections (name, id)").await;
+    let altered = vault.rows(SCHEMA).await;
+    undo(&vault, &survey, 10).await;
+    assert_eq!(vault.census().await, census);
+    assert_eq!(vault.rows(SCHEMA).await, altered);
+    assert!(vault.rows(LEFT).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_place_too_everything_goes_back_once_the_application_was_let_in() {
     let mut vault = vault(600).await;
     vault.strategy = Strategy::InPlace;

@@ -159,6 +159,20 @@ async fn a_table_that_was_written_to_after_the_swap_stays_and_goes_back_in_place
     assert!(vault.rows(LEFT).await.is_empty());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_was_altered_after_the_swap_keeps_that_when_it_goes_back() {
+    let vault = vault(200).await;
+    let census = vault.census().await;
+    let survey = swapped(&vault).await;
+    vault.engine().await.lift_fence(&vault.mark(6, Direction::Forward)).await.unwrap();
+    vault.run("CREATE INDEX later ON connections (name(10))").await;
+    let altered = definitions(&vault).await;
+    undo(&vault, &survey, 10).await;
+    assert_eq!(vault.census().await, census);
+    assert_eq!(definitions(&vault).await, altered);
+    assert!(vault.rows(LEFT).await.is_empty());
+}
+
 /// Polls the work so many times and then drops it, as a process that is killed there.
 async fn cut<T>(polls: u64, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);

@@ -10,6 +10,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::super::ledger::{self, Hold};
 use super::super::{Shared, connect, quote, sessions};
+use super::definition::Definition;
 use super::{must_go, name_of, same, state};
 use crate::EngineError;
 use crate::dialect::durable;
@@ -144,10 +145,22 @@ pub(in super::super) async fn swap_back(
     kept: &[Pair],
 ) -> Result<(), EngineError> {
     must_go(mark, Direction::Back)?;
+    let (mut as_swapped, mut kept) = (Vec::new(), kept.to_vec());
+    for pair in back {
+        match altered(connection, pair).await? {
+            None => as_swapped.push(pair.clone()),
+            Some(difference) => {
+                let table = pair.original.label.as_str();
+                tracing::warn!(table, difference, "it was altered since it was swapped in; it goes back in place");
+                kept.push(pair.clone());
+            }
+        }
+    }
+    let back = as_swapped;
     // First: they are not asked about again, whatever becomes of the others.
-    note(connection, mark, kept, ShadowState::Kept).await?;
+    note(connection, mark, &kept, ShadowState::Kept).await?;
     let mut renames = Vec::new();
-    for Pair { original, shadow } in back {
+    for Pair { original, shadow } in &back {
         let name = quote(&name_of(original));
         renames.push(format!("{name} TO {}", quote(&shadow.name)));
         renames.push(format!("{} TO {name}", quote(&shadow.retained_name)));
@@ -160,7 +173,13 @@ pub(in super::super) async fn swap_back(
     guard.holders.iter_mut().for_each(|holder| holder.tables.retain(moves));
     guard.holders.retain(|holder| !holder.tables.is_empty());
     durable::around(point!(TABLES_SWAPPED_BACK), rename(connection, guard, &renames)).await?;
-    note(connection, mark, back, ShadowState::Dropping).await
+    note(connection, mark, &back, ShadowState::Dropping).await
+}
+
+/// What the copy has become that the original, which is retained, is not.
+async fn altered(connection: &mut MySqlConnection, pair: &Pair) -> Result<Option<String>, EngineError> {
+    let retained = Definition::of(connection, &pair.shadow.retained_name).await?;
+    Ok(retained.difference(&Definition::of(connection, &name_of(&pair.original)).await?))
 }
 
 async fn note(

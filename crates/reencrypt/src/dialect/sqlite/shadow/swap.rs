@@ -51,12 +51,24 @@ pub(in super::super) async fn swap_back(
     back: &[Pair],
     kept: &[Pair],
 ) -> Result<(), EngineError> {
-    for (pairs, state) in [(back, ShadowState::Dropping), (kept, ShadowState::Kept)] {
+    let (mut as_swapped, mut kept) = (Vec::new(), kept.to_vec());
+    for pair in back {
+        match same(connection, pair).await {
+            Ok(_) => as_swapped.push(pair.clone()),
+            Err(EngineError::ShadowState { table, problem }) => {
+                tracing::warn!(table, problem, "it was altered since it was swapped in; it goes back in place");
+                kept.push(pair.clone());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let back = as_swapped;
+    for (pairs, state) in [(&back, ShadowState::Dropping), (&kept, ShadowState::Kept)] {
         for pair in pairs {
             shadows::set_state(connection, &mark.rotation, &pair.shadow.label, state).await?;
         }
     }
-    exchange(connection, back).await?;
+    exchange(connection, &back).await?;
     durable::around(point!(TABLES_SWAPPED_BACK), run(connection, "COMMIT", "committing the swap back")).await
 }
 
