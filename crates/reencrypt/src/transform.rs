@@ -80,8 +80,7 @@ pub(crate) struct Transformer {
     digester: ContentDigester,
     accepted: Accepted,
     hand_on: HandOn,
-    /// Whether it will be asked whether a row was written to since.
-    watches: bool,
+    watches_writes: bool,
 }
 
 /// What became of one value.
@@ -97,7 +96,7 @@ impl Transformer {
         (old, new): (&SecretKey, &SecretKey),
         rotation: &RotationId,
         accepted: Accepted,
-        (hand_on, watches): (HandOn, bool),
+        hand_on: HandOn,
     ) -> Self {
         let work = match pass {
             Pass::Reencrypt => {
@@ -115,7 +114,20 @@ impl Transformer {
                 other_problem: "is still under the new key",
             },
         };
-        Self { table, work, digester: ContentDigester::new(old, new, rotation), accepted, hand_on, watches }
+        Self {
+            table,
+            work,
+            digester: ContentDigester::new(old, new, rotation),
+            accepted,
+            hand_on,
+            watches_writes: false,
+        }
+    }
+
+    /// The same, which also takes the digest by which it is known whether a row was written to since.
+    pub(crate) const fn watching_writes(mut self, watches_writes: bool) -> Self {
+        self.watches_writes = watches_writes;
+        self
     }
 
     /// Turns a page that is not empty.
@@ -134,7 +146,7 @@ impl Transformer {
             key.clear();
             row.key.write_to(&mut key);
             tally.rest = tally.rest.plus(hasher.rest(&self.table.label, &row.rest));
-            if self.watches {
+            if self.watches_writes {
                 raw = raw.plus(row.raw(&mut hasher, &self.table.label, &key));
             }
             let mut new = Vec::with_capacity(row.values.len());

@@ -181,11 +181,12 @@ impl ShardWork<'_> {
             (Some(_), true) => HandOn::EveryAsRead,
         };
         // Before tables are swapped, either way, it is asked whether anybody wrote to them since these passes.
-        let watches = job.strategy == Strategy::Shadow && matches!(self.claim.pass, Pass::Reencrypt | Pass::Verify);
-        let fields = if watches { Fields::AllAndVersion } else { Fields::All };
-        let passed = (hand_on, watches);
+        let watches_writes =
+            job.strategy == Strategy::Shadow && matches!(self.claim.pass, Pass::Reencrypt | Pass::Verify);
+        let fields = if watches_writes { Fields::AllAndVersion } else { Fields::All };
         let transformer =
-            Transformer::new(self.table.clone(), self.claim.pass, keys, &job.mark.rotation, accepted, passed);
+            Transformer::new(self.table.clone(), self.claim.pass, keys, &job.mark.rotation, accepted, hand_on)
+                .watching_writes(watches_writes);
         let scope = Scope {
             claim: &self.claim,
             table: &self.table,

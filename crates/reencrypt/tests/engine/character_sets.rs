@@ -1,27 +1,11 @@
 //! Databases that store text in another form than UTF-8.
 
-use rotation::Direction;
-
 use crate::cluster;
-use crate::farm::{Cell, Vault, turned};
+use crate::farm::{Cell, Vault};
 
 const TARGETS: &str =
     "version = 1\n[[table]]\nname = 'Schl\u{fc}ssel'\nkey = ['k']\n[[table.column]]\nname = 'inhalt \u{e4}'\n
     encoding = 'base64'\n";
-
-async fn there_and_back(vault: &Vault) {
-    let before = vault.census().await;
-    let survey = vault.survey().await;
-    assert_eq!(survey.undecryptable, []);
-    let engine = vault.engine().await;
-    engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
-    let tally = vault.reencrypt_all(&survey, 1, vault.mark(2, Direction::Forward)).await.unwrap();
-    assert_eq!(vault.census().await, turned(&before));
-    assert_eq!(vault.verify_all(&survey, 2, vault.mark(3, Direction::Forward)).await.unwrap(), tally);
-    engine.turn_back(&vault.mark(4, Direction::Back)).await.unwrap();
-    assert_eq!(vault.reencrypt_all(&survey, 3, vault.mark(5, Direction::Back)).await.unwrap(), tally);
-    assert_eq!(vault.census().await, before);
-}
 
 /// Keys, names and other columns have letters that are one byte there and two with us; one value is large.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -46,7 +30,7 @@ async fn rows_of_a_postgres_database_in_latin1_or_without_an_encoding_turn_there
         for row in rows.chunks(50) {
             vault.insert("\"Schl\u{fc}ssel\" (k, \"inhalt \u{e4}\")", row).await;
         }
-        there_and_back(&vault).await;
+        vault.there_and_back().await;
     }
 }
 

@@ -553,6 +553,23 @@ impl Vault {
         SwapJob { mark, old: self.old.clone(), new: self.new.clone(), shards }
     }
 
+    /// Turned to the new key in place, verified, and turned back: every value is where it was. Says how many there were.
+    pub(crate) async fn there_and_back(&self) -> u64 {
+        let before = self.census().await;
+        let engine = self.engine().await;
+        engine.check_targets().await.unwrap();
+        let survey = self.survey().await;
+        assert_eq!(survey.undecryptable_total, 0, "{:?}", survey.undecryptable);
+        engine.fence(&self.mark(1, Direction::Forward)).await.unwrap();
+        let tally = self.reencrypt_all(&survey, 1, self.mark(2, Direction::Forward)).await.unwrap();
+        assert_eq!(self.census().await, turned(&before));
+        assert_eq!(self.verify_all(&survey, 2, self.mark(3, Direction::Forward)).await.unwrap(), tally);
+        engine.turn_back(&self.mark(4, Direction::Back)).await.unwrap();
+        assert_eq!(self.reencrypt_all(&survey, 3, self.mark(5, Direction::Back)).await.unwrap(), tally);
+        assert_eq!(self.census().await, before);
+        tally.values
+    }
+
     pub(crate) async fn survey(&self) -> Survey {
         let ring = KeySet::new("farm", self.old.clone(), 0);
         self.engine().await.survey(&request(&ring, &[], 8), &|_| {}).await.unwrap()

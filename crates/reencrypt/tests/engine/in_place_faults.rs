@@ -8,7 +8,7 @@ use reencrypt::{DatabaseConfig, Engine, EngineError, NoteKind};
 use rotation::{Direction, Shard, Survey};
 
 use crate::farm::{Census, Found, Place, Vault, request, stand_still, turned, under};
-use crate::proxy::{Cut, ENDLESS, Proxy};
+use crate::proxy::{Cut, ENDLESS, Proxy, through_cuts};
 use crate::small_disk::SmallDisk;
 
 /// More than any step sends.
@@ -43,39 +43,9 @@ impl Farm {
         Ok(())
     }
 
-    /// Does the step again and again, letting one statement more through each time, until it is done. After each try
-    /// every value opens under exactly one key, and none came or went.
+    /// After each try every value opens under exactly one key, and none came or went.
     async fn through_cuts(&self, cut: Cut, step: impl AsyncFn(&Engine) -> Result<(), EngineError>) -> i64 {
-        let Place::Postgres { cluster, database, agent, .. } = &self.vault.place else { panic!("not PostgreSQL") };
-        for statements in 1..STATEMENTS_MAX {
-            let proxy = Proxy::new(cluster.socket_directory().to_owned(), statements, cut);
-            let config = DatabaseConfig { url: proxy.url(agent, database), ..self.vault.config.clone() };
-            let engine = Engine::connect(&config, self.vault.targets.clone()).await.unwrap();
-            let ending = async {
-                proxy.last().await;
-                if cut == Cut::Passed {
-                    let all = format!(
-                        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = '{agent}'"
-                    );
-                    self.vault.run(&all).await;
-                }
-                std::future::pending::<()>().await;
-            };
-            let done = tokio::select! {
-                done = step(&engine) => done,
-                () = ending => unreachable!("it only waits"),
-            };
-            match done {
-                Ok(()) if proxy.has_cut() => {}
-                Ok(()) => return statements,
-                Err(error) => {
-                    let fault = error.fault();
-                    assert!(fault.retryable, "after {statements} statements: {}", fault.message);
-                }
-            }
-            self.whole().await;
-        }
-        panic!("it is not done after {STATEMENTS_MAX} statements")
+        through_cuts(&self.vault, cut, STATEMENTS_MAX, step, async || self.whole().await).await
     }
 
     fn largest(&self) -> Shard {

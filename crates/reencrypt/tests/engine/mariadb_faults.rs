@@ -2,12 +2,12 @@
 //! statement, locks of others, cancelled statements, full disks. A named error, nothing lost, and the work goes on where it
 //! was.
 
-use reencrypt::{DatabaseConfig, Engine, EngineError, ShardJob, SwapJob};
+use reencrypt::{Engine, EngineError, ShardJob, SwapJob};
 use rotation::{Direction, Shard, Strategy, Survey};
 
 use crate::farm::{Census, Found, Place, Vault, request, turned, under};
 use crate::mariadb::waits_for_a_row;
-use crate::proxy::{Cut, ENDLESS, Proxy};
+use crate::proxy::{Cut, ENDLESS, Proxy, engine_behind, through_cuts};
 use crate::small_disk::SmallDisk;
 
 const TARGETS: &str = "version = 1\n[[table]]\nname = 'vault'\nkey = ['id']\n[[table.column]]\nname = 'secret'\n";
@@ -103,38 +103,11 @@ impl Farm {
 
     /// The server and the names that a connection past the proxy needs.
     async fn engine_behind(&self, statements: i64, cut: Cut) -> (Engine, Proxy) {
-        let Place::Mariadb { server, database, agent, .. } = &self.vault.place else { panic!("MariaDB only") };
-        let proxy = Proxy::mariadb(server.socket(), statements, cut);
-        let config = DatabaseConfig { url: proxy.mariadb_url(agent, database), ..self.vault.config.clone() };
-        (Engine::connect(&config, self.vault.targets.clone()).await.unwrap(), proxy)
+        engine_behind(&self.vault, statements, cut).await
     }
 
-    /// Does the step again and again, letting one statement more through each time, until it is done.
     async fn through_cuts(&self, cut: Cut, step: impl AsyncFn(&Engine) -> Result<(), EngineError>) -> i64 {
-        let Place::Mariadb { agent, .. } = &self.vault.place else { panic!("MariaDB only") };
-        for statements in 1..STATEMENTS_MAX {
-            let (engine, proxy) = self.engine_behind(statements, cut).await;
-            let ending = async {
-                proxy.last().await;
-                if cut == Cut::Passed {
-                    self.vault.run(&format!("KILL USER {agent}")).await;
-                }
-                std::future::pending::<()>().await;
-            };
-            let done = tokio::select! {
-                done = step(&engine) => done,
-                () = ending => unreachable!("it only waits"),
-            };
-            match done {
-                Ok(()) if proxy.has_cut() => {}
-                Ok(()) => return statements,
-                Err(error) => {
-                    let fault = error.fault();
-                    assert!(fault.retryable, "after {statements} statements: {}", fault.message);
-                }
-            }
-        }
-        panic!("it is not done after {STATEMENTS_MAX} statements")
+        through_cuts(&self.vault, cut, STATEMENTS_MAX, step, async || {}).await
     }
 
     async fn cut_everywhere(&self, cut: Cut) {

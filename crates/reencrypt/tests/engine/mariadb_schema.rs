@@ -6,24 +6,8 @@ use reencrypt::{Engine, Targets};
 use rotation::{Direction, FaultCode};
 use sqlx::Connection as _;
 
-use crate::farm::{Cell, Place, Vault, request, turned, under};
+use crate::farm::{Cell, Place, Vault, request, under};
 use crate::mariadb::{Server, waits_for_a_row};
-
-async fn there_and_back(vault: &Vault) -> u64 {
-    let before = vault.census().await;
-    let engine = vault.engine().await;
-    engine.check_targets().await.unwrap();
-    let survey = vault.survey().await;
-    assert_eq!(survey.undecryptable_total, 0, "{:?}", survey.undecryptable);
-    engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
-    let tally = vault.reencrypt_all(&survey, 1, vault.mark(2, Direction::Forward)).await.unwrap();
-    assert_eq!(vault.census().await, turned(&before));
-    assert_eq!(vault.verify_all(&survey, 2, vault.mark(3, Direction::Forward)).await.unwrap(), tally);
-    engine.turn_back(&vault.mark(4, Direction::Back)).await.unwrap();
-    assert_eq!(vault.reencrypt_all(&survey, 3, vault.mark(5, Direction::Back)).await.unwrap(), tally);
-    assert_eq!(vault.census().await, before);
-    tally.values
-}
 
 fn targets(name: &str, column: &str, encoding: &str) -> String {
     format!(
@@ -69,7 +53,7 @@ async fn names_that_need_quotes_and_look_like_ours_work() {
         .collect();
     vault.insert(table, &rows).await;
     vault.grant(table, "", "bytes_before, \"k0 Ünïcode.$1?\"").await;
-    assert_eq!(there_and_back(&vault).await, 240);
+    assert_eq!(vault.there_and_back().await, 240);
 }
 
 /// Every other column stays as it was, to the bit, also those that MariaDB changes with every write of a row; and so does
@@ -101,7 +85,7 @@ async fn columns_that_change_with_every_write_and_dates_that_are_none_stay_as_th
     vault.grant("t", "", "c, a, \"b`\"").await;
     let others = "SELECT id, hex(d), hex(f), hex(a), hex(\"b`\"), hex(v), hex(z) FROM t ORDER BY id";
     let before = vault.rows(others).await;
-    assert_eq!(there_and_back(&vault).await, 130);
+    assert_eq!(vault.there_and_back().await, 130);
     assert_eq!(vault.rows(others).await, before);
 }
 
@@ -141,7 +125,7 @@ async fn ciphertexts_in_columns_of_every_type_and_character_set_turn_exactly() {
             .collect();
         vault.insert("t", &rows).await;
         vault.grant("t", "", "c").await;
-        assert_eq!(there_and_back(&vault).await, 58, "{column}");
+        assert_eq!(vault.there_and_back().await, 58, "{column}");
     }
 }
 
@@ -153,7 +137,7 @@ async fn a_value_that_fills_a_binary_column_turns_and_a_shorter_one_is_named() {
     vault.run(&format!("CREATE TABLE t (id int PRIMARY KEY, c binary({}))", fits.len())).await;
     vault.grant("t", "", "c").await;
     vault.insert("t", &[vec![Cell::Integer(1), Cell::Bytes(fits)]]).await;
-    assert_eq!(there_and_back(&vault).await, 1);
+    assert_eq!(vault.there_and_back().await, 1);
     vault.insert("t", &[vec![Cell::Integer(2), vault.raw("eleven byte", "")]]).await;
     let survey = vault.survey().await;
     assert_eq!((survey.undecryptable_total, survey.undecryptable[0].key.0.as_str()), (1, "[\"i:2\"]"));
@@ -210,7 +194,7 @@ async fn triggers_on_update_are_refused_by_name_and_others_are_left_alone() {
     assert!(message.contains("connections has the trigger `touch it`") && message.contains("drop it"), "{message}");
     assert!(!message.contains("on_insert"), "{message}");
     vault.run("DROP TRIGGER \"touch it\"").await;
-    there_and_back(&vault).await;
+    vault.there_and_back().await;
     // Who may not see them is refused too.
     vault.run(&vault.named("REVOKE TRIGGER ON vault.connections FROM keyturn_agent@'%'")).await;
     let message = vault.engine().await.check_targets().await.unwrap_err().fault().message;
@@ -296,7 +280,7 @@ async fn a_row_that_is_too_large_for_the_server_is_named_with_the_setting_and_ot
         vault.insert("attachments", &[row]).await;
     }
     vault.run("SET GLOBAL max_allowed_packet = 1048576").await;
-    assert_eq!(there_and_back(&vault).await, 7);
+    assert_eq!(vault.there_and_back().await, 7);
     vault.run("SET GLOBAL max_allowed_packet = 67108864").await;
     let large = vault.raw(&"z".repeat(1_000_000), "");
     vault.insert("attachments", &[vec![Cell::Integer(1), Cell::Text("8".to_owned()), large]]).await;

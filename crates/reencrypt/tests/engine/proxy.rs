@@ -4,11 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
+use reencrypt::{DatabaseConfig, Engine, EngineError};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
+
+use crate::farm::{Place, Vault};
 
 /// What a client asks for before it sends a startup message.
 const ENCRYPTION_REQUEST: [u8; 4] = 80_877_103_u32.to_be_bytes();
@@ -130,6 +133,65 @@ impl Proxy {
     pub(crate) async fn last(&self) {
         self.cutting.subscribe().wait_for(|is_cut| *is_cut).await.unwrap();
     }
+}
+
+/// An engine whose connections go through a proxy before the vault's server, and the proxy.
+pub(crate) async fn engine_behind(vault: &Vault, statements: i64, cut: Cut) -> (Engine, Proxy) {
+    let (url, proxy) = match &vault.place {
+        Place::Postgres { cluster, database, agent, .. } => {
+            let proxy = Proxy::new(cluster.socket_directory().to_owned(), statements, cut);
+            (proxy.url(agent, database), proxy)
+        }
+        Place::Mariadb { server, database, agent, .. } => {
+            let proxy = Proxy::mariadb(server.socket(), statements, cut);
+            (proxy.mariadb_url(agent, database), proxy)
+        }
+        Place::Sqlite { .. } => panic!("SQLite has no connections"),
+    };
+    let config = DatabaseConfig { url, ..vault.config.clone() };
+    (Engine::connect(&config, vault.targets.clone()).await.unwrap(), proxy)
+}
+
+/// Does the step again and again, letting one statement more through each time, until it is done with `statements_max` at
+/// the most, and says with how many. It must be one that may be tried again; after each try `check` looks at what it left.
+pub(crate) async fn through_cuts(
+    vault: &Vault,
+    cut: Cut,
+    statements_max: i64,
+    step: impl AsyncFn(&Engine) -> Result<(), EngineError>,
+    check: impl AsyncFn(),
+) -> i64 {
+    let end_sessions = match &vault.place {
+        Place::Postgres { agent, .. } => {
+            format!("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = '{agent}'")
+        }
+        Place::Mariadb { agent, .. } => format!("KILL USER {agent}"),
+        Place::Sqlite { .. } => panic!("SQLite has no sessions"),
+    };
+    for statements in 1..statements_max {
+        let (engine, proxy) = engine_behind(vault, statements, cut).await;
+        let ending = async {
+            proxy.last().await;
+            if cut == Cut::Passed {
+                vault.run(&end_sessions).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let done = tokio::select! {
+            done = step(&engine) => done,
+            () = ending => unreachable!("it only waits"),
+        };
+        match done {
+            Ok(()) if proxy.has_cut() => {}
+            Ok(()) => return statements,
+            Err(error) => {
+                let fault = error.fault();
+                assert!(fault.retryable, "after {statements} statements: {}", fault.message);
+            }
+        }
+        check().await;
+    }
+    panic!("it is not done after {statements_max} statements")
 }
 
 /// One message of a client, and whether it counts as a statement: what is executed does.

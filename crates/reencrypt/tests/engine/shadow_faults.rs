@@ -2,11 +2,11 @@
 //! others, cancelled statements, full disks. A named error, nothing lost, and the work goes on where it was.
 
 use keys::KeySet;
-use reencrypt::{DatabaseConfig, Engine, EngineError, ShardJob, SurveyRequest, SwapJob};
+use reencrypt::{Engine, EngineError, ShardJob, SurveyRequest, SwapJob};
 use rotation::{Direction, FaultCode, Shard, Strategy, StrategyChoice, Survey};
 
 use crate::farm::{Census, Place, Vault, request, turned};
-use crate::proxy::{Cut, Proxy};
+use crate::proxy::{Cut, through_cuts};
 use crate::small_disk::SmallDisk;
 
 const TARGETS: &str = "version = 1\n[[table]]\nname = 'vault'\nkey = ['id']\n[[table.column]]\nname = 'secret'\n";
@@ -116,37 +116,15 @@ impl Farm {
         engine.close(&self.vault.mark(8, Direction::Back)).await
     }
 
-    /// Does the step again and again, letting one statement more through each time, until it is done.
+    async fn undo(&self, engine: &Engine) {
+        self.turn_back(engine).await.unwrap();
+        self.swap_back(engine).await.unwrap();
+        self.let_in(engine).await.unwrap();
+        self.close(engine).await.unwrap();
+    }
+
     async fn through_cuts(&self, cut: Cut, step: impl AsyncFn(&Engine) -> Result<(), EngineError>) -> i64 {
-        let Place::Postgres { cluster, database, agent, .. } = &self.vault.place else { panic!("not PostgreSQL") };
-        for statements in 1..STATEMENTS_MAX {
-            let proxy = Proxy::new(cluster.socket_directory().to_owned(), statements, cut);
-            let config = DatabaseConfig { url: proxy.url(agent, database), ..self.vault.config.clone() };
-            let engine = Engine::connect(&config, self.vault.targets.clone()).await.unwrap();
-            let ending = async {
-                proxy.last().await;
-                if cut == Cut::Passed {
-                    let all = format!(
-                        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = '{agent}'"
-                    );
-                    self.vault.run(&all).await;
-                }
-                std::future::pending::<()>().await;
-            };
-            let done = tokio::select! {
-                done = step(&engine) => done,
-                () = ending => unreachable!("it only waits"),
-            };
-            match done {
-                Ok(()) if proxy.has_cut() => {}
-                Ok(()) => return statements,
-                Err(error) => {
-                    let fault = error.fault();
-                    assert!(fault.retryable, "after {statements} statements: {}", fault.message);
-                }
-            }
-        }
-        panic!("it is not done after {STATEMENTS_MAX} statements")
+        through_cuts(&self.vault, cut, STATEMENTS_MAX, step, async || {}).await
     }
 }
 
@@ -300,10 +278,7 @@ async fn an_original_that_was_written_to_since_it_was_copied_is_not_swapped_out(
         let error = farm.swap(&engine).await.unwrap_err();
         assert_eq!(error.code(), FaultCode::RowsChanged, "{change}: {error:?}");
         assert!(error.fault().message.contains("shard"), "{error:?}");
-        farm.turn_back(&engine).await.unwrap();
-        farm.swap_back(&engine).await.unwrap();
-        farm.let_in(&engine).await.unwrap();
-        farm.close(&engine).await.unwrap();
+        farm.undo(&engine).await;
         assert!(farm.vault.census().await == changed, "{change}");
     }
 }
@@ -316,10 +291,7 @@ async fn a_table_goes_back_as_it_was_unless_it_was_written_to_since_it_was_verif
         farm.all().await;
         farm.vault.run(change).await;
         let engine = farm.vault.engine().await;
-        farm.turn_back(&engine).await.unwrap();
-        farm.swap_back(&engine).await.unwrap();
-        farm.let_in(&engine).await.unwrap();
-        farm.close(&engine).await.unwrap();
+        farm.undo(&engine).await;
         assert!(farm.vault.census().await == farm.census, "{change}");
         let now = farm.vault.text("SELECT 'vault'::regclass::oid::text").await;
         assert_eq!(now != original, keeps_its_own, "{change}");
@@ -341,10 +313,7 @@ async fn an_original_of_which_a_column_was_made_anew_since_it_was_copied_is_not_
     farm.vault.run(MADE_ANEW).await;
     let error = farm.swap(&engine).await.unwrap_err();
     assert_eq!(error.code(), FaultCode::RowsChanged, "{error:?}");
-    farm.turn_back(&engine).await.unwrap();
-    farm.swap_back(&engine).await.unwrap();
-    farm.let_in(&engine).await.unwrap();
-    farm.close(&engine).await.unwrap();
+    farm.undo(&engine).await;
     assert!(farm.vault.census().await == farm.census);
     assert_eq!(farm.vault.text("SELECT string_agg(DISTINCT note, ',') FROM vault").await, "other");
 }
@@ -371,10 +340,7 @@ async fn a_table_that_was_altered_since_it_was_swapped_in_keeps_that_when_it_goe
         };
         let altered = shown().await;
         let engine = farm.vault.engine().await;
-        farm.turn_back(&engine).await.unwrap();
-        farm.swap_back(&engine).await.unwrap();
-        farm.let_in(&engine).await.unwrap();
-        farm.close(&engine).await.unwrap();
+        farm.undo(&engine).await;
         assert!(farm.vault.census().await == farm.census, "{change}");
         assert_eq!(shown().await, altered, "{change}");
     }
@@ -415,10 +381,7 @@ async fn a_dropped_copy_or_table_is_told_and_nothing_of_that_name_is_touched() {
         .await;
     let fault = farm.finish(&engine).await.unwrap_err().fault();
     assert!(fault.message.contains("its copy was dropped"), "{fault:?}");
-    farm.turn_back(&engine).await.unwrap();
-    farm.swap_back(&engine).await.unwrap();
-    farm.let_in(&engine).await.unwrap();
-    farm.close(&engine).await.unwrap();
+    farm.undo(&engine).await;
     assert!(farm.vault.census().await == farm.census);
     assert_eq!(farm.vault.text(&format!("SELECT mine FROM {copy}")).await, "kept");
 }

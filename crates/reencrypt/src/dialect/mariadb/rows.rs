@@ -113,7 +113,8 @@ async fn scan_rows(
     packet_bytes_max: usize,
     sized: bool,
 ) -> Result<Scanned, EngineError> {
-    let (Scan { table, range, .. }, whole) = (*scan, scan.is_whole());
+    let Scan { table, range, .. } = *scan;
+    let whole = scan.is_whole();
     let doing = || format!("reading {}", table.label);
     let silent = |_| EngineError::TimedOut { doing: doing(), seconds: SILENCE_MAX.as_secs() };
     let mut statement = select(table, true, whole, sized.then_some(limit.bytes_max));
@@ -170,7 +171,8 @@ pub(super) async fn page(
     limit: PageLimit,
     packet_bytes_max: usize,
 ) -> Result<Vec<Row>, EngineError> {
-    let (Scan { table, range, .. }, whole) = (*scan, scan.is_whole());
+    let Scan { table, range, .. } = *scan;
+    let whole = scan.is_whole();
     let rows = fitting(connection, scan, limit, packet_bytes_max).await?;
     let mut statement = select(table, true, whole, None);
     statement.range(table, range).in_order(table).sql(" LIMIT ").bind(Bind::Integer(integer(rows)));
@@ -185,7 +187,8 @@ async fn fitting(
     limit: PageLimit,
     packet_bytes_max: usize,
 ) -> Result<usize, EngineError> {
-    let (Scan { table, range, .. }, whole) = (*scan, scan.is_whole());
+    let Scan { table, range, .. } = *scan;
+    let whole = scan.is_whole();
     let mut statement = Statement::default();
     statement
         .sql("SELECT ")

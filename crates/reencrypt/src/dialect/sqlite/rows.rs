@@ -63,7 +63,8 @@ async fn read_page(connection: &mut SqliteConnection, scan: &Scan<'_>, rows_max:
     if rows_max == 0 {
         return Ok(Vec::new());
     }
-    let (Scan { table, range, .. }, whole) = (*scan, scan.is_whole());
+    let Scan { table, range, .. } = *scan;
+    let whole = scan.is_whole();
     let sql = format!("{} {} {} LIMIT ?", select(table, whole), condition(table, range), order(table));
     // Reviewed: every dynamic part is a quoted identifier, a known collation, or a placeholder.
     let query = bind_range(sqlx::query(AssertSqlSafe(sql)), range).bind(rows_max);
@@ -84,7 +85,8 @@ struct Fitting {
 /// How many of the next rows stay within the limit: one at least, none only at the end of the range. It is asked beforehand,
 /// from lengths that SQLite knows without reading the values, since its thread reads ahead of us.
 async fn fitting(connection: &mut SqliteConnection, scan: &Scan<'_>, limit: PageLimit) -> Result<Fitting, EngineError> {
-    let (Scan { table, range, .. }, whole) = (*scan, scan.is_whole());
+    let Scan { table, range, .. } = *scan;
+    let whole = scan.is_whole();
     let doing = || format!("looking at the sizes of rows of {}", table.label);
     let columns = table.columns.iter().map(|column| &column.sql).chain(table.others.iter().filter(|_| whole));
     let size = columns.map(|sql| format!("coalesce(octet_length(t.{sql}), 0)")).collect::<Vec<_>>().join(" + ");
