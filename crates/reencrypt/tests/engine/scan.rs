@@ -279,6 +279,69 @@ async fn postgres_partitions_types_and_what_may_not_be_read() {
     }
 }
 
+#[tokio::test]
+async fn of_a_table_of_postgres_with_partitions_elsewhere_what_is_here_is_looked_into_and_no_other_server_is_asked() {
+    let vault = Vault::postgres().await;
+    // Without a handler, whoever asks the other server is refused.
+    vault
+        .run(
+            "CREATE SCHEMA far; CREATE SCHEMA barred;
+             CREATE FOREIGN DATA WRAPPER silent; CREATE SERVER elsewhere FOREIGN DATA WRAPPER silent;
+             CREATE TABLE parts (id int, c bytea, t text[], PRIMARY KEY (id)) PARTITION BY RANGE (id);
+             CREATE TABLE parts_low (t text[], gone int, id int NOT NULL, c bytea); ALTER TABLE parts_low DROP gone;
+             ALTER TABLE parts ATTACH PARTITION parts_low FOR VALUES FROM (0) TO (10);
+             CREATE TABLE parts_middle PARTITION OF parts FOR VALUES FROM (10) TO (20) PARTITION BY RANGE (id);
+             CREATE TABLE parts_under PARTITION OF parts_middle FOR VALUES FROM (10) TO (15);
+             CREATE TABLE parts_whole PARTITION OF parts FOR VALUES FROM (30) TO (40);
+             CREATE TABLE barred.parts PARTITION OF parts FOR VALUES FROM (50) TO (60);
+             CREATE TABLE parts_hidden PARTITION OF parts FOR VALUES FROM (60) TO (70);
+             ALTER TABLE parts_hidden ENABLE ROW LEVEL SECURITY;
+             CREATE TABLE nothing_here (id int, c bytea) PARTITION BY RANGE (id);",
+        )
+        .await;
+    let Cell::Text(text) = vault.base64("x") else { panic!("text") };
+    let raw = vault.raw("x", "");
+    for id in [1, 2, 11, 31] {
+        vault.insert("parts", &[vec![Cell::Integer(id), raw.clone(), Cell::Text(format!("{{{text}}}"))]]).await;
+    }
+    // Primary keys keep foreign tables out.
+    vault
+        .run(
+            "ALTER TABLE parts DROP CONSTRAINT parts_pkey;
+             CREATE FOREIGN TABLE far.parts PARTITION OF parts FOR VALUES FROM (20) TO (30) SERVER elsewhere;
+             CREATE FOREIGN TABLE parts_far PARTITION OF parts_middle FOR VALUES FROM (15) TO (20) SERVER elsewhere;
+             CREATE FOREIGN TABLE nothing_far PARTITION OF nothing_here DEFAULT SERVER elsewhere;",
+        )
+        .await;
+    vault
+        .run(&vault.named("GRANT SELECT ON parts, parts_low, parts_under, parts_hidden, nothing_here TO keyturn_agent"))
+        .await;
+    let report = scan(&vault).await;
+    assert_eq!(groups(found(&report, "parts", "c")), ["symmetric ciphertext 2 raw 3"]);
+    assert_eq!(groups(found(&report, "parts", "t")), ["symmetric ciphertext 2 array elements 3"]);
+    let unseen = |report: &ScanReport| -> Vec<String> {
+        let of_parts = report
+            .not_looked_into
+            .iter()
+            .filter(|unseen| unseen.table.contains("parts") || unseen.table.contains("nothing"));
+        of_parts.map(|unseen| format!("{}: {}", unseen.table, unseen.reason)).collect()
+    };
+    let foreign = "it is a foreign table; its rows are another server's";
+    let expected = [
+        format!("nothing_far: {foreign}"),
+        "barred.parts: the role has no USAGE on the schema".to_owned(),
+        format!("far.parts: {foreign}"),
+        format!("parts_far: {foreign}"),
+        "parts_hidden: row level security would hide rows; a role with BYPASSRLS sees all".to_owned(),
+        "parts_whole: the role may not SELECT it, and another partition of its table is a foreign table".to_owned(),
+    ];
+    assert_eq!(unseen(&report), expected);
+    see_all(&vault).await;
+    let report = scan(&vault).await;
+    assert_eq!(groups(found(&report, "parts", "c")), ["symmetric ciphertext 2 raw 4"]);
+    assert_eq!(unseen(&report), [0, 2, 3, 4].map(|at| expected[at].clone()));
+}
+
 on_both! {
     async fn what_the_role_may_not_look_into_stands_in_the_survey(vault) {
         vault.seed(10).await;

@@ -1,6 +1,8 @@
 //! Looks through a whole PostgreSQL database for values of devolutions-crypto. The database filters and counts; only
 //! headers travel.
 
+mod partitions;
+
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 
@@ -67,6 +69,11 @@ const PRIMARY_KEY: &str = "
 const MISSING: &str = "
     SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = $1 AND c.relname = $2 AND a.attname = $3 AND a.attnum > 0 AND NOT a.attisdropped";
+
+/// What keeps a table or a partition from being looked into.
+const FOREIGN: &str = "it is a foreign table; its rows are another server's";
+const NO_USAGE: &str = "the role has no USAGE on the schema";
+const POLICIES: &str = "row level security would hide rows; a role with BYPASSRLS sees all";
 
 /// More bytes than a value of 100 MiB has in base64. PostgreSQL refuses to make a text of a gigabyte, and takes four bytes for
 /// each that it escapes or may replace.
@@ -144,7 +151,7 @@ async fn see_relation(connection: &mut PgConnection, relation: &PgRow, seen: &mu
     let flag = |at: usize| relation.try_get::<bool, _>(at).doing(doing);
     let oid: i64 = relation.try_get(0).doing(doing)?;
     let (schema, name, kind) = (text(1)?, text(2)?, text(3)?);
-    let from = format!("{}{}.{}", if kind == "r" { "ONLY " } else { "" }, quote(&schema), quote(&name));
+    let mut from = format!("{}{}.{}", if kind == "r" { "ONLY " } else { "" }, quote(&schema), quote(&name));
     if flag(6)? {
         seen.own.push(format!("{schema}.{name}"));
         return Ok(());
@@ -157,9 +164,9 @@ async fn see_relation(connection: &mut PgConnection, relation: &PgRow, seen: &mu
         reason: reason.to_owned(),
     };
     let obstacle = match () {
-        () if kind == "f" => Some("it is a foreign table; its rows are another server's"),
-        () if !flag(4)? => Some("the role has no USAGE on the schema"),
-        () if flag(5)? => Some("row level security would hide rows; a role with BYPASSRLS sees all"),
+        () if kind == "f" => Some(FOREIGN),
+        () if !flag(4)? => Some(NO_USAGE),
+        () if flag(5)? => Some(POLICIES),
         () if !flag(7)? => Some("it is a materialized view that was never filled"),
         () => None,
     };
@@ -167,7 +174,8 @@ async fn see_relation(connection: &mut PgConnection, relation: &PgRow, seen: &mu
         seen.unseen.push(whole(obstacle));
         return Ok(());
     }
-    let doing = || format!("looking into {from}");
+    let label = from.clone();
+    let doing = || format!("looking into {label}");
     let mut columns = Vec::new();
     let mut looks = Vec::new();
     for row in sqlx::query(COLUMNS).bind(oid).fetch_all(&mut *connection).await.doing(doing)? {
@@ -191,6 +199,19 @@ async fn see_relation(connection: &mut PgConnection, relation: &PgRow, seen: &mu
     }
     if looks.is_empty() {
         return Ok(());
+    }
+    if kind == "p" {
+        let names: Vec<&str> = looks.iter().map(|looked| looked.column.as_str()).collect();
+        if let Some(partitions) = partitions::partitions(connection, oid, &names).await? {
+            seen.unseen.extend(partitions.unread.into_iter().map(|(schema, table, reason)| UnseenPlace {
+                schema: (schema != SCHEMA_DEFAULT).then_some(schema),
+                table,
+                column: None,
+                reason: reason.to_owned(),
+            }));
+            let Some(parts) = partitions.from else { return Ok(()) };
+            from = parts;
+        }
     }
     // Reviewed: quoted identifiers and constants only.
     let rows = match sqlx::query(AssertSqlSafe(tags(&from, &looks))).fetch_all(&mut *connection).await {
