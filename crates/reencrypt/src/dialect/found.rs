@@ -17,6 +17,8 @@ pub(crate) enum Form {
     Element,
     /// Within a composite value, as text or as bytes.
     Composite,
+    /// A bound of a range, as text or as bytes.
+    Range,
 }
 
 impl Form {
@@ -33,6 +35,7 @@ impl Form {
             'e' => Self::Embedded,
             'a' => Self::Element,
             'c' => Self::Composite,
+            'g' => Self::Range,
             _ => return None,
         })
     }

@@ -106,7 +106,7 @@ pub struct ValueGroup {
     /// Their version; 0 for those that are cut short before it.
     pub version: u16,
     /// How they stand in the column: `raw`, `base64`, `base64 unpadded`, `base64url`, `base64url unpadded`, `hex`,
-    /// `within other text`, `array elements`, or `part of a composite`.
+    /// `within other text`, `array elements`, `part of a composite`, or `bound of a range`.
     pub encoding: &'static str,
     /// How many.
     pub values: u64,
@@ -223,7 +223,7 @@ fn groups(column: &SeenColumn) -> Vec<ValueGroup> {
         let mut letters = tagged.tag.chars();
         let Some(form) = letters.next().and_then(Form::of_letter) else { continue };
         let mut inner = Some(form);
-        while matches!(inner, Some(Form::Element | Form::Composite)) {
+        while matches!(inner, Some(Form::Element | Form::Composite | Form::Range)) {
             inner = letters.next().and_then(Form::of_letter);
         }
         let header = match inner {
@@ -231,7 +231,7 @@ fn groups(column: &SeenColumn) -> Vec<ValueGroup> {
             Some(Form::Base64 | Form::Base64Unpadded | Form::UrlSafe | Form::UrlSafeUnpadded | Form::Embedded) => {
                 ValueHeader::of_base64(letters.as_str())
             }
-            Some(Form::Element | Form::Composite) | None => None,
+            Some(Form::Element | Form::Composite | Form::Range) | None => None,
         };
         if let Some(header) = header {
             *groups.entry((form, header)).or_default() += tagged.values;
@@ -262,6 +262,7 @@ const fn encoding_name(form: Form) -> &'static str {
         Form::Embedded => "within other text",
         Form::Element => "array elements",
         Form::Composite => "part of a composite",
+        Form::Range => "bound of a range",
     }
 }
 

@@ -229,7 +229,7 @@ async fn postgres_partitions_types_and_what_may_not_be_read() {
              CREATE TABLE \"Other.One\".high PARTITION OF \"Other.One\".parts FOR VALUES FROM (10) TO (20);
              CREATE TABLE documents2 (id int PRIMARY KEY, j jsonb, a text[], s bytea[], v varchar(400) COLLATE \"C\");
              CREATE TABLE closed.t (id int PRIMARY KEY, c bytea);
-             CREATE TABLE odd (id int PRIMARY KEY, words tsvector[]);
+             CREATE TABLE odd (id int PRIMARY KEY, words tsvector[], sought tsquery);
              CREATE TABLE hidden (id int PRIMARY KEY, c bytea); ALTER TABLE hidden ENABLE ROW LEVEL SECURITY;
              CREATE TABLE narrow (id int PRIMARY KEY, c bytea, d bytea);
              CREATE MATERIALIZED VIEW cached AS SELECT id, password FROM connections;",
@@ -274,6 +274,7 @@ async fn postgres_partitions_types_and_what_may_not_be_read() {
         "hidden.*: row level security",
         "narrow.d: the role may not SELECT",
         "odd.words: the type tsvector[] is not looked into",
+        "odd.sought: the type tsquery is not looked into",
     ] {
         assert!(unseen.iter().any(|line| line.starts_with(said)), "{said:?} is not in {unseen:?}");
     }
@@ -431,6 +432,61 @@ async fn postgres_arrays_composites_and_documents_are_looked_into_and_hold_a_rot
 }
 
 #[tokio::test]
+async fn postgres_ranges_over_text_and_bytes_are_looked_into_and_hold_a_rotation_up() {
+    let vault = Vault::postgres().await;
+    vault.seed(10).await;
+    vault
+        .run(
+            "CREATE DOMAIN word AS text; CREATE TYPE login AS (name text, password bytea);
+             CREATE TYPE texts AS RANGE (subtype = text, multirange_type_name = text_ranges);
+             CREATE TYPE words AS RANGE (subtype = word); CREATE TYPE bytes AS RANGE (subtype = bytea);
+             CREATE TYPE logins AS RANGE (subtype = login); CREATE TYPE lists AS RANGE (subtype = text[]);
+             CREATE TYPE holder AS (words words); CREATE DOMAIN chosen AS texts;
+             CREATE TYPE searches AS RANGE (subtype = tsvector);
+             CREATE TABLE ranged (id int PRIMARY KEY, texts texts, upper texts, many text_ranges, words words[], bytes bytes,
+                 logins logins, lists lists, holder holder, chosen chosen, searches searches,
+                 none texts, numbers int4range, days daterange[], many_numbers nummultirange);",
+        )
+        .await;
+    let (raw, text) = (vault.literal(&vault.raw("x", "")), vault.literal(&vault.base64("y")));
+    vault
+        .run(&format!(
+            "INSERT INTO ranged VALUES (1, texts({text}, NULL), texts('A', {text}, '()'),
+                 text_ranges(texts('A', 'B'), texts({text}, {text}, '[]')), ARRAY[words({text}, NULL), NULL, words(NULL, {text})],
+                 bytes({raw}, NULL), logins(('me', {raw})::login, NULL), lists(ARRAY[{text}], NULL),
+                 ROW(words({text}, NULL))::holder, texts({text}, NULL)::chosen, NULL,
+                 texts('DQw', 'no'), int4range(1, 5), ARRAY[daterange('2024-01-01', NULL)], nummultirange(numrange(1, 2)));
+             INSERT INTO ranged (id) VALUES (2)"
+        ))
+        .await;
+    see_all(&vault).await;
+    let report = scan(&vault).await;
+    let held: Vec<String> = report
+        .found
+        .iter()
+        .filter(|found| found.table == "ranged")
+        .map(|found| format!("{}: {}", found.column, groups(found).join(", ")))
+        .collect();
+    let expected = [
+        ("texts", "bound of a range 1"),
+        ("upper", "bound of a range 1"),
+        ("many", "bound of a range 1"),
+        ("words", "array elements 2"),
+        ("bytes", "bound of a range 1"),
+        ("logins", "bound of a range 1"),
+        ("lists", "bound of a range 1"),
+        ("holder", "part of a composite 1"),
+        ("chosen", "bound of a range 1"),
+    ];
+    assert_eq!(held, expected.map(|(column, values)| format!("{column}: symmetric ciphertext 2 {values}")));
+    let unseen: Vec<_> =
+        report.not_looked_into.iter().map(|unseen| (unseen.column.as_deref(), unseen.reason.as_str())).collect();
+    assert_eq!(unseen, [(Some("searches"), "the type public.searches is not looked into")]);
+    let refused = survey(&vault, &vault.targets).await.unwrap_err();
+    assert!(matches!(&refused, EngineError::Unregistered(columns) if columns.len() == expected.len()), "{refused}");
+}
+
+#[tokio::test]
 async fn what_mariadb_keeps_for_itself_is_not_missed_and_a_partitioned_table_is() {
     let vault = Vault::mariadb().await;
     vault
@@ -505,7 +561,9 @@ async fn a_scan_of_postgres_runs_no_cast_that_the_owner_of_a_type_made() {
              END $$;
              CREATE TYPE planted.login AS (name text, password bytea, token text);
              CREATE TYPE planted.citext AS ENUM ('a');
-             CREATE TYPE planted.hstore AS RANGE (subtype = text);
+             CREATE FUNCTION planted.apart(text, text) RETURNS float8 LANGUAGE sql IMMUTABLE
+                 AS $$ SELECT planted.catch('0')::float8 $$;
+             CREATE TYPE planted.hstore AS RANGE (subtype = text, subtype_diff = planted.apart);
              CREATE FUNCTION planted.shown(planted.login) RETURNS text LANGUAGE sql AS $$ SELECT planted.catch('none') $$;
              CREATE FUNCTION planted.shown(planted.citext) RETURNS text LANGUAGE sql AS $$ SELECT planted.catch('none') $$;
              CREATE FUNCTION planted.shown(planted.hstore) RETURNS text LANGUAGE sql AS $$ SELECT planted.catch('none') $$;
@@ -516,7 +574,7 @@ async fn a_scan_of_postgres_runs_no_cast_that_the_owner_of_a_type_made() {
                  texts planted.hstore);
              CREATE TABLE planted.second (LIKE planted.first INCLUDING ALL);
              INSERT INTO planted.first VALUES (1, ('me', {bytes}, NULL)::planted.login, ARRAY[('me', NULL, {text})::planted.login],
-                 'a', '[a,b]');
+                 'a', planted.hstore({text}, NULL));
              INSERT INTO planted.second SELECT * FROM planted.first"
         ))
         .await;
@@ -526,6 +584,7 @@ async fn a_scan_of_postgres_runs_no_cast_that_the_owner_of_a_type_made() {
     for table in ["planted.first", "planted.second"] {
         assert_eq!(groups(found(&report, table, "login")), ["symmetric ciphertext 2 part of a composite 1"]);
         assert_eq!(groups(found(&report, table, "logins")), ["symmetric ciphertext 2 array elements 1"]);
+        assert_eq!(groups(found(&report, table, "texts")), ["symmetric ciphertext 2 bound of a range 1"]);
     }
     assert_eq!(report.not_looked_into, []);
 }

@@ -39,22 +39,23 @@ const RELATIONS: &str = "
       AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
     ORDER BY 2, 3";
 
-/// Columns with the type under all domains and arrays, and the number of those arrays. Not generated ones, which follow the
-/// columns that they are computed from; `e` for enumerations and the like, whose values are not free. A name tells a type only
-/// where nobody else makes any.
+/// Columns with the type under all domains, arrays and ranges, the number of those arrays, and whether there are ranges. Not
+/// generated ones, which follow the columns that they are computed from; `e` for enumerations and the like, whose values are
+/// not free. A name tells a type only where nobody else makes any.
 const COLUMNS: &str = "
     WITH RECURSIVE base AS (
-        SELECT a.attnum, a.atttypid AS oid, 0 AS arrays FROM pg_attribute a
+        SELECT a.attnum, a.atttypid AS oid, 0 AS arrays, false AS ranges FROM pg_attribute a
         WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
         UNION ALL
-        SELECT b.attnum, CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END,
-               CASE t.typtype WHEN 'd' THEN b.arrays ELSE b.arrays + 1 END
-        FROM base b JOIN pg_type t ON t.oid = b.oid
-        WHERE t.typtype = 'd' OR (t.typcategory = 'A' AND t.typelem <> 0))
+        SELECT b.attnum, CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE COALESCE(r.rngsubtype, t.typelem) END,
+               CASE WHEN t.typtype IN ('d', 'r', 'm') OR b.ranges THEN b.arrays ELSE b.arrays + 1 END,
+               b.ranges OR t.typtype IN ('r', 'm')
+        FROM base b JOIN pg_type t ON t.oid = b.oid LEFT JOIN pg_range r ON t.oid IN (r.rngtypid, r.rngmultitypid)
+        WHERE t.typtype IN ('d', 'r', 'm') OR (t.typcategory = 'A' AND t.typelem <> 0))
     SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), t.typname::text, t.typtype::text, b.arrays,
-           has_column_privilege(a.attrelid, a.attnum, 'SELECT'), t.typnamespace = 'pg_catalog'::regnamespace
+           has_column_privilege(a.attrelid, a.attnum, 'SELECT'), t.typnamespace = 'pg_catalog'::regnamespace, b.ranges
     FROM base b
-    JOIN pg_type t ON t.oid = b.oid AND t.typtype <> 'd' AND NOT (t.typcategory = 'A' AND t.typelem <> 0)
+    JOIN pg_type t ON t.oid = b.oid AND t.typtype NOT IN ('d', 'r', 'm') AND NOT (t.typcategory = 'A' AND t.typelem <> 0)
     JOIN pg_attribute a ON a.attrelid = $1::oid AND a.attnum = b.attnum
     ORDER BY a.attnum";
 
@@ -98,6 +99,8 @@ enum Look {
     Within,
     /// Its text form, for text and for bytes that stand within it.
     Composite,
+    /// The same for the bounds of ranges.
+    Range,
     /// Nothing of ours can stand in it.
     Never,
     /// It could, and is not looked into.
@@ -182,10 +185,10 @@ async fn see_relation(connection: &mut PgConnection, relation: &PgRow, seen: &mu
         let read = || {
             let text = |at: usize| row.try_get::<String, _>(at);
             let flag = |at: usize| row.try_get::<bool, _>(at);
-            Ok((text(0)?, text(1)?, text(2)?, text(3)?, row.try_get::<i32, _>(4)?, flag(5)?, flag(6)?))
+            Ok((text(0)?, text(1)?, text(2)?, text(3)?, row.try_get::<i32, _>(4)?, flag(5)?, flag(6)?, flag(7)?))
         };
-        let (column, data_type, base, base_kind, arrays, may_select, built_in) = read().doing(doing)?;
-        let reason = match look(&base, &base_kind, built_in) {
+        let (column, data_type, base, base_kind, arrays, may_select, built_in, ranges) = read().doing(doing)?;
+        let reason = match look(&base, &base_kind, built_in, ranges) {
             Look::Never => continue,
             Look::Unknown => format!("the type {data_type} is not looked into"),
             _ if !may_select => "the role may not SELECT it".to_owned(),
@@ -236,8 +239,16 @@ async fn see_relation(connection: &mut PgConnection, relation: &PgRow, seen: &mu
     Ok(())
 }
 
-fn look(base: &str, base_kind: &str, built_in: bool) -> Look {
-    const NEVER: [&str; 34] = [
+fn look(base: &str, base_kind: &str, built_in: bool, ranges: bool) -> Look {
+    match look_of_base(base, base_kind, built_in) {
+        never @ (Look::Never | Look::Unknown) => never,
+        _ if ranges => Look::Range,
+        look => look,
+    }
+}
+
+fn look_of_base(base: &str, base_kind: &str, built_in: bool) -> Look {
+    const NEVER: [&str; 33] = [
         "bool",
         "int2",
         "int4",
@@ -270,12 +281,11 @@ fn look(base: &str, base_kind: &str, built_in: bool) -> Look {
         "path",
         "polygon",
         "circle",
-        "tsquery",
         "char",
     ];
     match base {
         _ if base_kind == "c" => Look::Composite,
-        _ if matches!(base_kind, "e" | "r" | "m") => Look::Never,
+        _ if base_kind == "e" => Look::Never,
         "citext" => Look::OwnText,
         "hstore" => Look::Within,
         _ if !built_in => Look::Unknown,
@@ -355,10 +365,11 @@ fn tag(column: &str, look: Look) -> String {
             )
         }
         Look::Within => within(&shown(column)),
-        Look::Composite => {
+        Look::Composite | Look::Range => {
             let text = shown(column);
+            let letter = if look == Look::Range { 'g' } else { 'c' };
             format!(
-                "'c' || COALESCE({within}, CASE WHEN strpos({text}, 'x0d0c') > 0
+                "'{letter}' || COALESCE({within}, CASE WHEN strpos({text}, 'x0d0c') > 0
                      THEN 'h' || substring({text} FROM '\\\\x(0d0c[0-9a-f]{{4,12}})') END)",
                 within = within(&text)
             )
@@ -401,6 +412,7 @@ mod tests {
 
     #[test]
     fn every_type_that_may_hold_text_or_bytes_is_looked_into_or_told() {
+        let look = |base, base_kind, built_in| super::look(base, base_kind, built_in, false);
         assert_eq!(look("bytea", "b", true), Look::Bytes);
         assert_eq!(look("varchar", "b", true), Look::Text);
         assert_eq!(look("jsonb", "b", true), Look::Within);
@@ -410,5 +422,10 @@ mod tests {
         assert_eq!(look("mood", "e", false), Look::Never);
         assert_eq!((look("citext", "b", false), look("citext", "e", false)), (Look::OwnText, Look::Never));
         assert_eq!(look("bytea", "b", false), Look::Unknown);
+        assert_eq!(look("tsquery", "b", true), Look::Unknown);
+        let bound = |base, base_kind, built_in| super::look(base, base_kind, built_in, true);
+        assert_eq!((bound("text", "b", true), bound("login", "c", false)), (Look::Range, Look::Range));
+        assert_eq!((bound("numeric", "b", true), bound("mood", "e", false)), (Look::Never, Look::Never));
+        assert_eq!(bound("ltree", "b", false), Look::Unknown);
     }
 }
