@@ -178,7 +178,8 @@ on_both! {
         // As many bytes as need no padding.
         let Cell::Text(text) = vault.base64(&"x".repeat(99)) else { panic!("base64 values are text") };
         assert!(!text.ends_with('='));
-        for (id, (width, ending, last)) in (1..).zip([(76, "\r\n", ""), (76, "\n", ""), (64, "\n", "\n")]) {
+        let lines = [(76, "\r\n", ""), (76, "\n", ""), (64, "\n", "\n"), (9, "\r\n", ""), (7, "\n", "\n"), (2, "\n", ""), (1, "\r\n", "")];
+        for (id, (width, ending, last)) in (1..).zip(lines) {
             let text = in_lines(&text, width, ending) + last;
             let bytes = Cell::Bytes(text.clone().into_bytes());
             vault.insert("wrapped", &[vec![Cell::Integer(id), Cell::Text(text), bytes]]).await;
@@ -186,7 +187,7 @@ on_both! {
         see_all(&vault).await;
         let report = scan(&vault).await;
         for column in ["t", "b"] {
-            assert_eq!(groups(found(&report, "wrapped", column)), ["symmetric ciphertext 2 base64 3"]);
+            assert_eq!(groups(found(&report, "wrapped", column)), ["symmetric ciphertext 2 base64 7"]);
             assert_eq!(found(&report, "wrapped", column).obstacle, None);
         }
     }

@@ -1,6 +1,7 @@
 //! Looks through a whole MariaDB database for values of devolutions-crypto. The database filters and counts; only
 //! headers travel.
 
+use keys::value::BASE64_HEADER_CHARS;
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
@@ -246,24 +247,28 @@ fn tag(column: &str, look: Look) -> String {
         .iter()
         .fold(bytes.clone(), |inner, blank| format!("TRIM(TRAILING x'{blank}' FROM {inner})"));
     let symbols = format!("LENGTH(REPLACE(REPLACE({end}, x'0A', ''), x'0D', ''))");
+    // Each symbol of the header may stand in a line of its own.
+    let beginning = format!("LEFT({bytes}, {})", 3 * BASE64_HEADER_CHARS);
+    let head = format!("LEFT(REPLACE(REPLACE({beginning}, x'0A', ''), x'0D', ''), {BASE64_HEADER_CHARS})");
+    let is_base64 = format!("LEFT({bytes}, 1) = x'44' AND LEFT({head}, 3) = x'445177'");
     let base64 = format!(
         "CONCAT(CASE WHEN LOCATE('-', {bytes}) > 0 OR LOCATE('_', {bytes}) > 0
                      THEN IF(RIGHT({end}, 1) = '=' OR {symbols} % 4 = 0, 's', 'v')
                      ELSE IF(RIGHT({end}, 1) = '=' OR {symbols} % 4 = 0, 'b', 'u') END, {})",
-        text(&format!("LEFT({bytes}, 10)")),
+        text(&head),
     );
     match look {
         Look::Never => "NULL".to_owned(),
         Look::Bytes => format!(
             "CASE WHEN LEFT({bytes}, 2) = x'0D0C' THEN CONCAT('r', LOWER(HEX(LEFT({bytes}, 8))))
-                  WHEN LEFT({bytes}, 3) = x'445177' THEN {base64} END"
+                  WHEN {is_base64} THEN {base64} END"
         ),
         Look::Text => {
             let start = text(&format!("LEFT({bytes}, 6)"));
             let hexadecimal = format!("LOCATE('0d0c', LOWER({start}))");
             let within = format!("LOCATE(x'445177', {bytes})");
             format!(
-                "CASE WHEN LEFT({bytes}, 3) = x'445177' THEN {base64}
+                "CASE WHEN {is_base64} THEN {base64}
                       WHEN {hexadecimal} IN (1, 3) THEN CONCAT('h', {})
                       WHEN {within} > 1 AND {} NOT REGEXP '[A-Za-z0-9+/_-]' THEN CONCAT('e', {}) END",
                 text(&format!("SUBSTRING({bytes}, {hexadecimal}, 16)")),

@@ -3,6 +3,7 @@
 
 mod partitions;
 
+use keys::value::BASE64_HEADER_CHARS;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 
@@ -79,6 +80,9 @@ const POLICIES: &str = "row level security would hide rows; a role with BYPASSRL
 /// More bytes than a value of 100 MiB has in base64. PostgreSQL refuses to make a text of a gigabyte, and takes four bytes for
 /// each that it escapes or may replace.
 const BASE64_BYTES_MAX: u32 = 200_000_000;
+
+/// Where a header in base64 ends at the latest: each of its symbols may stand in a line of its own.
+const HEAD_CHARS: usize = 3 * BASE64_HEADER_CHARS;
 
 /// A column that is looked into.
 struct Looked {
@@ -336,8 +340,9 @@ fn tag(column: &str, look: Look) -> String {
         Look::Bytes => format!(
             "CASE WHEN substring({column} FROM 1 FOR 2) = '\\x0d0c'::bytea
                   THEN 'r' || encode(substring({column} FROM 1 FOR 8), 'hex')
-                  WHEN substring({column} FROM 1 FOR 3) = '\\x445177'::bytea
-                  THEN {form} || encode(substring({column} FROM 1 FOR 10), 'escape') END",
+                  WHEN substring({column} FROM 1 FOR 1) = '\\x44'::bytea AND left({head}, 3) = 'DQw'
+                  THEN {form} || {head} END",
+            head = head(&format!("encode(substring({column} FROM 1 FOR {HEAD_CHARS}), 'escape')")),
             form = form(
                 &format!("position('-'::bytea IN {column}) > 0 OR position('_'::bytea IN {column}) > 0"),
                 &format!(
@@ -352,7 +357,7 @@ fn tag(column: &str, look: Look) -> String {
                 _ => shown(column),
             };
             format!(
-                "CASE WHEN left({text}, 3) = 'DQw' THEN {form} || left({text}, 10)
+                "CASE WHEN left({text}, 1) = 'D' AND left({head}, 3) = 'DQw' THEN {form} || {head}
                       WHEN strpos(lower(left({text}, 6)), '0d0c') IN (1, 3)
                       THEN 'h' || substring({text} FROM '^(?:0[xX]|\\\\x)?(0[dD]0[cC][0-9a-fA-F]{{4,12}})')
                       ELSE {within} END",
@@ -361,6 +366,7 @@ fn tag(column: &str, look: Look) -> String {
                     &format!("rtrim(right({text}, 16), E' \\t\\r\\n')"),
                     &symbols(&text, &text),
                 ),
+                head = head(&format!("left({text}, {HEAD_CHARS})")),
                 within = within(&text),
             )
         }
@@ -381,6 +387,11 @@ fn tag(column: &str, look: Look) -> String {
 /// As the type's own output has it. A cast could be one that the owner of a type made, and would run in the name of the agent.
 fn shown(column: &str) -> String {
     format!("(concat({column}) COLLATE \"C\")")
+}
+
+/// The symbols of a header, whatever lines they stand in.
+fn head(beginning: &str) -> String {
+    format!("left(translate({beginning}, E'\\r\\n', ''), {BASE64_HEADER_CHARS})")
 }
 
 /// How many symbols of base64 there are, whatever lines they stand in. What is larger than any value of ours is not made anew.

@@ -1,6 +1,7 @@
 //! Looks through a whole SQLite file for values of devolutions-crypto. Every column of every table is looked into, since
 //! SQLite's values have types of their own.
 
+use keys::value::BASE64_HEADER_CHARS;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 
@@ -153,22 +154,25 @@ fn tag(column: &str) -> String {
                   WHEN {whole} THEN 'b' ELSE 'u' END || {head}"
         )
     };
-    let (head, tail) = (format!("substr({column}, 1, 10)"), format!("substr({column}, -{TAIL_CHARS})"));
-    let text = |bytes: &str| format!("CAST({bytes} AS TEXT)");
+    // Each symbol of the header may stand in a line of its own.
+    let beginning = format!("CAST(substr({column}, 1, {}) AS TEXT)", 3 * BASE64_HEADER_CHARS);
+    let head = format!("substr(replace(replace({beginning}, char(13), ''), char(10), ''), 1, {BASE64_HEADER_CHARS})");
+    let is_base64 = format!("substr({head}, 1, 3) = 'DQw' COLLATE BINARY");
+    let tail = format!("substr({column}, -{TAIL_CHARS})");
     format!(
         "CASE typeof({column})
          WHEN 'blob' THEN CASE
              WHEN substr({column}, 1, 2) = x'0D0C' THEN 'r' || lower(hex(substr({column}, 1, 8)))
-             WHEN substr({column}, 1, 3) = x'445177' THEN {of_blob} END
+             WHEN substr({column}, 1, 1) = x'44' AND {is_base64} THEN {of_blob} END
          WHEN 'text' THEN CASE
-             WHEN substr({column}, 1, 3) = 'DQw' COLLATE BINARY THEN {of_text}
+             WHEN substr({column}, 1, 1) = 'D' COLLATE BINARY AND {is_base64} THEN {of_text}
              WHEN instr(lower(substr({column}, 1, 6)), '0d0c') IN (1, 3)
              THEN 'h' || substr({column}, instr(lower(substr({column}, 1, 6)), '0d0c'), 16)
              WHEN instr({column}, 'DQw') > 1
                   AND substr({column}, instr({column}, 'DQw') - 1, 1) NOT GLOB '[A-Za-z0-9+/_-]'
              THEN 'e' || substr({column}, instr({column}, 'DQw'), 10) END
          END",
-        of_blob = base64(&text(&head), &text(&tail), ["x'2D'", "x'5F'", "x'0A'"]),
+        of_blob = base64(&head, &format!("CAST({tail} AS TEXT)"), ["x'2D'", "x'5F'", "x'0A'"]),
         of_text = base64(&head, &tail, ["'-'", "'_'", "char(10)"]),
     )
 }
