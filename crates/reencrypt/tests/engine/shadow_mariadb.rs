@@ -340,6 +340,56 @@ async fn odd_definitions_read_the_same_forward_and_back() {
     }
 }
 
+/// A table that gives out numbers, of which somebody changed one to 2000 by hand, beyond those that were given out.
+async fn numbered() -> Vault {
+    let definition = "CREATE TABLE t (id bigint AUTO_INCREMENT PRIMARY KEY, c longblob) AUTO_INCREMENT = 900;
+        INSERT INTO t VALUES (3, %C), (20, %C); UPDATE t SET id = 2000 WHERE id = 20";
+    odd(definition, "t", "id").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_number_is_what_it_was_when_a_table_goes_back() {
+    let vault = numbered().await;
+    let all = content(&vault).await;
+    let next = async || {
+        vault.text("SELECT CAST(AUTO_INCREMENT AS CHAR) FROM information_schema.TABLES WHERE TABLE_NAME = 't' AND TABLE_SCHEMA = DATABASE()").await
+    };
+    assert_eq!(next().await, "2001");
+    let survey = swapped(&vault).await;
+    assert_eq!(next().await, "2001");
+    vault.engine().await.lift_fence(&vault.mark(6, Direction::Forward)).await.unwrap();
+    undo(&vault, &survey, 10).await;
+    assert_eq!(content(&vault).await, all);
+    assert_eq!(next().await, "2001");
+    assert!(vault.rows(LEFT).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn numbers_that_were_given_out_or_passed_over_after_the_swap_are_not_given_out_again_when_a_table_goes_back() {
+    for (change, next) in [
+        ("ALTER TABLE t AUTO_INCREMENT = 5000", "AUTO_INCREMENT=5000 "),
+        ("INSERT INTO t VALUES (), (); DELETE FROM t WHERE c IS NULL", "AUTO_INCREMENT=2003 "),
+        (
+            "ALTER TABLE t AUTO_INCREMENT = 5000; INSERT INTO t VALUES (); DELETE FROM t WHERE c IS NULL",
+            "AUTO_INCREMENT=5001 ",
+        ),
+    ] {
+        let vault = numbered().await;
+        let census = vault.census().await;
+        let survey = swapped(&vault).await;
+        vault.engine().await.lift_fence(&vault.mark(6, Direction::Forward)).await.unwrap();
+        vault.run(change).await;
+        let defined = format!("{:?}", definitions(&vault).await);
+        undo(&vault, &survey, 10).await;
+        assert_eq!(vault.census().await, census, "{change}");
+        assert_eq!(format!("{:?}", definitions(&vault).await), defined, "{change}");
+        let row = vault.rows("SHOW CREATE TABLE t").await.remove(0);
+        let text = String::from_utf8(row[1].clone().unwrap()).unwrap();
+        assert!(text.contains(next), "{change}: {text}");
+        assert!(vault.rows(LEFT).await.is_empty());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_copied_is_refused_with_its_obstacle_and_goes_in_place_otherwise() {
     let plain = "CREATE TABLE t (id int PRIMARY KEY, c blob, n int)";

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fail_points::point;
 use rotation::Direction;
-use sqlx::mysql::MySqlConnection;
+use sqlx::mysql::{MySqlConnection, MySqlRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::super::ledger::{self, Hold};
@@ -33,6 +33,11 @@ const LOCK_WAIT_TIMEOUT: u16 = 1205;
 
 /// The error of a table that there is not.
 const NO_SUCH_TABLE: u16 = 1146;
+
+/// The column of a table that gives out numbers.
+const NUMBERED: &str = "
+    SELECT COLUMN_NAME FROM information_schema.COLUMNS
+    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? AND EXTRA LIKE '%auto_increment%'";
 
 /// The tables of the ledger that a worker of a shard writes before any row.
 const LEDGER: [&str; 2] = ["keyturn_rotation", "keyturn_shard"];
@@ -179,7 +184,36 @@ pub(in super::super) async fn swap_back(
 /// What the copy has become that the original, which is retained, is not.
 async fn altered(connection: &mut MySqlConnection, pair: &Pair) -> Result<Option<String>, EngineError> {
     let retained = Definition::of(connection, &pair.shadow.retained_name).await?;
-    Ok(retained.difference(&Definition::of(connection, &name_of(&pair.original)).await?))
+    let name = name_of(&pair.original);
+    let copy = Definition::of(connection, &name).await?;
+    if let Some(difference) = retained.difference(&copy) {
+        return Ok(Some(difference));
+    }
+    // A copy may have been ahead when it was swapped in, but by no more than its own rows account for.
+    if copy.next_number > retained.next_number && copy.next_number > number_after_rows(connection, &name).await? {
+        let (now, then) = (copy.next_number, retained.next_number);
+        return Ok(Some(format!("its next number was {then}, and has become {now}, which no row accounts for")));
+    }
+    Ok(None)
+}
+
+/// The next number that a table has from its rows alone, at the most.
+async fn number_after_rows(connection: &mut MySqlConnection, name: &str) -> Result<u64, EngineError> {
+    let doing = || format!("looking for the next number of {name}");
+    let column: Option<String> =
+        sqlx::query(NUMBERED).bind(name).fetch_optional(&mut *connection).await.and_then(first).doing(doing)?;
+    let Some(column) = column else { return Ok(1) };
+    // Reviewed: quoted identifiers only. A number below zero counts for nothing.
+    let sql = format!(
+        "SELECT CAST(GREATEST(COALESCE(MAX({}), 0), 0) AS UNSIGNED) + @@auto_increment_increment FROM {}",
+        quote(&column),
+        quote(name)
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(connection).await.and_then(|row| row.try_get_unchecked(0)).doing(doing)
+}
+
+fn first(row: Option<MySqlRow>) -> Result<Option<String>, sqlx::Error> {
+    row.map(|row| row.try_get(0)).transpose()
 }
 
 async fn note(
