@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
+mod altered_in_a_chunk;
 mod altered_under_way;
 mod attached;
 mod bad_input;

@@ -31,6 +31,8 @@ pub(crate) enum Cut {
     After,
     /// It reaches the server, and connections stay; whoever waits for [`Proxy::last`] does something to them.
     Passed,
+    /// It does not reach the server before [`Proxy::release`]; connections stay.
+    Held,
 }
 
 /// How messages of clients are told apart.
@@ -45,6 +47,7 @@ pub(crate) struct Proxy {
     left: Arc<AtomicI64>,
     cutting: watch::Sender<bool>,
     hushed: Arc<AtomicBool>,
+    released: watch::Sender<bool>,
 }
 
 impl Proxy {
@@ -66,10 +69,12 @@ impl Proxy {
         let (shared, sender) = (Arc::clone(&left), cutting.clone());
         let hushed = Arc::new(AtomicBool::new(false));
         let hush = Arc::clone(&hushed);
+        let (released, release) = watch::channel(false);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (socket, left, mut cuts, sender, hush) =
                     (socket.clone(), Arc::clone(&shared), cuts.clone(), sender.clone(), Arc::clone(&hush));
+                let mut release = release.clone();
                 tokio::spawn(async move {
                     let Ok(server) = UnixStream::connect(socket).await else { return };
                     let (mut from_client, mut to_client) = client.into_split();
@@ -81,7 +86,12 @@ impl Proxy {
                                 let _ = sender.send(true);
                                 return std::future::pending().await;
                             }
-                            let last = counts && left.fetch_sub(1, Ordering::SeqCst) <= 1;
+                            let left = if counts { left.fetch_sub(1, Ordering::SeqCst) } else { ENDLESS };
+                            let last = left <= 1;
+                            if left == 1 && cut == Cut::Held {
+                                let _ = sender.send(true);
+                                let _ = release.wait_for(|released| *released).await;
+                            }
                             if (!last || cut != Cut::Before) && to_server.write_all(&message).await.is_err() {
                                 break;
                             }
@@ -105,13 +115,23 @@ impl Proxy {
                 });
             }
         });
-        Self { directory, left, cutting, hushed }
+        Self { directory, left, cutting, hushed, released }
     }
 
     /// From now on whoever commits is heard no more, and hears nothing: its connection stays, and nothing passes. Told by
     /// [`Proxy::last`].
     pub(crate) fn hush(&self) {
         self.hushed.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets the statement through that is held, and all others.
+    pub(crate) fn release(&self) {
+        self.released.send_replace(true);
+    }
+
+    /// How many statements were sent of so many as were let through.
+    pub(crate) fn sent(&self, statements: i64) -> i64 {
+        statements - self.left.load(Ordering::SeqCst)
     }
 
     pub(crate) fn url(&self, role: &str, database: &str) -> String {
