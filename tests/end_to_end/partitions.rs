@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::real_farm::network::{CONTROL, DATA, address};
+use crate::real_farm::network::{CONTROL, DATA, Network, address};
 use crate::real_farm::proxy::Proxy;
 use crate::real_farm::{
     AGENT_PORT, COORDINATOR_PORT, COORDINATORS, DETOUR, DETOUR_NUMBER, NODES, OPERATOR, Options, RealFarm,
@@ -153,26 +153,35 @@ fn who_hears_nothing_or_is_not_heard_or_loses_packets_leaves_the_farm_whole() {
     assert_eq!(farm.finish(started), "completed");
 }
 
+/// How long anything takes from one continent to another: half a second there, half a second back.
+const LATE: Duration = Duration::from_millis(500);
+
+/// From the next connection on, these callers reach these machines so much later.
+fn far_away(network: &Network, callers: &[&str], machines: &[(u8, u16)]) -> Vec<Proxy> {
+    let mut detours = Vec::new();
+    let mut proxies = Vec::new();
+    for (number, port) in machines {
+        let target = SocketAddr::from((address(CONTROL, *number), *port));
+        let listen = SocketAddr::from((address(CONTROL, DETOUR_NUMBER), 8_000 + u16::from(*number)));
+        proxies.push(Proxy::new(network.door(DETOUR), listen, target, LATE));
+        detours.push((target.to_string(), listen.to_string()));
+    }
+    for caller in callers {
+        network.divert(caller, &detours);
+    }
+    proxies
+}
+
 #[test]
 fn agents_and_a_coordinator_that_answer_half_a_second_later_leave_the_farm_whole() {
-    const LATE: Duration = Duration::from_millis(500);
     let mut farm = RealFarm::new();
     // Every agent, and one coordinator that follows, are as if on another continent, there and back.
     let leader = farm.leader();
     let far = (1..=3).find(|number| COORDINATORS[usize::from(*number) - 1] != leader).expect("three");
-    let mut detours = Vec::new();
-    let mut proxies = Vec::new();
     let machines = [(far, COORDINATOR_PORT), (11, AGENT_PORT), (12, AGENT_PORT), (13, AGENT_PORT)];
-    for (number, port) in machines {
-        let target = SocketAddr::from((address(CONTROL, number), port));
-        let listen = SocketAddr::from((address(CONTROL, DETOUR_NUMBER), 8_000 + u16::from(number)));
-        proxies.push(Proxy::new(farm.network.door(DETOUR), listen, target, LATE));
-        detours.push((target.to_string(), listen.to_string()));
-    }
+    let [c1, c2, c3] = COORDINATORS;
+    let proxies = far_away(&farm.network, &[c1, c2, c3, OPERATOR], &machines);
     // What is connected stays connected, so everybody connects anew.
-    for machine in COORDINATORS.into_iter().chain([OPERATOR]) {
-        farm.network.divert(machine, &detours);
-    }
     for machine in COORDINATORS {
         farm.kill_process(machine);
         farm.start_process(machine);
@@ -180,6 +189,27 @@ fn agents_and_a_coordinator_that_answer_half_a_second_later_leave_the_farm_whole
     let started = farm.start("distribute");
     farm.resume();
     assert_eq!(farm.finish(started), "completed");
+    drop(proxies);
+}
+
+#[test]
+fn coordinators_that_are_all_half_a_second_apart_lead_and_take_over_with_a_heartbeat_that_suits_them() {
+    // From the first start on nobody is near anybody: the cluster is founded, nodes are enrolled and keys turned like that.
+    let coordinators = [1, 2, 3].map(|number| (number, COORDINATOR_PORT));
+    let agents = [11, 12, 13].map(|number| (number, AGENT_PORT));
+    let mut proxies = Vec::new();
+    let options = Options { heartbeat_ms: Some(1_500), ..Options::default() };
+    let mut farm = RealFarm::with_network(options, |network| {
+        proxies = far_away(network, &COORDINATORS, &[coordinators, agents].concat());
+    });
+    let started = farm.start("reencrypt");
+    let leader = farm.leader();
+    farm.resume();
+    farm.kill_process(leader);
+    assert!(["completed", "rolled_back"].contains(&await_ended(&farm).as_str()));
+    assert_ne!(farm.leader(), leader);
+    farm.start_process(leader);
+    farm.finish(started);
     drop(proxies);
 }
 

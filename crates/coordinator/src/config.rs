@@ -9,6 +9,13 @@ use wire::tls::TlsFiles;
 
 use crate::raft::VOTERS_MAX;
 
+/// The heartbeat unless another one is configured, and the shortest, in milliseconds. Below 250 ms a busy disk makes
+/// openraft send the same batch of entries for ever.
+pub const HEARTBEAT_MS: u32 = 300;
+
+/// The longest. The death of a leader is noticed after some eight heartbeats: by then more than a minute.
+pub const HEARTBEAT_MS_MAX: u32 = 10_000;
+
 /// One coordinator's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,6 +30,11 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The certificate of this replica and the authority that signs all others.
     pub tls: TlsFiles,
+    /// Between two heartbeats of the leader, in milliseconds, and how long a batch of entries may be on its way there and
+    /// back: more than a round trip between any two replicas. All other durations of consensus grow with it, the time to
+    /// notice that a leader died as well. The same in every replica; one in which it differs is named in the log.
+    #[serde(default = "heartbeat_ms")]
+    pub heartbeat_ms: u32,
     /// Whether this replica joins a cluster that exists: it then never founds one, and waits to be added.
     #[serde(default)]
     pub join: bool,
@@ -81,6 +93,15 @@ pub enum ConfigError {
         /// How many.
         count: usize,
     },
+    /// Out of bounds.
+    #[error(
+        "heartbeat_ms = {heartbeat_ms}; give one and a half times the longest round trip between two coordinators, from \
+         {HEARTBEAT_MS} to {HEARTBEAT_MS_MAX}, the same in every coordinator's configuration"
+    )]
+    Heartbeat {
+        /// What is configured.
+        heartbeat_ms: u32,
+    },
     /// Not `https://host:port`.
     #[error("replica {id} has the address {address:?}; write it as https://host:port")]
     Address {
@@ -107,6 +128,10 @@ impl Config {
 
     /// Checks what the types do not say.
     pub fn check(&self) -> Result<(), ConfigError> {
+        let heartbeat_ms = self.heartbeat_ms;
+        if !(HEARTBEAT_MS..=HEARTBEAT_MS_MAX).contains(&heartbeat_ms) {
+            return Err(ConfigError::Heartbeat { heartbeat_ms });
+        }
         let count = self.replicas.len();
         if !self.join && (count.is_multiple_of(2) || count > VOTERS_MAX) {
             return Err(ConfigError::ReplicaCount { count });
@@ -130,6 +155,10 @@ impl Config {
     pub(crate) fn addresses(&self) -> BTreeMap<u64, String> {
         self.replicas.iter().map(|replica| (replica.id, replica.address.clone())).collect()
     }
+}
+
+fn heartbeat_ms() -> u32 {
+    HEARTBEAT_MS
 }
 
 /// Whether the text is `https://host:port`, with nothing after it.
@@ -190,6 +219,25 @@ mod tests {
         assert!(config.join && config.replicas.is_empty());
         let beside = EXAMPLE.replace("id = 2\n        farm", "id = 4\n        join = true\n        farm");
         assert_eq!(load(&beside).expect("valid").replicas.len(), 3);
+    }
+
+    #[test]
+    fn coordinators_that_are_far_from_each_other_say_so_within_bounds() {
+        assert_eq!(load(EXAMPLE).expect("valid").heartbeat_ms, HEARTBEAT_MS);
+        let with = |heartbeat: &str| load(&format!("heartbeat_ms = {heartbeat}\n{EXAMPLE}"));
+        for heartbeat in [HEARTBEAT_MS, 1_500, HEARTBEAT_MS_MAX] {
+            assert_eq!(with(&heartbeat.to_string()).expect("within bounds").heartbeat_ms, heartbeat);
+        }
+        for heartbeat in [0, HEARTBEAT_MS - 1, HEARTBEAT_MS_MAX + 1] {
+            let error = with(&heartbeat.to_string()).expect_err("out of bounds").to_string();
+            assert!(
+                error.contains(&format!("heartbeat_ms = {heartbeat};")) && error.contains("from 300 to 10000"),
+                "{error}"
+            );
+        }
+        for no_number in ["\"1s\"", "-1", "1.5"] {
+            with(no_number).expect_err("whole milliseconds");
+        }
     }
 
     #[test]

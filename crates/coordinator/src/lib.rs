@@ -16,7 +16,7 @@ mod run;
 mod sample;
 mod view;
 
-pub use config::{Config, ConfigError, ReplicaConfig};
+pub use config::{Config, ConfigError, HEARTBEAT_MS, HEARTBEAT_MS_MAX, ReplicaConfig};
 pub use raft::{OpenStoreError, StartError};
 pub use run::{RunError, run, run_with};
 

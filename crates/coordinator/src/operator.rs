@@ -138,7 +138,8 @@ impl v1::operator_server::Operator for OperatorService {
     async fn get_farm(&self, _: Request<v1::GetFarmRequest>) -> Result<Response<v1::Farm>, Status> {
         self.fresh().await?;
         let (addresses, id, leader) = (self.consensus.addresses(), self.consensus.id(), self.consensus.leader());
-        Ok(Response::new(self.view(|view| view::farm(view.state, &self.farm, &addresses, id, leader))))
+        let heartbeat_ms = self.consensus.timing().heartbeat_ms();
+        Ok(Response::new(self.view(|view| view::farm(view.state, &self.farm, &addresses, id, leader, heartbeat_ms))))
     }
 
     async fn enroll_node(&self, request: Request<v1::EnrollNodeRequest>) -> Result<Response<v1::Node>, Status> {

@@ -55,13 +55,14 @@ pub(super) fn configurations(farm: &RealFarm) {
     let coordinator = |number: u8| format!("https://{}:{COORDINATOR_PORT}", address(CONTROL, number));
     let replicas: String =
         (1..=3).map(|id| format!("[[replica]]\nid = {id}\naddress = \"{}\"\n", coordinator(id))).collect();
+    let heartbeat = farm.options.heartbeat_ms.map_or_else(String::new, |ms| format!("heartbeat_ms = {ms}\n"));
     for (machine, id) in COORDINATORS.into_iter().zip(1..) {
         fs::create_dir(farm.path(machine)).expect("a folder");
         let listen = address(CONTROL, id);
         farm.write(
             &format!("{machine}/coordinator.toml"),
             &format!(
-                "id = {id}\nfarm = \"demo\"\nlisten = \"{listen}:{COORDINATOR_PORT}\"\ndata_dir = \"data\"\n{}{replicas}",
+                "id = {id}\nfarm = \"demo\"\nlisten = \"{listen}:{COORDINATOR_PORT}\"\ndata_dir = \"data\"\n{heartbeat}{}{replicas}",
                 tls(&format!("coordinator-{id}"))
             ),
         );

@@ -59,11 +59,13 @@ pub(crate) struct Options {
     pub(crate) database_port: u16,
     /// All processes of these machines run on a clock of their own, which `set_clock` steps.
     pub(crate) clocks: &'static [&'static str],
+    /// The coordinators' heartbeat, if it is not to be the usual one.
+    pub(crate) heartbeat_ms: Option<u32>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { database_port: DATABASE_PORT, clocks: &[] }
+        Self { database_port: DATABASE_PORT, clocks: &[], heartbeat_ms: None }
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::members::{Change, Condition, Picture, Refusal, Step, next_step};
 use super::network::NEVER;
-use super::timing::{CHANGE_WAIT, LEADER_SILENCE_MAX};
+use super::timing::CHANGE_WAIT;
 use super::{Consensus, ProposeError};
 
 /// A change that was not made.
@@ -91,7 +91,7 @@ impl Consensus {
             address: node.addr.clone(),
             leader: metrics.current_leader == Some(*id),
             voter: voters.contains(id),
-            reachable: *id == self.id || self.peers.heard_within(*id, LEADER_SILENCE_MAX),
+            reachable: *id == self.id || self.peers.heard_within(*id, self.timing.leader_silence_max()),
             behind: if *id == self.id { 0 } else { behind(&metrics, *id) },
         });
         members.collect()

@@ -12,7 +12,7 @@ use super::Consensus;
 use super::frame::{self, Kind};
 use super::store::Store;
 use super::types::{LogEntry, LogId};
-use crate::config::{Config, ReplicaConfig};
+use crate::config::{Config, HEARTBEAT_MS, ReplicaConfig};
 
 /// Nothing here takes this long unless it hangs.
 const BOUND: Duration = Duration::from_secs(30);
@@ -38,6 +38,7 @@ fn config(directory: &Path) -> Config {
             certificate: file("certificate.pem", &issued.certificate_pem),
             key: file("key.pem", &issued.key_pem),
         },
+        heartbeat_ms: HEARTBEAT_MS,
         join: false,
         replicas: vec![ReplicaConfig { id: 1, address: ADDRESS.to_owned() }],
     }

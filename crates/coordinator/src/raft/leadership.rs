@@ -11,9 +11,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Consensus;
-use super::timing::{
-    LEADER_SILENCE_MAX, LEADERLESS_MAX, LEADERLESS_MIN, PRESENCE_FAILURES_MAX, PRESENCE_INTERVAL, READ_TIMEOUT,
-};
+use super::timing::PRESENCE_FAILURES_MAX;
 
 /// Who leads, from where this replica stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,12 +65,12 @@ async fn follow(consensus: &Consensus, leadership: &watch::Sender<Leadership>) {
             lead(consensus, leadership, Term::new(term)).await;
         } else {
             // openraft names the leader of its term until the next election begins, also when it is long gone.
-            let heard = consensus.heard.within(LEADER_SILENCE_MAX);
+            let heard = consensus.heard.within(consensus.timing.leader_silence_max());
             let leader = leader.filter(|id| heard && *id != consensus.id);
             set(leadership, Leadership::Other { address: leader.and_then(|id| consensus.address_of(id)) });
         }
         // A leader that falls silent changes nothing here, hence the look from time to time.
-        if matches!(timeout(PRESENCE_INTERVAL, metrics.changed()).await, Ok(Err(_))) {
+        if matches!(timeout(consensus.timing.presence_interval(), metrics.changed()).await, Ok(Err(_))) {
             return;
         }
     }
@@ -97,8 +95,8 @@ async fn lead(consensus: &Consensus, leadership: &watch::Sender<Leadership>, ter
             } else if failures >= PRESENCE_FAILURES_MAX {
                 set(leadership, Leadership::Other { address: None });
             }
-            sleep(PRESENCE_INTERVAL).await;
-            match timeout(READ_TIMEOUT, consensus.raft.ensure_linearizable()).await {
+            sleep(consensus.timing.presence_interval()).await;
+            match timeout(consensus.timing.read_timeout(), consensus.raft.ensure_linearizable()).await {
                 Ok(Ok(_)) => {
                     failures = 0;
                     consensus.finish_change().await;
@@ -150,7 +148,7 @@ pub(super) async fn watch_for_leaderless(consensus: Consensus, stop: Cancellatio
             if !without_leader {
                 return;
             }
-            let wait = rand::rng().random_range(LEADERLESS_MIN..LEADERLESS_MAX);
+            let wait = rand::rng().random_range(consensus.timing.leaderless());
             let found = timeout(wait, metrics.wait_for(|now| now.current_leader.is_some())).await.is_ok();
             if !found {
                 consensus.stand_for_election().await;

@@ -28,10 +28,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use futures::future::join_all;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
 use rotation::{Entry, Event, Millis, Outcome, Rejection, State};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wire::tls::Tls;
@@ -41,9 +42,9 @@ use crate::driver;
 use formation::{Membership, Standing};
 use leadership::Heard;
 use machine::Machine;
-use network::Peers;
+use network::{NEVER, Peers};
 use store::Store;
-use timing::{READ_TIMEOUT, WRITE_TIMEOUT};
+use timing::COMPARE_INTERVAL;
 use types::{Applied, Raft};
 
 pub(crate) use change::{ChangeError, Member};
@@ -51,6 +52,7 @@ pub use leadership::Leadership;
 pub(crate) use members::{Change, Refusal, Step, VOTERS_MAX};
 pub(crate) use service::{RaftService, removed};
 pub use store::OpenStoreError;
+pub(crate) use timing::Timing;
 
 /// The largest entry: half a message, and little enough to reach a follower within a heartbeat on a usual network.
 const ENTRY_BYTES_MAX: usize = wire::rpc::MESSAGE_BYTES_MAX / 2;
@@ -88,7 +90,7 @@ pub enum ProposeError {
         bytes: usize,
     },
     /// No majority of replicas answered in time. It may yet be taken.
-    #[error("no majority of coordinators answered within {} s", WRITE_TIMEOUT.as_secs())]
+    #[error("no majority of coordinators answered in time")]
     NoQuorum,
     /// Consensus has stopped here.
     #[error("consensus does not run on this replica")]
@@ -101,6 +103,7 @@ pub(crate) struct Consensus {
     raft: Raft,
     id: u64,
     farm: String,
+    timing: Timing,
     peers: Peers,
     membership: Membership,
     heard: Heard,
@@ -126,9 +129,11 @@ impl Consensus {
         // Of those before it in number, also when it joins and the configuration does not name it.
         let place = addresses.keys().filter(|id| **id < config.id).count();
         let elect = *membership.standing().borrow() != Standing::Rejoining;
-        let raft_config = timing::openraft_config(&config.farm, u32::try_from(place).unwrap_or(0), elect)
+        let timing = Timing::new(config.heartbeat_ms);
+        let raft_config = timing
+            .openraft_config(&config.farm, u32::try_from(place).unwrap_or(0), elect)
             .map_err(|error| StartError::Consensus(error))?;
-        let peers = Peers::new(tls, addresses);
+        let peers = Peers::new(tls, timing, addresses);
         let raft = Raft::new(config.id, Arc::new(raft_config), peers.clone(), log::Log::new(store), machine)
             .await
             .map_err(|error| StartError::Consensus(Box::new(error)))?;
@@ -139,6 +144,7 @@ impl Consensus {
             raft,
             id: config.id,
             farm: config.farm.clone(),
+            timing,
             peers,
             membership,
             heard: Heard::default(),
@@ -153,6 +159,7 @@ impl Consensus {
         consensus.tasks.spawn(leadership::watch_for_leaderless(consensus.clone(), consensus.stop.clone()));
         consensus.tasks.spawn(removal::watch(consensus.clone(), removed_sender, consensus.stop.clone()));
         consensus.tasks.spawn(consensus.clone().form(config.join));
+        consensus.tasks.spawn(consensus.clone().compare_heartbeats());
         consensus.tasks.close();
         Ok(consensus)
     }
@@ -163,6 +170,7 @@ impl Consensus {
             raft: self.raft.clone(),
             membership: self.membership.clone(),
             heard: self.heard.clone(),
+            timing: self.timing,
             state: self.state.clone(),
             id: self.id,
         }
@@ -177,6 +185,30 @@ impl Consensus {
                 }
             }
         }
+    }
+
+    /// Hears every other replica once, so that one with another heartbeat is named.
+    async fn compare_heartbeats(self) {
+        let ask_all = async {
+            let mut others = self.addresses();
+            others.remove(&self.id);
+            while !others.is_empty() {
+                sleep(COMPARE_INTERVAL).await;
+                let asked = others.iter().map(|(id, address)| self.peers.probe(*id, address, NEVER));
+                let answers = join_all(asked).await;
+                let silent = others.into_iter().zip(answers).filter(|(_, answer)| answer.is_err());
+                others = silent.map(|(other, _)| other).collect();
+            }
+        };
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = ask_all => {}
+        }
+    }
+
+    /// How long what consensus does takes here.
+    pub(crate) fn timing(&self) -> Timing {
+        self.timing
     }
 
     /// This replica's number.
@@ -224,7 +256,7 @@ impl Consensus {
         if bytes > ENTRY_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes });
         }
-        let written = match timeout(WRITE_TIMEOUT, self.raft.client_write(entry)).await {
+        let written = match timeout(self.timing.write_timeout(), self.raft.client_write(entry)).await {
             Err(_) => return Err(ProposeError::NoQuorum),
             Ok(Err(RaftError::Fatal(_))) => return Err(ProposeError::Stopped),
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
@@ -244,7 +276,7 @@ impl Consensus {
 
     /// Waits until the state here holds everything that was committed before the call. The leader alone can.
     pub(crate) async fn read_barrier(&self) -> Result<(), ProposeError> {
-        match timeout(READ_TIMEOUT, self.raft.ensure_linearizable()).await {
+        match timeout(self.timing.read_timeout(), self.raft.ensure_linearizable()).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(forward)))) => {
                 Err(self.not_leader(forward.leader_id))

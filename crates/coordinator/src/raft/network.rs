@@ -22,7 +22,7 @@ use wire::v1;
 use wire::v1::raft_client::RaftClient;
 
 use super::frame::VERSION;
-use super::timing::{PROBE_TIMEOUT, UNREACHABLE_RETRY};
+use super::timing::{Timing, UNREACHABLE_RETRY};
 use super::types::TypeConfig;
 
 /// The version of the messages in [`v1::RaftRequest`] and [`v1::RaftResponse`]. Entries and states travel in the form in
@@ -31,10 +31,6 @@ const PROTOCOL: u32 = VERSION as u32;
 
 /// For [`Peers::probe`], when nobody doubts that we are a member.
 pub(super) const NEVER: u64 = u64::MAX;
-
-/// How long a replica may leave every call unanswered before a new connection is made. openraft drops a late call
-/// without a word, and a connection over a network that was cut may be silent for minutes after it is whole again.
-const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 type RpcError<E = openraft::error::Infallible> = RPCError<u64, BasicNode, RaftError<u64, E>>;
 
@@ -61,9 +57,12 @@ pub(super) fn unpack<T: DeserializeOwned>(version: u32, payload: &[u8]) -> Resul
 #[derive(Clone)]
 pub(crate) struct Peers {
     tls: Tls,
+    timing: Timing,
     configured: Arc<BTreeMap<u64, String>>,
     /// Locked only to look up or put a link, never across a call.
     links: Arc<Mutex<BTreeMap<u64, Link>>>,
+    /// The heartbeat with which each replica runs, as it said last, in milliseconds.
+    said: Arc<Mutex<BTreeMap<u64, u32>>>,
 }
 
 /// The connection to one replica.
@@ -78,8 +77,8 @@ struct Link {
 
 impl Peers {
     /// Takes the addresses of the replicas that the configuration names.
-    pub(crate) fn new(tls: Tls, configured: BTreeMap<u64, String>) -> Self {
-        Self { tls, configured: Arc::new(configured), links: Arc::default() }
+    pub(crate) fn new(tls: Tls, timing: Timing, configured: BTreeMap<u64, String>) -> Self {
+        Self { tls, timing, configured: Arc::new(configured), links: Arc::default(), said: Arc::default() }
     }
 
     /// The addresses of the replicas that the configuration names.
@@ -94,7 +93,7 @@ impl Peers {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(link) = links.get_mut(&replica).filter(|link| link.address == address) {
             let since = *link.unanswered_since.get_or_insert(now);
-            if now.duration_since(since) < SILENCE_MAX {
+            if now.duration_since(since) < self.timing.silence_max() {
                 return Ok(wire::rpc::raft_client(link.channel.clone()));
             }
         }
@@ -132,8 +131,9 @@ impl Peers {
     ) -> Result<v1::ProbeResponse, Status> {
         let mut client = self.client(replica, address).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let probing = client.probe(v1::ProbeRequest { without_us_since });
-        let silent = |_| Status::deadline_exceeded(format!("no answer within {} s", PROBE_TIMEOUT.as_secs()));
-        let answer = timeout(PROBE_TIMEOUT, probing).await.map_err(silent)?;
+        let limit = self.timing.probe_timeout();
+        let silent = |_| Status::deadline_exceeded(format!("no answer within {} s", limit.as_secs()));
+        let answer = timeout(limit, probing).await.map_err(silent)?;
         self.ended(replica, answer.is_ok());
         let answer = answer?.into_inner();
         if answer.id != replica {
@@ -141,7 +141,21 @@ impl Peers {
             tracing::error!("{message}");
             return Err(Status::failed_precondition(message));
         }
+        self.compare_heartbeat(replica, answer.heartbeat_ms);
         Ok(answer)
+    }
+
+    /// Says so, once, if a replica runs with another heartbeat: nothing is lost by that, but the two may find each other
+    /// too slow and elect nobody for long. Zero is the word of a release that had none.
+    fn compare_heartbeat(&self, replica: u64, theirs: u32) {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner).insert(replica, theirs);
+        let ours = self.timing.heartbeat_ms();
+        if theirs != 0 && theirs != ours && said != Some(theirs) {
+            tracing::warn!(
+                "coordinator {replica} has heartbeat_ms = {theirs}, and this one {ours}; set the same in every \
+                 coordinator's configuration and start them again, one after the other"
+            );
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Consensus;
 use super::formation::Standing;
-use super::timing::{LEADER_SILENCE_MAX, REMOVAL_INTERVAL};
+use super::timing::REMOVAL_INTERVAL;
 
 /// Keeps `removed` true until stopped.
 pub(super) async fn watch(consensus: Consensus, removed: watch::Sender<bool>, stop: CancellationToken) {
@@ -52,7 +52,8 @@ pub(super) async fn watch(consensus: Consensus, removed: watch::Sender<bool>, st
 
 /// Whether this replica neither leads nor hears a leader.
 fn silent(consensus: &Consensus) -> bool {
-    !consensus.heard.within(LEADER_SILENCE_MAX) && !consensus.raft.metrics().borrow().state.is_leader()
+    !consensus.heard.within(consensus.timing.leader_silence_max())
+        && !consensus.raft.metrics().borrow().state.is_leader()
 }
 
 /// Whether this replica has no log, and those that its configuration names have one, without it.

@@ -15,7 +15,7 @@ use wire::{status, v1};
 use super::formation::{Accepted, Membership, Standing};
 use super::leadership::Heard;
 use super::network::{pack, unpack};
-use super::timing::STANDING_TIMEOUT;
+use super::timing::Timing;
 use super::types::{Raft, TypeConfig, Vote};
 
 /// Largest snapshot that is taken in. A state of a thousand rotations with large plans is well below it; openraft would
@@ -28,6 +28,7 @@ pub(crate) struct RaftService {
     pub(super) raft: Raft,
     pub(super) membership: Membership,
     pub(super) heard: Heard,
+    pub(super) timing: Timing,
     pub(super) state: watch::Receiver<State>,
     pub(super) id: u64,
 }
@@ -37,7 +38,7 @@ impl RaftService {
     async fn standing(&self) -> Result<Standing, Status> {
         let mut standing = self.membership.standing();
         let decided = standing.wait_for(|standing| *standing != Standing::Undecided);
-        match timeout(STANDING_TIMEOUT, decided).await {
+        match timeout(self.timing.standing_timeout(), decided).await {
             Ok(Ok(standing)) => Ok(*standing),
             _ => Err(Status::unavailable("this replica does not know yet whether it is new to the cluster")),
         }
@@ -177,7 +178,9 @@ impl v1::raft_server::Raft for RaftService {
         let initialized = self.raft.metrics().borrow().last_log_index > Some(0);
         let cluster = self.state.borrow().cluster.map(|cluster| cluster.to_string()).unwrap_or_default();
         let votes = *self.membership.standing().borrow() == Standing::Voter;
-        Ok(Response::new(v1::ProbeResponse { id: self.id, initialized, cluster, votes, removed: newer && !is_member }))
+        let removed = newer && !is_member;
+        let heartbeat_ms = self.timing.heartbeat_ms();
+        Ok(Response::new(v1::ProbeResponse { id: self.id, initialized, cluster, votes, removed, heartbeat_ms }))
     }
 }
 

@@ -12,6 +12,7 @@ pub(crate) fn farm(
     replicas: &BTreeMap<u64, String>,
     answering: u64,
     leader: Option<u64>,
+    heartbeat_ms: u32,
 ) -> v1::Farm {
     v1::Farm {
         name: if state.farm.is_empty() { configured_name.to_owned() } else { state.farm.clone() },
@@ -27,6 +28,7 @@ pub(crate) fn farm(
             .collect(),
         nodes: state.nodes.iter().map(|(id, found)| node(id, found)).collect(),
         active_rotation: state.active.map(|id| id.to_string()).unwrap_or_default(),
+        heartbeat_ms,
     }
 }
 

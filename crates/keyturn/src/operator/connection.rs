@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use coordinator::{HEARTBEAT_MS, HEARTBEAT_MS_MAX};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
@@ -17,8 +18,9 @@ use wire::v1::operator_client::OperatorClient;
 use super::leader::Candidates;
 use crate::problem::Problem;
 
-/// How long a leader is waited for. An election takes one to three seconds; several in a row still fit.
-pub(crate) const LEADER_WAIT: Duration = Duration::from_secs(15);
+/// How long a leader is waited for. An election takes one to three seconds; several in a row still fit. This and the
+/// limit of one call are for coordinators that are near each other; where they say that they are not, it is longer.
+const LEADER_WAIT: Duration = Duration::from_secs(15);
 /// How long one coordinator may take over one call. Longer than a write through a slow disk, shorter than the wait for a
 /// leader, so that one that hangs leaves time for the others.
 const CALL_MAX: Duration = Duration::from_secs(5);
@@ -42,6 +44,8 @@ struct Known {
     leader: Option<String>,
     /// Where coordinators are by their own word, beside those that we were told: one may have replaced another since.
     members: BTreeSet<String>,
+    /// Their heartbeat in milliseconds, as one of them said last.
+    heartbeat_ms: Option<u32>,
     clients: BTreeMap<String, Client>,
 }
 
@@ -79,7 +83,7 @@ impl Coordinators {
         &self.tls
     }
 
-    /// Calls the leader, looking for it as long as [`LEADER_WAIT`]. `what` is for the message: `planning a rotation`.
+    /// Calls the leader, looking for it for a bounded time. `what` is for the message: `planning a rotation`.
     ///
     /// The call may be carried out twice when an answer is lost, as any call may; `lost` tells the caller of those
     /// calls that are not the same twice.
@@ -88,14 +92,14 @@ impl Coordinators {
         F: Fn(Client) -> R,
         R: Future<Output = Result<Response<T>, Status>>,
     {
-        let deadline = Instant::now() + LEADER_WAIT;
+        let began = Instant::now();
         let mut candidates = Candidates::new(&self.everybody(), self.leader().as_deref());
         let mut last_words = BTreeMap::new();
         let mut lost = false;
         loop {
             let Some(address) = candidates.next() else {
-                if Instant::now() + ROUND_PAUSE > deadline {
-                    return Err(CallFailed { problem: nobody_leads(what, &last_words), lost });
+                if began.elapsed() + ROUND_PAUSE > self.leader_wait() {
+                    return Err(CallFailed { problem: nobody_leads(what, self.leader_wait(), &last_words), lost });
                 }
                 sleep(ROUND_PAUSE).await;
                 continue;
@@ -122,8 +126,8 @@ impl Coordinators {
                     self.learn(None);
                 }
             }
-            if Instant::now() > deadline {
-                return Err(CallFailed { problem: nobody_leads(what, &last_words), lost });
+            if began.elapsed() > self.leader_wait() {
+                return Err(CallFailed { problem: nobody_leads(what, self.leader_wait(), &last_words), lost });
             }
         }
     }
@@ -141,10 +145,11 @@ impl Coordinators {
                 Leader::Nobody => return Err(Attempt::Elsewhere(None)),
             }
         }
-        match timeout(CALL_MAX, call(client)).await {
+        let limit = self.scaled(CALL_MAX);
+        match timeout(limit, call(client)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(judge(status)),
-            Err(_) => Err(Attempt::Later(format!("did not answer within {} s", CALL_MAX.as_secs()))),
+            Err(_) => Err(Attempt::Later(format!("did not answer within {} s", limit.as_secs()))),
         }
     }
 
@@ -167,18 +172,32 @@ impl Coordinators {
 
     /// Asks one coordinator who leads, and who is a member.
     async fn leader_of(&self, mut client: Client) -> Result<Leader, Attempt> {
-        let replicas = match timeout(CALL_MAX, client.get_farm(v1::GetFarmRequest {})).await {
-            Ok(Ok(farm)) => farm.into_inner().replicas,
+        let limit = self.scaled(CALL_MAX);
+        let farm = match timeout(limit, client.get_farm(v1::GetFarmRequest {})).await {
+            Ok(Ok(farm)) => farm.into_inner(),
             Ok(Err(status)) => return Err(judge(status)),
-            Err(_) => return Err(Attempt::Later(format!("did not answer within {} s", CALL_MAX.as_secs()))),
+            Err(_) => return Err(Attempt::Later(format!("did not answer within {} s", limit.as_secs()))),
         };
+        let replicas = farm.replicas;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.heartbeat_ms = Some(farm.heartbeat_ms);
         known.members = replicas.iter().map(|replica| replica.address.clone()).collect();
         Ok(match replicas.into_iter().find(|replica| replica.leader) {
             Some(replica) if replica.answering => Leader::Itself,
             Some(replica) => Leader::Other(replica.address),
             None => Leader::Nobody,
         })
+    }
+
+    /// How long a leader is waited for.
+    pub(super) fn leader_wait(&self) -> Duration {
+        self.scaled(LEADER_WAIT)
+    }
+
+    /// What is so long with coordinators that are near each other, for those that there are.
+    fn scaled(&self, near: Duration) -> Duration {
+        let heartbeat_ms = self.known.lock().unwrap_or_else(PoisonError::into_inner).heartbeat_ms;
+        near * heartbeat_ms.unwrap_or(HEARTBEAT_MS).clamp(HEARTBEAT_MS, HEARTBEAT_MS_MAX) / HEARTBEAT_MS
     }
 
     /// Every address that may be a coordinator's: those that we were told, then what members said of each other.
@@ -260,12 +279,12 @@ fn judge(status: Status) -> Attempt {
     }
 }
 
-fn nobody_leads(what: &str, last_words: &BTreeMap<String, String>) -> Problem {
+fn nobody_leads(what: &str, waited: Duration, last_words: &BTreeMap<String, String>) -> Problem {
     let reached = last_words.values().any(|words| words == "does not lead");
     let (code, message) = if reached {
-        ("no-leader", format!("{what}: no coordinator leads, and none did for {} s", LEADER_WAIT.as_secs()))
+        ("no-leader", format!("{what}: no coordinator leads, and none did for {} s", waited.as_secs()))
     } else {
-        ("no-connection", format!("{what}: no coordinator could be reached for {} s", LEADER_WAIT.as_secs()))
+        ("no-connection", format!("{what}: no coordinator could be reached for {} s", waited.as_secs()))
     };
     let mut problem = Problem::unreachable(
         code,

@@ -6,7 +6,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use tonic::Streaming;
 use wire::v1;
 
-use super::connection::{Coordinators, LEADER_WAIT};
+use super::connection::Coordinators;
 use crate::exit::Exit;
 use crate::problem::Problem;
 use crate::view::Live;
@@ -63,7 +63,7 @@ async fn watch(
             }
         };
         // A leader that accepts the call and never says a word must not be asked for ever.
-        if heard.elapsed() > LEADER_WAIT * 2 {
+        if heard.elapsed() > coordinators.leader_wait() * 2 {
             return Err(Problem::unreachable(
                 "no-leader",
                 format!("rotation {id} was not heard of for {} s: {lost}", heard.elapsed().as_secs()),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use coordinator::{Config, ReplicaConfig, RunError};
+use coordinator::{Config, HEARTBEAT_MS, ReplicaConfig, RunError};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -35,13 +35,24 @@ impl Replica {
             .map(|(place, address)| ReplicaConfig { id: place as u64 + 1, address: format!("https://{address}") })
             .collect();
         let listen = addresses[usize::try_from(id).expect("small") - 1];
-        let config = Config { id, farm: FARM.to_owned(), listen, data_dir, tls, join: false, replicas };
-        Self { config, running: None }
+        let mut replica = Self::joining(id, listen, data_dir, tls);
+        replica.config.join = false;
+        replica.config.replicas = replicas;
+        replica
     }
 
     /// One that joins, and knows nobody.
     pub(crate) fn joining(id: u64, listen: SocketAddr, data_dir: PathBuf, tls: TlsFiles) -> Self {
-        let config = Config { id, farm: FARM.to_owned(), listen, data_dir, tls, join: true, replicas: Vec::new() };
+        let config = Config {
+            id,
+            farm: FARM.to_owned(),
+            listen,
+            data_dir,
+            tls,
+            heartbeat_ms: HEARTBEAT_MS,
+            join: true,
+            replicas: Vec::new(),
+        };
         Self { config, running: None }
     }
 
