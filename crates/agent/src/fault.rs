@@ -22,7 +22,7 @@ pub(crate) fn durable(error: &DurableError) -> Fault {
     retryable(
         FaultCode::Internal,
         chain("keeping the agent's own state", error),
-        "check that state_dir of the agent's configuration is writable and its disk is not full",
+        "see that state_dir of the agent's configuration is writable, and make room if its disk is full; it is tried again",
     )
 }
 

@@ -8,7 +8,7 @@ use futures::Stream;
 use rotation::{ClusterId, Fault, Work};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use wire::convert::{Order, Report};
 use wire::status::refused;
 use wire::v1;
@@ -122,7 +122,8 @@ impl AgentService {
 }
 
 fn not_kept(error: &crate::durable::DurableError) -> Status {
-    Status::unavailable(chain("keeping the agent's own state", error))
+    let fault = crate::fault::durable(error);
+    wire::status::error(Code::Unavailable, "AGENT_STATE", fault.message, &fault.next_step)
 }
 
 #[tonic::async_trait]

@@ -7,6 +7,7 @@ mod authority;
 #[path = "../../../reencrypt/tests/engine/cluster.rs"]
 mod cluster;
 mod forward;
+mod full_disk;
 mod instance;
 mod lost_undo;
 #[expect(dead_code, reason = "shared with the engine's tests, which use more of it")]
@@ -16,6 +17,8 @@ mod restart;
 #[path = "../points/servers.rs"]
 mod servers;
 mod shadows;
-#[expect(unused_imports, reason = "shared with the tests in `points`, which use the rest")]
+#[expect(dead_code, reason = "shared with the engine's tests, which use more of it")]
+#[path = "../../../reencrypt/tests/engine/small_disk.rs"]
+mod small_disk;
 mod support;
 mod undo;

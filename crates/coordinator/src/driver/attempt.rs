@@ -135,7 +135,13 @@ fn refusal(id: &AssignmentId, status: &Status) -> Failure {
             }
             Failure::Fault(fault)
         }
-        _ => Failure::Unreached(wire::status::describe(status)),
+        _ => {
+            let mut words = wire::status::describe(status);
+            if let Some(problem) = wire::status::problem(status).filter(|problem| !problem.next_step.is_empty()) {
+                words = format!("{words}; {}", problem.next_step);
+            }
+            Failure::Unreached(words)
+        }
     }
 }
 

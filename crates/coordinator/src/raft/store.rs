@@ -1,6 +1,7 @@
 //! The replica's one file: log, vote, pointers and snapshot in a redb database, each write durable when it returns.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::ErrorKind;
 use std::ops::RangeBounds;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -57,6 +58,15 @@ pub enum OpenStoreError {
         #[source]
         source: Box<redb::Error>,
     },
+    /// No room, not even for what a start writes.
+    #[error("there is no room for the log {path}: the disk is full; make room where data_dir lies and start again")]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<redb::Error>,
+    },
     /// Another replica's directory.
     #[error("the log {path} belongs to {found}, and this is {expected}; correct farm, id or data_dir")]
     ForeignReplica {
@@ -74,14 +84,24 @@ pub enum OpenStoreError {
 pub(crate) enum StoreError {
     #[error("the log's database failed")]
     Database(#[source] Box<redb::Error>),
+    /// Nothing is half-written by that: what was acknowledged stands in the file, and is found at the next start.
+    #[error("the disk is full; make room where data_dir lies, then start this coordinator again")]
+    Full(#[source] Box<redb::Error>),
     #[error(transparent)]
     Frame(#[from] FrameError),
 }
 
 impl<E: Into<redb::Error>> From<E> for StoreError {
     fn from(error: E) -> Self {
-        Self::Database(Box::new(error.into()))
+        let error = error.into();
+        if is_full(&error) { Self::Full(Box::new(error)) } else { Self::Database(Box::new(error)) }
     }
+}
+
+/// Whether the disk, or the share of it that this process may use, is used up.
+fn is_full(error: &redb::Error) -> bool {
+    let full = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge];
+    matches!(error, redb::Error::Io(source) if full.contains(&source.kind()))
 }
 
 type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -104,7 +124,10 @@ impl Store {
         let in_directory = |source| OpenStoreError::Directory { path: directory.to_owned(), source };
         DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory).map_err(in_directory)?;
         let path = directory.join("raft.redb");
-        let failed = |source: redb::Error| OpenStoreError::Open { path: path.clone(), source: Box::new(source) };
+        let failed = |source: redb::Error| {
+            let (path, full, source) = (path.clone(), is_full(&source), Box::new(source));
+            if full { OpenStoreError::Full { path, source } } else { OpenStoreError::Open { path, source } }
+        };
         make_private(&path).map_err(|error| failed(redb::Error::Io(error)))?;
         let database = Database::create(&path).map_err(|error| failed(error.into()))?;
         // Or the file itself could be gone after a loss of power, however durable its content.
@@ -305,7 +328,7 @@ pub(crate) fn decode_state(bytes: &[u8]) -> Result<State> {
 
 fn into_redb(error: StoreError) -> redb::Error {
     match error {
-        StoreError::Database(error) => *error,
+        StoreError::Database(error) | StoreError::Full(error) => *error,
         StoreError::Frame(error) => redb::Error::Corrupted(error.to_string()),
     }
 }

@@ -1,7 +1,8 @@
 //! Changes of files that are on the disk when the function returns, and that a crash leaves either undone or done.
 //!
 //! A file is written beside its place, flushed, and then moved or linked into it; then the directory is flushed, as
-//! the new name lives there. What a crash leaves behind ends in `.tmp` and is overwritten by the next try.
+//! the new name lives there. What a crash leaves behind ends in `.tmp` and is overwritten by the next try; what fails,
+//! as on a full disk, leaves nothing.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
@@ -169,7 +170,11 @@ fn write_beside(path: &Path, content: &[u8], model: Option<&Path>) -> Result<Pat
         crash::point()?;
         file.sync_all()
     };
-    write().map_err(failed("write", &half_written))?;
+    if let Err(error) = write() {
+        // On a full disk it would take room for nothing. Best effort: the next try overwrites what is left.
+        let _ = crash::point().and_then(|()| fs::remove_file(&half_written));
+        return Err(failed("write", &half_written)(error));
+    }
     Ok(half_written)
 }
 

@@ -170,7 +170,7 @@ impl StoreError {
     pub const fn next_step(&self) -> &'static str {
         match self {
             Self::File { .. } => {
-                "check that the directory exists, that keyturn may write there, and that the disk is not full"
+                "see that the directory exists and that keyturn may write there, and make room if the disk is full"
             }
             Self::Busy { .. } => "try again in a moment; only one process may change a key store at a time",
             Self::Missing { .. } => "give this node its first keys with `keyturn key import`",

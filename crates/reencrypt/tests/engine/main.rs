@@ -49,6 +49,7 @@ mod shadow_schemas;
 mod small_disk;
 mod sqlite_faults;
 mod survey;
+mod tablespace;
 mod trial;
 mod upgrade;
 mod values;

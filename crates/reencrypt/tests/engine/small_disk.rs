@@ -1,12 +1,10 @@
-//! A small file system of a test's own, which a table can fill.
+//! A small file system of a test's own, which fills up. Other crates' tests share this file.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
-
-use crate::cluster::Cluster;
 
 /// Mounted for as long as the test runs. Only root can mount one.
 pub(crate) struct SmallDisk {
@@ -18,7 +16,7 @@ pub(crate) struct SmallDisk {
 impl SmallDisk {
     /// For PostgreSQL, in a folder of its own.
     pub(crate) fn mount(size: &str) -> Self {
-        let folder = tempfile::Builder::new().prefix("kt-small-").tempdir_in("/tmp").unwrap();
+        let folder = tempfile::Builder::new().prefix("kt-small-").tempdir_in("/tmp").expect("a folder");
         let mut disk = Self::mount_on(folder.path().to_owned(), size, "uid=postgres,gid=postgres");
         disk.folder = Some(folder);
         disk
@@ -38,38 +36,21 @@ impl SmallDisk {
 
     /// Something else takes all that is left.
     pub(crate) fn fill(&self) {
-        let mut file = std::fs::File::create(self.path.join("other")).unwrap();
+        let mut file = std::fs::File::create(self.path.join("other")).expect("a name needs no room");
         let part = vec![1; 64 * 1024];
         while file.write_all(&part).is_ok() {}
+        // Less than a part may be left.
+        while file.write_all(&part[..512]).is_ok() {}
     }
 
     /// And lets it go again.
     pub(crate) fn clear(&self) {
-        std::fs::remove_file(self.path.join("other")).unwrap();
+        std::fs::remove_file(self.path.join("other")).expect("it was filled");
     }
 
-    /// Makes a tablespace on it, for everybody; answers its name.
-    pub(crate) async fn tablespace(&self, cluster: &Cluster) -> String {
-        let name = self.name();
-        let mut superuser = cluster.superuser("postgres").await;
-        for sql in [
-            format!("CREATE TABLESPACE {name} LOCATION '{}'", self.path.display()),
-            format!("GRANT CREATE ON TABLESPACE {name} TO PUBLIC"),
-        ] {
-            sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut superuser).await.unwrap();
-        }
-        name
-    }
-
-    /// Once nothing lies there any more.
-    pub(crate) async fn drop_tablespace(&self, cluster: &Cluster) {
-        let mut superuser = cluster.superuser("postgres").await;
-        let sql = format!("DROP TABLESPACE {}", self.name());
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut superuser).await.unwrap();
-    }
-
-    fn name(&self) -> String {
-        self.path.file_name().unwrap().to_str().unwrap().replace(['-', '.'], "_").to_lowercase()
+    /// Where it lies.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 }
 
@@ -80,6 +61,6 @@ impl Drop for SmallDisk {
 }
 
 fn run(program: &str, arguments: &[&str], path: &Path) {
-    let output = Command::new(program).args(arguments).arg(path).output().unwrap();
+    let output = Command::new(program).args(arguments).arg(path).output().expect("mount runs");
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -36,7 +36,11 @@ pub(crate) struct Farm {
 impl Farm {
     /// Coordinators of this number, started.
     pub(crate) fn start(replicas: usize) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
+        Self::start_in(tempfile::tempdir().expect("a temporary directory"), replicas)
+    }
+
+    /// The same, with `data-1`, `data-2` … in this directory, which may be there already.
+    pub(crate) fn start_in(directory: TempDir, replicas: usize) -> Self {
         let authority = Authority::create(FARM).expect("a certificate authority");
         let mut farm = Self { directory, replicas: Vec::new(), authority };
         let listeners: Vec<_> =

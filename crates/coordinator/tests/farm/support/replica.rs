@@ -77,7 +77,7 @@ impl Replica {
     }
 
     pub(crate) fn is_running(&self) -> bool {
-        self.running.as_ref().is_some_and(|running| running.frozen.is_none())
+        self.running.as_ref().is_some_and(|running| running.frozen.is_none() && !running.task.is_finished())
     }
 
     /// Makes it stand still wherever it is, as SIGSTOP does a process: its one thread is taken.
@@ -129,6 +129,19 @@ impl Replica {
         running.shutdown.cancel();
         running.task.await.expect("does not panic").expect("ends in order");
         end(running.runtime).await;
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.task.is_finished())
+    }
+
+    /// Waits until it ends by itself, and answers why.
+    pub(crate) async fn ended(&mut self) -> RunError {
+        let running = self.running.take().expect("it runs");
+        let ended = tokio::time::timeout(BOUND, running.task).await.expect("it ends in time");
+        end(running.runtime).await;
+        ended.expect("does not panic").expect_err("it cannot go on")
     }
 
     /// Ends it wherever it is: nothing is told, flushed or handed over.
