@@ -4,9 +4,11 @@
 use std::future::Future;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use reencrypt::EngineError;
 use rotation::{Direction, FaultCode, Strategy, StrategyChoice};
+use sqlx::AssertSqlSafe;
 
 use crate::farm::{Vault, turned, under};
 use crate::shadow::{copied, swapped, undo, verified};
@@ -248,6 +250,44 @@ async fn every_step_may_be_cut_off_anywhere() {
             assert_eq!(vault.census().await, turned(&census));
         }
         assert!(vault.rows(LEFT).await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_lost_session_goes_on_to_build_is_not_built_twice() {
+    let vault = vault(60).await;
+    let defined = definitions(&vault).await;
+    let survey = vault.survey().await;
+    let engine = vault.engine().await;
+    engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
+    let copied = vault.reencrypt_all(&survey, 1, vault.mark(2, Direction::Forward)).await.unwrap();
+    let named = "SELECT CAST(shadow_name AS CHAR) FROM keyturn_shadow WHERE label = 'connections'";
+    let copy = vault.text(named).await;
+    let (mut holder, mut lost) = (vault.root().await, vault.root().await);
+    sqlx::raw_sql(AssertSqlSafe(format!("LOCK TABLES {copy} READ"))).execute(&mut holder).await.unwrap();
+    let builds = format!("ALTER TABLE {copy} ADD KEY by_name (name(20), updated_at(9)), ADD KEY by_notes (notes(30))");
+    let lost = tokio::spawn(async move { sqlx::raw_sql(AssertSqlSafe(builds)).execute(&mut lost).await.map(drop) });
+    waiting(&vault, 1).await;
+
+    let mark = vault.mark(3, Direction::Forward);
+    let letting_go = async {
+        waiting(&vault, 2).await;
+        sqlx::raw_sql("UNLOCK TABLES").execute(&mut holder).await.unwrap();
+    };
+    let (finished, ()) = tokio::join!(engine.finish_shadows(&mark, &|_| {}), letting_go);
+    finished.unwrap();
+    lost.await.unwrap().unwrap();
+    assert_eq!(vault.verify_all(&survey, 2, vault.mark(4, Direction::Forward)).await.unwrap(), copied);
+    engine.swap(&vault.swap_job(&survey, vault.mark(5, Direction::Forward)), &|_| {}).await.unwrap();
+    assert_eq!(definitions(&vault).await, defined);
+}
+
+/// Until so many sessions wait for a table.
+async fn waiting(vault: &Vault, sessions: usize) {
+    let those = "SELECT ID FROM information_schema.PROCESSLIST
+        WHERE DB = DATABASE() AND STATE LIKE 'Waiting for table metadata lock%'";
+    while vault.rows(those).await.len() < sessions {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

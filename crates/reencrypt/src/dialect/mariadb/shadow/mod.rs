@@ -35,6 +35,9 @@ const NAMES_MAX: u32 = 1000;
 /// A column that numbers rows must be the first of some index.
 const WRONG_AUTO_KEY: u16 = 1075;
 
+/// Two primary keys, two indexes or two foreign keys of one name.
+const THERE_ALREADY: [u16; 3] = [1061, 1068, 1826];
+
 /// Foreign keys on either side, also of tables elsewhere.
 const FOREIGN_KEYS: &str = "
     SELECT f.ID
@@ -267,11 +270,26 @@ pub(super) async fn build_steps(
 pub(super) async fn build(connection: &mut MySqlConnection, mark: &LedgerMark, pair: &Pair) -> Result<(), EngineError> {
     admit_now(connection, mark).await?;
     // The statement is made anew from the catalog, never taken from whoever asks.
-    for step in build_steps(connection, mark, pair).await? {
-        let doing = || format!("building the {} on the copy of {}", step.what, pair.original.label);
-        durable::around(point!(SHADOW_STEP_BUILT), run(connection, step.sql, doing)).await?;
+    let mut steps = build_steps(connection, mark, pair).await?;
+    while let Some(BuildStep { what, sql, .. }) = steps.pop() {
+        let doing = || format!("building the {what} on the copy of {}", pair.original.label);
+        match durable::around(point!(SHADOW_STEP_BUILT), run(connection, sql.clone(), doing)).await {
+            // A session that was lost while it built goes on for as long as the server does not notice, and has built
+            // meanwhile what this one has waited for.
+            Err(EngineError::Database { doing, source }) if is_there_already(&source) => {
+                steps = build_steps(connection, mark, pair).await?;
+                if steps.iter().any(|step| step.sql == sql) {
+                    return Err(EngineError::Database { doing, source });
+                }
+            }
+            done => done?,
+        }
     }
     Ok(())
+}
+
+fn is_there_already(error: &sqlx::Error) -> bool {
+    mariadb_number(error).is_some_and(|number| THERE_ALREADY.contains(&number))
 }
 
 /// Records that everything is built, once the copy is defined as the original is.
