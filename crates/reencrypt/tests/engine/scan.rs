@@ -45,6 +45,12 @@ fn groups(column: &ScannedColumn) -> Vec<String> {
     column.values.iter().map(group).collect()
 }
 
+/// What each column of a table holds.
+fn columns_of(report: &ScanReport, table: &str) -> Vec<String> {
+    let those = report.found.iter().filter(|found| found.table == table);
+    those.map(|found| format!("{}: {}", found.column, groups(found).join(", "))).collect()
+}
+
 fn url_safe(cell: &Cell) -> Cell {
     match cell {
         Cell::Text(text) => Cell::Text(text.replace('+', "-").replace('/', "_").trim_end_matches('=').to_owned()),
@@ -395,12 +401,7 @@ async fn postgres_arrays_composites_and_documents_are_looked_into_and_hold_a_rot
         .await;
     see_all(&vault).await;
     let report = scan(&vault).await;
-    let held: Vec<String> = report
-        .found
-        .iter()
-        .filter(|found| found.table == "held")
-        .map(|found| format!("{}: {}", found.column, groups(found).join(", ")))
-        .collect();
+    let held = columns_of(&report, "held");
     let expected = [
         ("bytes", "array elements 2"),
         ("secrets", "array elements 1"),
@@ -462,12 +463,7 @@ async fn postgres_ranges_over_text_and_bytes_are_looked_into_and_hold_a_rotation
         .await;
     see_all(&vault).await;
     let report = scan(&vault).await;
-    let held: Vec<String> = report
-        .found
-        .iter()
-        .filter(|found| found.table == "ranged")
-        .map(|found| format!("{}: {}", found.column, groups(found).join(", ")))
-        .collect();
+    let held = columns_of(&report, "ranged");
     let expected = [
         ("texts", "bound of a range 1"),
         ("upper", "bound of a range 1"),
