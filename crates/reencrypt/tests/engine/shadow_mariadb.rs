@@ -447,6 +447,7 @@ async fn what_cannot_be_copied_is_refused_with_its_obstacle_and_goes_in_place_ot
         (&format!("{plain} PARTITION BY HASH (id) PARTITIONS 2"), "partition"),
         ("CREATE TABLE t (id int PRIMARY KEY, c blob, g int AS (id + 1) STORED)", "generated"),
         ("CREATE TABLE t (id int PRIMARY KEY, c blob, x text, FULLTEXT KEY (x))", "full-text"),
+        ("CREATE TABLE t (id int PRIMARY KEY, c blob, x int, KEY (x) COMMENT 'of \\\\ x')", "backslash"),
         ("CREATE TABLE t (id int PRIMARY KEY, c blob, x point NOT NULL, SPATIAL KEY (x))", "spatial"),
     ] {
         let vault = odd(definition, "t", "id").await;
