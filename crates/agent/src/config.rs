@@ -98,7 +98,7 @@ pub struct DatabaseConfig {
     /// PostgreSQL: further roles whose sessions may stay while the application is fenced, monitoring for example.
     #[serde(default)]
     pub allowed_session_users: Vec<String>,
-    /// MariaDB: files with the URLs of its replicas, each of which is asked how far it is behind while rows are written.
+    /// MariaDB and MySQL: files with the URLs of its replicas, each of which is asked how far it is behind while rows are written.
     #[serde(default)]
     pub replica_url_files: Vec<PathBuf>,
     /// The registered tables: `targets.toml`.

@@ -114,7 +114,7 @@ points! {
     /// Not on SQLite: before the application is let in after an undo, copies let go of other tables, or the header is raised
     /// while accounts are still locked.
     LET_IN_PREPARED,
-    /// MariaDB: the application's accounts are locked, behind the header.
+    /// MariaDB and MySQL: the application's accounts are locked, behind the header.
     ACCOUNTS_LOCKED,
 }
 

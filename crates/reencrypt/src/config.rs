@@ -38,10 +38,11 @@ const LAGGING_ROWS_PER_SECOND_MIN_DEFAULT: NonZeroU32 = NonZeroU32::new(1000).ex
 #[derive(Clone)]
 pub struct DatabaseConfig {
     /// `postgres://ROLE:PASSWORD@HOST/DATABASE` (a directory with a unix socket as percent-encoded host),
-    /// `mariadb://USER:PASSWORD@HOST/DATABASE` (`?socket=PATH` for a unix socket; `mysql://` is the same) or
+    /// `mariadb://USER:PASSWORD@HOST/DATABASE` (`?socket=PATH` for a unix socket; `mysql://` is the same, and the server says
+    /// which of the two it is) or
     /// `sqlite:///PATH`. May hold a password, so `Debug` leaves it out.
     pub url: String,
-    /// The role of the application, which is fenced while rows are turned. In MariaDB the name of the
+    /// The role of the application, which is fenced while rows are turned. In MariaDB and MySQL the name of the
     /// user, for all its hosts. Not in SQLite.
     pub application_role: Option<String>,
     /// Further roles whose sessions may stay while the application is fenced, besides the agent's own.
@@ -53,9 +54,9 @@ pub struct DatabaseConfig {
     /// How far the slowest streaming standby may fall behind, bytes of history that it has not replayed. From half of it
     /// on, rows are written more slowly.
     pub replication_lag_bytes_max: u64,
-    /// The same where standbys tell in seconds how far they are behind: in MariaDB.
+    /// The same where standbys tell in seconds how far they are behind: in MariaDB and MySQL.
     pub replication_lag_seconds_max: u64,
-    /// In MariaDB, whose server does not know how far its replicas are behind: where to ask each of them. May hold
+    /// In MariaDB and MySQL, whose servers do not know how far their replicas are behind: where to ask each of them. May hold
     /// passwords, so `Debug` leaves them out.
     pub replica_urls: Vec<String>,
     /// Rows a second below which a standby does not slow a shard down: one that hangs must not keep the farm offline for
@@ -114,7 +115,9 @@ pub(crate) fn sqlite_url(path: &Path) -> String {
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseUrlError {
     /// No scheme that this release speaks.
-    #[error("the database url begins with {0:?}, and this release speaks postgres://, mariadb:// and sqlite://")]
+    #[error(
+        "the database url begins with {0:?}, and this release speaks postgres://, mariadb://, mysql:// and sqlite://"
+    )]
     Scheme(String),
     /// The driver does not understand the rest.
     #[error("the database url cannot be understood")]
@@ -125,7 +128,7 @@ pub enum DatabaseUrlError {
     /// No tool of the database could be told so.
     #[error("the database url's {0} holds a line break, which no tool of the database takes; name a file")]
     Control(&'static str),
-    /// MariaDB would connect, and know no table by its name alone.
+    /// MariaDB and MySQL would connect, and know no table by its name alone.
     #[error("the database url names no database: write mariadb://user@host/database")]
     NoDatabase,
 }

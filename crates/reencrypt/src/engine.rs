@@ -177,6 +177,14 @@ impl Engine {
         Ok(())
     }
 
+    /// Checks that backups of this database are made and proved at all: of MySQL none are.
+    pub async fn check_backups(&self) -> Result<(), EngineError> {
+        let mut session = self.open().await?;
+        session.session.check_backups().await?;
+        session.end().await;
+        Ok(())
+    }
+
     /// Checks that this login sees everything of the database, for a backup that is made with it. Names every problem at once.
     pub async fn check_backup_rights(&self) -> Result<(), EngineError> {
         let mut session = self.open().await?;

@@ -449,33 +449,34 @@ fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
     code.parse().ok().filter(|_| code.len() < 5)
 }
 
-/// The number of what MariaDB says; its SQLSTATE is too coarse to decide anything by.
+/// The number of what MariaDB or MySQL says; its SQLSTATE is too coarse to decide anything by.
 pub(crate) fn mariadb_number(error: &sqlx::Error) -> Option<u16> {
     error.as_database_error()?.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
 }
 
 /// Connections: 1040, 1203, 1226 too many, 1053 shutdown, 1152 to 1161 lost, 1927 ended by somebody. Locks: 1205 time-out,
 /// 1213 deadlock, 1020 changed by another. Statements: 1317 interrupted, 1969 out of time. Space: 1, 3, 20, 1021, 1026, 1030,
-/// 1041, 1114.
+/// 1041, 1114. Of MySQL alone: 3024 out of time, 3032 and 3168 not available, 3169 ended by somebody, 4031 silent for too long,
+/// 3675 no space.
 const fn is_passing_mariadb(number: u16) -> bool {
     matches!(
         number,
-        1 | 3 | 20 | 1020 | 1021 | 1026 | 1030 | 1037..=1041 | 1053 | 1114 | 1152 | 1154..=1161 | 1203 | 1205 | 1213 | 1226 | 1317 | 1927 | 1969
+        1 | 3 | 20 | 1020 | 1021 | 1026 | 1030 | 1037..=1041 | 1053 | 1114 | 1152 | 1154..=1161 | 1203 | 1205 | 1213 | 1226 | 1317 | 1927 | 1969 | 3024 | 3032 | 3168 | 3169 | 3675 | 4031
     )
 }
 
 fn mariadb_next_step(number: u16) -> Option<&'static str> {
     Some(match number {
-        1044 | 1142 | 1143 | 1227 | 1370 => {
+        1044 | 1095 | 1142 | 1143 | 1227 | 1370 => {
             "give the agent's account the grants of docs/database.md, and EXECUTE on functions that the table's \
              constraints and generated columns use"
         }
-        1045 | 1049 | 1130 | 1698 | 4151 => "correct the url in the agent's [database] configuration",
-        1 | 3 | 20 | 1021 | 1026 | 1030 | 1041 | 1114 => "make room on the database's disk",
-        1205 | 1213 | 1317 | 1969 => "see which session holds the lock, and try again",
+        1045 | 1049 | 1130 | 1698 | 3118 | 4151 => "correct the url in the agent's [database] configuration",
+        1 | 3 | 20 | 1021 | 1026 | 1030 | 1041 | 1114 | 3675 => "make room on the database's disk",
+        1205 | 1213 | 1317 | 1969 | 3024 => "see which session holds the lock, and try again",
         1290 | 1792 | 1836 => "point the url in the agent's [database] configuration to the primary",
         1153 => "raise max_allowed_packet on the server, for good and with SET GLOBAL",
-        1062 | 1048 | 1451 | 1452 | 4025 => {
+        1062 | 1048 | 1451 | 1452 | 3819 | 4025 => {
             "see what the constraint demands of the ciphertexts; correct the rows or the constraint, or drop it for \
              the rotation"
         }
@@ -488,7 +489,7 @@ fn mariadb_next_step(number: u16) -> Option<&'static str> {
     })
 }
 
-/// By the class of the SQLSTATE, MariaDB's number, or SQLite's primary code. Only what may be the network or the server says so.
+/// By the class of the SQLSTATE, MariaDB's or MySQL's number, or SQLite's primary code. Only what may be the network or the server says so.
 fn database_next_step(error: &sqlx::Error) -> &'static str {
     let reachable = "see whether the database runs and can be reached from this node";
     if let Some(number) = mariadb_number(error) {
@@ -564,7 +565,7 @@ const fn sqlite_next_step(code: i32) -> &'static str {
 fn words(error: &sqlx::Error) -> Option<String> {
     // Duplicate and unfit values are quoted in the message itself.
     if let Some(number @ (1062 | 1292 | 1366)) = mariadb_number(error) {
-        return Some(format!("a value was refused by a constraint or the column's type (MariaDB's error {number})"));
+        return Some(format!("a value was refused by a constraint or the column's type (the server's error {number})"));
     }
     if sqlite_code(error) == Some(SQLITE_IOERR_SHMSIZE) {
         return Some("its disk is full: there is no room for what lies beside it in write-ahead mode".to_owned());

@@ -11,6 +11,10 @@ mod farm;
 mod help;
 mod hostile;
 mod keys;
+#[path = "../../../reencrypt/tests/engine/mariadb.rs"]
+#[expect(clippy::unwrap_used, dead_code, reason = "it is of the engine's tests, which use the rest of it")]
+mod mariadb;
+mod mysql;
 mod operator;
 mod physical;
 mod pki;

@@ -80,3 +80,8 @@ fn killed_among_rows_all_come_back_on_postgresql() {
 fn killed_among_rows_all_come_back_on_mariadb() {
     killed_among_rows(VaultFarm::on_mariadb(2));
 }
+
+#[test]
+fn killed_among_rows_all_come_back_on_mysql() {
+    killed_among_rows(VaultFarm::on_mysql(2));
+}

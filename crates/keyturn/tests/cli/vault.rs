@@ -7,6 +7,7 @@ use serde_json::Value;
 use sqlx::Connection as _;
 
 use crate::farm::{Farm, Running, free_port};
+use crate::mariadb;
 use crate::sample_vault::{TARGETS, commands, settings};
 use crate::support::{Ran, keyturn, run};
 
@@ -52,6 +53,11 @@ impl VaultFarm {
     /// The same on a temporary MariaDB server.
     pub(crate) fn on_mariadb(nodes: usize) -> Self {
         Self::on_server(nodes, Server::mariadb())
+    }
+
+    /// The same on a temporary MySQL server.
+    pub(crate) fn on_mysql(nodes: usize) -> Self {
+        Self::on_server(nodes, Server::mysql())
     }
 
     fn on_server(nodes: usize, server: Server) -> Self {
@@ -228,10 +234,20 @@ impl Urls {
     }
 }
 
+/// What ends with a temporary server.
+enum Held {
+    Spare(local_farm::SpareDatabase),
+    /// There is no other use for MySQL's server than tests.
+    Mysql {
+        _server: mariadb::Server,
+    },
+}
+
 /// A temporary server.
 struct Server {
     runtime: tokio::runtime::Runtime,
-    database: Option<local_farm::SpareDatabase>,
+    held: Option<Held>,
+    url: String,
     /// As whom the agents come, who may do everything.
     administrator: &'static str,
 }
@@ -240,7 +256,7 @@ impl Server {
     fn postgres() -> Self {
         let server = Self::start("postgres", "postgres");
         let grant = async {
-            let mut connection = sqlx::PgConnection::connect(server.url()).await?;
+            let mut connection = sqlx::PgConnection::connect(&server.url).await?;
             sqlx::raw_sql("GRANT CREATE, USAGE ON SCHEMA public TO vault_app").execute(&mut connection).await?;
             connection.close().await
         };
@@ -251,7 +267,7 @@ impl Server {
     fn mariadb() -> Self {
         let server = Self::start("mariadb", "root");
         let grant = async {
-            let mut connection = sqlx::MySqlConnection::connect(server.url()).await?;
+            let mut connection = sqlx::MySqlConnection::connect(&server.url).await?;
             sqlx::raw_sql("GRANT ALL PRIVILEGES ON vault.* TO vault_app@'%'").execute(&mut connection).await?;
             connection.close().await
         };
@@ -262,15 +278,25 @@ impl Server {
     fn start(kind: &str, administrator: &'static str) -> Self {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let database = runtime.block_on(local_farm::SpareDatabase::prepare(kind)).expect("a server");
-        Self { runtime, database: Some(database), administrator }
+        let url = database.url().to_owned();
+        Self { runtime, held: Some(Held::Spare(database)), url, administrator }
     }
 
-    fn url(&self) -> &str {
-        self.database.as_ref().expect("it runs").url()
+    fn mysql() -> Self {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let server = mariadb::Server::start_of(mariadb::Make::MySql, "");
+        let make = async {
+            let sql = "CREATE DATABASE vault CHARACTER SET utf8mb4 COLLATE utf8mb4_bin; CREATE USER vault_app@'%';
+                       GRANT ALL PRIVILEGES ON vault.* TO vault_app@'%'";
+            sqlx::raw_sql(sql).execute(&mut server.superuser("mysql").await).await
+        };
+        runtime.block_on(make).expect("made");
+        let url = server.url("root", "vault");
+        Self { runtime, held: Some(Held::Mysql { _server: server }), url, administrator: "root" }
     }
 
     fn urls(&self) -> Urls {
-        let agent = self.url().to_owned();
+        let agent = self.url.clone();
         let application = agent.replace(&format!("//{}@", self.administrator), "//vault_app@");
         assert_ne!(agent, application);
         Urls { agent, application, role: "application_role = \"vault_app\"\n" }
@@ -279,7 +305,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(database) = self.database.take() {
+        if let Some(Held::Spare(database)) = self.held.take() {
             let _ = self.runtime.block_on(database.end());
         }
     }

@@ -173,6 +173,11 @@ pub(crate) trait Session: Send {
     /// Names every right and circumstance that the work will lack.
     async fn check_rights(&mut self) -> Result<(), EngineError>;
 
+    /// Whether backups of this database are made and proved; else why not.
+    async fn check_backups(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Names every right that a backup with this login would lack without a word of the database's own tool.
     async fn check_backup_rights(&mut self) -> Result<(), EngineError> {
         Ok(())
@@ -358,7 +363,8 @@ pub(crate) fn of(config: &DatabaseConfig) -> Result<Box<dyn Dialect>, EngineErro
     use crate::config::Location;
     let location = Location::parse(&config.url).map_err(EngineError::Url)?;
     if !config.replica_urls.is_empty() && !matches!(location, Location::Mariadb(_)) {
-        let problem = "URLs of replicas are given, and only MariaDB's are asked after by URL".to_owned();
+        let problem =
+            "URLs of replicas are given, and only those of MariaDB and MySQL are asked after by URL".to_owned();
         return Err(EngineError::Configuration(problem));
     }
     Ok(match location {

@@ -35,7 +35,7 @@ fn alterations(vault: &Vault) -> Vec<(&'static str, &'static str)> {
         ("ALTER TABLE connections RENAME TO elsewhere", "ALTER TABLE elsewhere RENAME TO connections"),
         (
             "ALTER TABLE connections DROP COLUMN updated_at",
-            "ALTER TABLE connections ADD COLUMN updated_at text DEFAULT 'then'",
+            "ALTER TABLE connections ADD COLUMN updated_at text DEFAULT ('then')",
         ),
     ]
 }

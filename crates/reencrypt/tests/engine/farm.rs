@@ -18,12 +18,12 @@ use tempfile::TempDir;
 
 use crate::cluster::{self, Cluster};
 use crate::documented::documented;
-use crate::mariadb::{self, Server};
+use crate::mariadb::Server;
 
 /// The four tables of a vault, in the form that all systems take once the types are filled in.
 pub(crate) const SCHEMA: &str = "
     CREATE TABLE connections (
-        id {bigint} PRIMARY KEY, name text, password {blob}, notes text, updated_at text DEFAULT 'then');
+        id {bigint} PRIMARY KEY, name text, password {blob}, notes text, updated_at text DEFAULT ('then'));
     CREATE TABLE \"User Entries\" (
         owner {uuid} NOT NULL, \"Seq\" integer NOT NULL, secret {blob}, PRIMARY KEY (owner, \"Seq\"));
     CREATE TABLE documents (\"Slug\" varchar(40) NOT NULL PRIMARY KEY, body text);
@@ -128,6 +128,11 @@ macro_rules! on_both {
             async fn on_mariadb() {
                 check(Vault::mariadb().await).await;
             }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn on_mysql() {
+                check(Vault::mysql().await).await;
+            }
         })*
     };
 }
@@ -157,37 +162,6 @@ impl Vault {
         ] {
             vault.grant(table, key, columns).await;
         }
-        vault
-    }
-
-    /// The vault's tables in a MariaDB database, empty, with the users and grants of docs/database.md.
-    pub(crate) async fn mariadb() -> Self {
-        Self::mariadb_on(mariadb::shared()).await
-    }
-
-    pub(crate) async fn mariadb_on(server: Arc<Server>) -> Self {
-        let vault = Self::mariadb_bare_on(server, TARGETS).await;
-        vault.run(&vault.types(SCHEMA)).await;
-        vault.run(&vault.named(&documented("mariadb table"))).await;
-        for (table, columns) in [("\"User Entries\"", "secret"), ("documents", "body"), ("attachments", "content")] {
-            vault.grant(table, "", columns).await;
-        }
-        vault
-    }
-
-    /// A MariaDB database without tables, with the users of docs/database.md.
-    pub(crate) async fn mariadb_bare(targets: &str) -> Self {
-        Self::mariadb_bare_on(mariadb::shared(), targets).await
-    }
-
-    pub(crate) async fn mariadb_bare_on(server: Arc<Server>, targets: &str) -> Self {
-        let (database, number) = server.database().await;
-        let (agent, application) = (format!("agent_{number}"), format!("app_{number}"));
-        let mut config = DatabaseConfig::new(server.url(&agent, &database));
-        config.application_role = Some(application.clone());
-        let vault = Self::at(Place::Mariadb { server, database, agent, application }, config, targets);
-        vault.run(&vault.named("CREATE USER vault_app@localhost; GRANT ALL ON vault.* TO vault_app@localhost;")).await;
-        vault.run(&vault.named(&documented("mariadb grants"))).await;
         vault
     }
 
@@ -225,7 +199,7 @@ impl Vault {
         vault
     }
 
-    fn at(place: Place, mut config: DatabaseConfig, targets: &str) -> Self {
+    pub(crate) fn at(place: Place, mut config: DatabaseConfig, targets: &str) -> Self {
         // Nobody who should go takes long to, and the tests in which somebody stays wait for it.
         config.sessions_wait = std::time::Duration::from_secs(2);
         Self {
@@ -275,11 +249,6 @@ impl Vault {
         })
     }
 
-    /// What docs/database.md grants for copies in MariaDB.
-    pub(crate) async fn grant_shadows(&self) {
-        self.run(&self.named(&documented("mariadb shadows"))).await;
-    }
-
     /// SQL with the documented names replaced by those of this test.
     pub(crate) fn named(&self, sql: &str) -> String {
         match &self.place {
@@ -299,6 +268,7 @@ impl Vault {
         let (bigint, blob, uuid, name) = match &self.place {
             Place::Sqlite { .. } => ("INTEGER", "BLOB", "TEXT", "text"),
             Place::Postgres { .. } => ("bigint", "bytea", "uuid", "text"),
+            Place::Mariadb { .. } if self.is_mysql() => ("bigint", "longblob", "char(36)", "varchar(100)"),
             Place::Mariadb { .. } => ("bigint", "longblob", "uuid", "varchar(100)"),
         };
         sql.replace("{bigint}", bigint).replace("{blob}", blob).replace("{uuid}", uuid).replace("{name}", name)
@@ -312,6 +282,7 @@ impl Vault {
         matches!(self.place, Place::Postgres { .. })
     }
 
+    /// Or MySQL.
     pub(crate) fn is_mariadb(&self) -> bool {
         matches!(self.place, Place::Mariadb { .. })
     }
@@ -321,7 +292,7 @@ impl Vault {
         match &self.place {
             Place::Sqlite { .. } => Self::sqlite().await,
             Place::Postgres { .. } => Self::postgres().await,
-            Place::Mariadb { .. } => Self::mariadb().await,
+            Place::Mariadb { server, .. } => Self::made_by(server.make).await,
         }
     }
 
@@ -459,6 +430,7 @@ impl Vault {
         match cell {
             Cell::Null => "NULL".to_owned(),
             Cell::Integer(number) => number.to_string(),
+            Cell::Text(text) if self.is_mysql() => format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''")),
             Cell::Text(text) => format!("'{}'", text.replace('\'', "''")),
             Cell::Bytes(bytes) if matches!(self.place, Place::Postgres { .. }) => format!("'\\x{}'::bytea", hex(bytes)),
             // Twice the length would be more than a statement may have.

@@ -5,6 +5,7 @@ use keys::KeySet;
 use rotation::Direction;
 
 use crate::farm::{Vault, request, turned, under};
+use crate::mariadb::Make;
 
 /// Enough rows for several pages, so that paging by this key is what is tested.
 const ROWS: i64 = 2300;
@@ -144,13 +145,14 @@ async fn text_keys_of_a_collation_that_ignores_case() {
     assert_eq!(under(&vault.census().await).1, 0);
 }
 
-async fn mariadb(columns: &str, key: &[&str], rest: &str, values: &str) {
-    let vault = Vault::mariadb_bare(&targets(key)).await;
+async fn mariadb(make: Make, columns: &str, key: &[&str], rest: &str, values: &str) {
+    let vault = Vault::bare_made_by(make, &targets(key)).await;
     let secret = vault.literal(&vault.raw(&"x".repeat(200), ""));
     vault
         .run(&format!(
             "CREATE TABLE \"T\" ({columns}, c longblob, PRIMARY KEY {rest};
-         INSERT INTO \"T\" SELECT {values}, {secret} FROM (SELECT CAST(seq AS SIGNED) AS n FROM seq_1_to_{ROWS}) s;"
+         INSERT INTO \"T\" SELECT {values}, {secret} FROM (SELECT CAST(seq AS SIGNED) AS n FROM {}) s;",
+            vault.numbers(ROWS.unsigned_abs())
         ))
         .await;
     vault.grant("\"T\"", "", "c").await;
@@ -158,47 +160,65 @@ async fn mariadb(columns: &str, key: &[&str], rest: &str, values: &str) {
 }
 
 macro_rules! on_mariadb {
-    ($($name:ident: $columns:literal, $key:expr, $rest:literal, $values:literal;)*) => {
-        mod in_mariadb {
-            use super::mariadb;
+    ($module:ident, $make:ident; $($name:ident: $columns:literal, $key:expr, $rest:literal, $values:literal;)*) => {
+        mod $module {
+            use super::{Make, mariadb};
 
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                mariadb($columns, &$key, $rest, $values).await;
+                mariadb(Make::$make, $columns, &$key, $rest, $values).await;
             })*
         }
     };
 }
 
-on_mariadb! {
-    smallint_keys: "\"K\" smallint", ["K"], "(\"K\"))", "n - 1200";
-    unsigned_int_keys: "k int unsigned", ["k"], "(k))", "4294967295 - n * 3";
-    zerofilled_int_keys: "k int(12) zerofill", ["k"], "(k))", "n";
-    bigint_keys: "k bigint", ["k"], "(k))", "n * 4000000000000000 - 4600000000000000000";
-    unsigned_bigint_keys_above_the_signed_ones: "k bigint unsigned", ["k"], "(k))",
-        "18446744073709551615 - CAST(n AS UNSIGNED) * 8000000000000000";
+/// What both have.
+macro_rules! on_both_makes {
+    ($module:ident, $make:ident) => {
+        on_mariadb! { $module, $make;
+            smallint_keys: "\"K\" smallint", ["K"], "(\"K\"))", "n - 1200";
+            unsigned_int_keys: "k int unsigned", ["k"], "(k))", "4294967295 - n * 3";
+            zerofilled_int_keys: "k int(12) zerofill", ["k"], "(k))", "n";
+            bigint_keys: "k bigint", ["k"], "(k))", "n * 4000000000000000 - 4600000000000000000";
+            unsigned_bigint_keys_above_the_signed_ones: "k bigint unsigned", ["k"], "(k))",
+                "18446744073709551615 - CAST(n AS UNSIGNED) * 8000000000000000";
+            text_keys_that_ignore_case_and_accents: "k varchar(40) CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci", ["k"], "(k))",
+                "ELT(n % 8 + 1, 'ä', 'Z', 'z', 'a-', 'A', 'ß', '_', '') || n";
+            text_keys_of_a_binary_collation: "k varchar(40) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin", ["k"], "(k))",
+                "ELT(n % 4 + 1, 'a', 'A', 'ä', '😀') || n";
+            latin1_text_keys: "k varchar(40) CHARACTER SET latin1 COLLATE latin1_swedish_ci", ["k"], "(k))",
+                "ELT(n % 5 + 1, 'ä', 'Ö', 'z', '€', 'it''s ' || CHAR(92 USING utf8mb4)) || n";
+            char_keys_with_blanks: "k char(20) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci", ["k"], "(k))",
+                "ELT(n % 3 + 1, 'a ', ' a', 'a b ') || n";
+            binary_keys: "k binary(16)", ["k"], "(k))", "LEFT(UNHEX(SHA2(n, 256)), 4 + n % 12) || ''";
+            varbinary_keys: "k varbinary(30)", ["k"], "(k))", "LEFT(UNHEX(SHA2(n, 256)), 20)";
+            timestamp_keys: "k timestamp(6)", ["k"], "(k))", "'2001-02-28 12:00:00.000001' + INTERVAL n * 17 HOUR";
+            datetime_keys: "k datetime(3)", ["k"], "(k))", "'1001-02-28 12:00:00.001' + INTERVAL n * 17 DAY";
+            date_and_decimal_keys: "d date, k decimal(20,7)", ["d", "k"], "(d, k))", "'0001-01-01' + INTERVAL n % 7 DAY, n / 7 - 100";
+            composite_keys_in_another_order_than_the_columns: "b varchar(20), a integer", ["a", "b"], "(a, b))", "'b' || n, n % 5";
+            composite_keys_of_which_one_descends: "a integer, b varchar(20)", ["a", "b"], "(a DESC, b))", "n % 9, 'b' || n";
+            keys_of_partitions: "a integer, b integer", ["a", "b"], "(a, b)) PARTITION BY HASH (b) PARTITIONS 5", "n % 9, n";
+            keys_of_ranges: "a integer", ["a"],
+                "(a)) PARTITION BY RANGE (a) (PARTITION p0 VALUES LESS THAN (1000), PARTITION p1 VALUES LESS THAN MAXVALUE)", "n";
+        }
+    };
+}
+
+on_both_makes!(in_mariadb, MariaDb);
+on_both_makes!(in_mysql, MySql);
+
+on_mariadb! { in_mariadb_alone, MariaDb;
     uuid_keys: "k uuid", ["k"], "(k))", "UUID()";
     inet6_keys: "k inet6", ["k"], "(k))", "CONCAT(HEX(n * 7), '::', IF(n % 2, '1.2.3.4', 'ffff'))";
     inet4_keys: "k inet4", ["k"], "(k DESC))", "INET_NTOA(n * 1234567)";
-    text_keys_that_ignore_case_and_accents: "k varchar(40) CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci", ["k"], "(k))",
-        "ELT(n % 8 + 1, 'ä', 'Z', 'z', 'a-', 'A', 'ß', '_', '') || n";
-    text_keys_of_a_binary_collation: "k varchar(40) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin", ["k"], "(k))",
-        "ELT(n % 4 + 1, 'a', 'A', 'ä', '😀') || n";
-    latin1_text_keys: "k varchar(40) CHARACTER SET latin1 COLLATE latin1_swedish_ci", ["k"], "(k))",
-        "ELT(n % 5 + 1, 'ä', 'Ö', 'z', '€', 'it''s \\') || n";
-    char_keys_with_blanks: "k char(20) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci", ["k"], "(k))",
-        "ELT(n % 3 + 1, 'a ', ' a', 'a b ') || n";
     utf8mb3_char_keys_without_padding: "k varchar(20) CHARACTER SET utf8mb3 COLLATE utf8mb3_general_nopad_ci", ["k"], "(k))",
         "n || REPEAT(' ', n % 3)";
-    binary_keys: "k binary(16)", ["k"], "(k))", "LEFT(UNHEX(MD5(n)), 4 + n % 12) || ''";
-    varbinary_keys: "k varbinary(30)", ["k"], "(k))", "UNHEX(SHA1(n))";
-    timestamp_keys: "k timestamp(6)", ["k"], "(k))", "'2001-02-28 12:00:00.000001' + INTERVAL n * 17 HOUR";
-    datetime_keys: "k datetime(3)", ["k"], "(k))", "'1001-02-28 12:00:00.001' + INTERVAL n * 17 DAY";
-    date_and_decimal_keys: "d date, k decimal(20,7)", ["d", "k"], "(d, k))", "'0001-01-01' + INTERVAL n % 7 DAY, n / 7 - 100";
     composite_keys: "a integer, b varchar(20), c2 uuid", ["a", "b", "c2"], "(a, b, c2))", "n % 3, CONCAT('b', n % 11), UUID()";
-    composite_keys_in_another_order_than_the_columns: "b varchar(20), a integer", ["a", "b"], "(a, b))", "'b' || n, n % 5";
-    composite_keys_of_which_one_descends: "a integer, b varchar(20)", ["a", "b"], "(a DESC, b))", "n % 9, 'b' || n";
-    keys_of_partitions: "a integer, b integer", ["a", "b"], "(a, b)) PARTITION BY HASH (b) PARTITIONS 5", "n % 9, n";
-    keys_of_ranges: "a integer", ["a"],
-        "(a)) PARTITION BY RANGE (a) (PARTITION p0 VALUES LESS THAN (1000), PARTITION p1 VALUES LESS THAN MAXVALUE)", "n";
+}
+
+on_mariadb! { in_mysql_alone, MySql;
+    utf8mb4_char_keys_without_padding: "k varchar(20) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_ai_ci", ["k"], "(k))",
+        "n || REPEAT(' ', n % 3)";
+    composite_keys_of_three_columns: "a integer, b varchar(20), c2 char(36)", ["a", "b", "c2"], "(a, b, c2))",
+        "n % 3, CONCAT('b', n % 11), UUID()";
 }

@@ -5,6 +5,8 @@ use reencrypt::{Engine, EngineError, NoteKind};
 use rotation::{Direction, Survey};
 
 use crate::farm::{Vault, under};
+use crate::makes::on_mariadb_and_mysql;
+use crate::mariadb::Make;
 
 /// What asks the ledger.
 const QUESTIONS: [&str; 11] = [
@@ -83,9 +85,8 @@ async fn turn(vault: &Vault) -> Survey {
     survey
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ledger_that_may_not_be_read_is_not_taken_for_none_on_mariadb() {
-    let vault = Vault::mariadb().await;
+async fn a_ledger_that_may_not_be_read_is_not_taken_for_none(make: Make) {
+    let vault = Vault::made_by(make).await;
     let survey = turn(&vault).await;
     for (table, questions) in [
         ("rotation", all_but(&[])),
@@ -115,9 +116,8 @@ async fn a_ledger_that_may_not_be_read_is_not_taken_for_none_on_postgresql() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_may_not_see_other_sessions_does_not_take_mariadb_for_empty() {
-    let vault = Vault::mariadb().await;
+async fn who_may_not_see_other_sessions_does_not_take_the_database_for_empty(make: Make) {
+    let vault = Vault::made_by(make).await;
     let engine = vault.engine().await;
     let others = vault.root().await;
     vault.run(&vault.named("REVOKE PROCESS ON *.* FROM keyturn_agent@'%'")).await;
@@ -131,4 +131,9 @@ async fn who_may_not_see_other_sessions_does_not_take_mariadb_for_empty() {
     let named = engine.fence(&vault.mark(3, Direction::Forward)).await.unwrap_err();
     assert!(matches!(named, EngineError::Superseded(_)), "it was turned back: {named:?}");
     sqlx::Connection::close(others).await.unwrap();
+}
+
+on_mariadb_and_mysql! {
+    a_ledger_that_may_not_be_read_is_not_taken_for_none,
+    who_may_not_see_other_sessions_does_not_take_the_database_for_empty,
 }

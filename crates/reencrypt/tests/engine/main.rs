@@ -1,4 +1,4 @@
-//! The engine on real databases: SQLite files, and a temporary PostgreSQL cluster and MariaDB server that live as long as
+//! The engine on real databases: SQLite files, and a temporary PostgreSQL cluster, MariaDB and MySQL server that live as long as
 //! this process has tests running. Test names say what holds; most hold for every system.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
@@ -23,12 +23,14 @@ mod keys_of_every_type;
 mod large_values;
 mod late_workers;
 mod lost_rights;
+mod makes;
 mod mariadb;
 mod mariadb_faults;
 mod mariadb_fence;
 mod mariadb_schema;
 mod mariadb_workers;
 mod memory;
+mod mysql;
 mod pace;
 mod planner;
 mod proxy;

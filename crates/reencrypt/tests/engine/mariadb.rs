@@ -1,4 +1,4 @@
-//! A temporary MariaDB server on a unix socket, started by the first test that needs it and removed after the last.
+//! Temporary MariaDB and MySQL servers on unix sockets, each started by the first test that needs it and removed after the last.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -15,47 +15,80 @@ use tempfile::TempDir;
 
 const MISSING: &str = "MariaDB's server programs are not installed; run: sudo apt-get install mariadb-server-core";
 
+/// Where MySQL's server is, as `tests/mysql` has told.
+const MYSQL: &str = "KEYTURN_TEST_MYSQL";
+
+const MYSQL_MISSING: &str =
+    "there is no MySQL server; run tests/mysql, and set KEYTURN_TEST_MYSQL to the folder that it prints";
+
 /// How long a server may refuse connections while it starts.
 const START_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// So that statements of the tests mean the same in all databases.
 const SETTINGS: &str = "
-    SET sql_mode = 'ANSI_QUOTES,PIPES_AS_CONCAT,NO_BACKSLASH_ESCAPES,STRICT_ALL_TABLES', time_zone = '+00:00',
-        autocommit = 1, completion_type = 0;
+    SET sql_mode = CONCAT('ANSI_QUOTES,PIPES_AS_CONCAT,STRICT_ALL_TABLES' /*M! , ',NO_BACKSLASH_ESCAPES' */), time_zone = '+00:00',
+        autocommit = 1, completion_type = 0 /*!80400 , cte_max_recursion_depth = 100000 */;
     SET NAMES utf8mb4 COLLATE utf8mb4_bin";
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Make {
+    MariaDb,
+    MySql,
+}
 
 /// A running server. Stopped and removed on drop, and also when this process is killed: a shell holds the other end of a
 /// pipe and ends the server when the pipe closes.
 pub(crate) struct Server {
+    pub(crate) make: Make,
     directory: TempDir,
     options: String,
     keeper: Mutex<Option<(Child, ChildStdin)>>,
 }
 
-static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+static SHARED: [Mutex<Weak<Server>>; 2] = [const { Mutex::new(Weak::new()) }; 2];
 static NAMES: AtomicU32 = AtomicU32::new(0);
 
-/// The server of this process.
+/// The MariaDB server of this process.
 pub(crate) fn shared() -> Arc<Server> {
-    let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    shared_of(Make::MariaDb)
+}
+
+/// The one of this make.
+pub(crate) fn shared_of(make: Make) -> Arc<Server> {
+    let mut shared = SHARED[make as usize].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     shared.upgrade().unwrap_or_else(|| {
-        let server = Arc::new(Server::start(""));
+        let server = Arc::new(Server::start_of(make, ""));
         *shared = Arc::downgrade(&server);
         server
     })
 }
 
 impl Server {
-    /// A server of one's own, with further options.
+    /// A MariaDB server of one's own, with further options.
     pub(crate) fn start(options: &str) -> Self {
+        Self::start_of(Make::MariaDb, options)
+    }
+
+    /// The same of this make.
+    pub(crate) fn start_of(make: Make, options: &str) -> Self {
         let directory = tempfile::Builder::new().prefix("kt-maria-").tempdir_in("/tmp").unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let server = Self { make, directory, options: options.to_owned(), keeper: Mutex::new(None) };
+        match make {
+            Make::MariaDb => server.install_mariadb(),
+            Make::MySql => server.install_mysql(),
+        }
+        server.run();
+        server
+    }
+
+    fn install_mariadb(&self) {
         if nix::unistd::geteuid().is_root() {
             let user = user();
-            chown(directory.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+            chown(self.directory.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
         }
-        let server = Self { directory, options: options.to_owned(), keeper: Mutex::new(None) };
-        let output = server
+        let output = self
             .command("mariadb-install-db")
             .args([
                 "--no-defaults",
@@ -63,15 +96,25 @@ impl Server {
                 "--skip-test-db",
                 "--skip-name-resolve",
             ])
-            .arg(format!("--datadir={}/data", server.path()))
+            .arg(format!("--datadir={}/data", self.path()))
             // Not the one of the whole machine, where two that are installed at once take each other's files.
-            .arg(format!("--tmpdir={}", server.path()))
+            .arg(format!("--tmpdir={}", self.path()))
             .args(["--innodb-flush-method=nosync", "--innodb-log-file-size=16M"])
             .output()
             .expect(MISSING);
         assert!(output.status.success(), "mariadb-install-db: {}", String::from_utf8_lossy(&output.stdout));
-        server.run();
-        server
+    }
+
+    /// Installing takes seconds, so that was done once and is copied.
+    fn install_mysql(&self) {
+        let data = mysql_folder().join("data");
+        let copied = Command::new("cp")
+            .args(["-a", "--sparse=always"])
+            .arg(data)
+            .arg(format!("{}/data", self.path()))
+            .status()
+            .unwrap();
+        assert!(copied.success(), "copying {MYSQL_MISSING}");
     }
 
     fn path(&self) -> &str {
@@ -80,6 +123,9 @@ impl Server {
 
     /// A command as a user that may run a server, which refuses root.
     fn command(&self, program: &str) -> Command {
+        if self.make == Make::MySql {
+            return Command::new(mysql_folder().join(program));
+        }
         let folders = std::env::var_os("PATH").unwrap_or_default();
         let path = std::env::split_paths(&folders)
             .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/bin")])
@@ -100,7 +146,18 @@ impl Server {
     }
 
     fn run(&self) {
-        let server = self.command("mariadbd");
+        let (program, options) = match self.make {
+            Make::MariaDb => ("mariadbd", "--innodb-log-file-size=16M".to_owned()),
+            // It runs as whoever the tests run as, since its folder may be closed to anybody else.
+            Make::MySql => (
+                "mysqld",
+                format!(
+                    "--user={} --mysqlx=OFF --secure-file-priv=NULL --skip-log-bin --innodb-redo-log-capacity=32M",
+                    nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name
+                ),
+            ),
+        };
+        let server = self.command(program);
         let words: Vec<String> = std::iter::once(server.get_program())
             .chain(server.get_args())
             .map(|word| format!("'{}'", word.to_str().unwrap()))
@@ -109,7 +166,7 @@ impl Server {
         let script = format!(
             "rm -f {directory}/s; {} --no-defaults --datadir={directory}/data --socket={directory}/s --skip-networking \
              --tmpdir={directory} --pid-file={directory}/pid --innodb-flush-method=nosync --innodb-buffer-pool-size=64M \
-             --innodb-log-file-size=16M --max-connections=300 {} >>{directory}/log 2>&1 & \
+             {options} --max-connections=300 {} >>{directory}/log 2>&1 & \
              while [ ! -S {directory}/s ] && kill -0 $! 2>/dev/null; do sleep 0.02; done; \
              echo up; read -r _; kill -TERM $!; wait $!",
             words.join(" "),
@@ -140,7 +197,13 @@ impl Server {
 
     /// `mariadb://` URL of a user and database on the socket.
     pub(crate) fn url(&self, user: &str, database: &str) -> String {
-        format!("mariadb://{user}@localhost/{database}?socket={}/s", self.path())
+        match self.make {
+            Make::MariaDb => format!("mariadb://{user}@localhost/{database}?socket={}/s", self.path()),
+            // In clear, so that a proxy can read along; the accounts have no passwords.
+            Make::MySql => {
+                format!("mysql://{user}@localhost/{database}?socket={}/s&ssl-mode=DISABLED", self.path())
+            }
+        }
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -149,7 +212,11 @@ impl Server {
 
     /// Where a database lies, and whom its files belong to.
     pub(crate) fn folder(&self, database: &str) -> (PathBuf, nix::unistd::User) {
-        (self.directory.path().join("data").join(database), user())
+        let user = match self.make {
+            Make::MariaDb => user(),
+            Make::MySql => nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap(),
+        };
+        (self.directory.path().join("data").join(database), user)
     }
 
     /// A session of the administrator.
@@ -182,6 +249,14 @@ impl Server {
         superuser.close().await.unwrap();
         (name, number)
     }
+}
+
+/// What `tests/mysql` has made, here or in the folder that a variable names.
+fn mysql_folder() -> PathBuf {
+    let named = std::env::var_os(MYSQL).map(PathBuf::from);
+    let folder = named.unwrap_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/mysql/bin")));
+    assert!(folder.join("mysqld").is_file(), "{MYSQL_MISSING}");
+    folder
 }
 
 /// As whom the server runs: the user that the package of a permanent server makes, or the one that every system has.

@@ -1,4 +1,4 @@
-//! What comes between a worker and its work in MariaDB, in place and by copies: connections that are lost or ended at every
+//! What comes between a worker and its work in MariaDB and MySQL, in place and by copies: connections that are lost or ended at every
 //! statement, locks of others, cancelled statements, full disks. A named error, nothing lost, and the work goes on where it
 //! was.
 
@@ -6,7 +6,8 @@ use reencrypt::{Engine, EngineError, ShardJob, SwapJob};
 use rotation::{Direction, Shard, Strategy, Survey};
 
 use crate::farm::{Census, Found, Place, Vault, request, turned, under};
-use crate::mariadb::waits_for_a_row;
+use crate::makes::on_mariadb_and_mysql;
+use crate::mariadb::{Make, Server, waits_for_a_row};
 use crate::proxy::{Cut, ENDLESS, Proxy, engine_behind, through_cuts};
 use crate::small_disk::SmallDisk;
 
@@ -20,6 +21,14 @@ const ROWS: i64 = 3000;
 /// More than any step of this small a table sends.
 const STATEMENTS_MAX: i64 = 300;
 
+/// How tables can go there.
+fn strategies(make: Make) -> Vec<Strategy> {
+    match make {
+        Make::MariaDb => vec![Strategy::InPlace, Strategy::Shadow],
+        Make::MySql => vec![Strategy::InPlace],
+    }
+}
+
 struct Farm {
     vault: Vault,
     survey: Survey,
@@ -27,8 +36,8 @@ struct Farm {
 }
 
 impl Farm {
-    async fn new(strategy: Strategy, rows: i64) -> Self {
-        Self::on(Vault::mariadb_bare(TARGETS).await, strategy, rows, 1).await
+    async fn new(make: Make, strategy: Strategy, rows: i64) -> Self {
+        Self::on(Vault::bare_made_by(make, TARGETS).await, strategy, rows, 1).await
     }
 
     /// Secrets of about so many letters.
@@ -129,28 +138,27 @@ impl Farm {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_may_be_lost_before_every_statement() {
-    Farm::new(Strategy::Shadow, 12).await.cut_everywhere(Cut::Before).await;
-    Farm::new(Strategy::InPlace, 12).await.cut_everywhere(Cut::Before).await;
+async fn a_connection_may_be_lost_before_every_statement(make: Make) {
+    for strategy in strategies(make) {
+        Farm::new(make, strategy, 12).await.cut_everywhere(Cut::Before).await;
+    }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_may_be_lost_after_every_statement() {
-    Farm::new(Strategy::Shadow, 12).await.cut_everywhere(Cut::After).await;
-    Farm::new(Strategy::InPlace, 12).await.cut_everywhere(Cut::After).await;
+async fn a_connection_may_be_lost_after_every_statement(make: Make) {
+    for strategy in strategies(make) {
+        Farm::new(make, strategy, 12).await.cut_everywhere(Cut::After).await;
+    }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_administrator_may_end_the_sessions_at_every_statement() {
-    Farm::new(Strategy::Shadow, 12).await.cut_everywhere(Cut::Passed).await;
-    Farm::new(Strategy::InPlace, 12).await.cut_everywhere(Cut::Passed).await;
+async fn an_administrator_may_end_the_sessions_at_every_statement(make: Make) {
+    for strategy in strategies(make) {
+        Farm::new(make, strategy, 12).await.cut_everywhere(Cut::Passed).await;
+    }
 }
 
 /// As when the machine of an agent stands still, or a network swallows everything.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_that_says_nothing_inside_a_chunk_is_ended_by_the_server_and_the_chunk_is_done_again() {
-    let mut farm = Farm::new(Strategy::InPlace, ROWS).await;
+async fn a_session_that_says_nothing_inside_a_chunk_is_ended_by_the_server_and_the_chunk_is_done_again(make: Make) {
+    let mut farm = Farm::new(make, Strategy::InPlace, ROWS).await;
     let ring = keys::KeySet::new("farm", farm.vault.old.clone(), 0);
     farm.survey = farm.vault.engine().await.survey(&request(&ring, &[], 1), &|_| {}).await.unwrap();
     let (engine, proxy) = farm.engine_behind(ENDLESS, Cut::Passed).await;
@@ -166,10 +174,9 @@ async fn a_session_that_says_nothing_inside_a_chunk_is_ended_by_the_server_and_t
     assert!(farm.vault.census().await == turned(&farm.census));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lock_of_somebody_else_is_a_fault_that_may_be_tried_again() {
-    for strategy in [Strategy::InPlace, Strategy::Shadow] {
-        let farm = Farm::new(strategy, 12).await;
+async fn a_lock_of_somebody_else_is_a_fault_that_may_be_tried_again(make: Make) {
+    for strategy in strategies(make) {
+        let farm = Farm::new(make, strategy, 12).await;
         let engine = farm.vault.engine().await;
         let mut other = farm.vault.root().await;
         sqlx::raw_sql("BEGIN; UPDATE vault SET owner = 7 WHERE id = 7").execute(&mut other).await.unwrap();
@@ -194,12 +201,20 @@ async fn a_lock_of_somebody_else_is_a_fault_that_may_be_tried_again() {
 }
 
 /// Ours, and those of the server or the account that are set for everybody.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_time_limit_ends_a_statement_and_a_cancelled_one_is_a_fault_that_may_be_tried_again() {
-    for strategy in [Strategy::InPlace, Strategy::Shadow] {
-        let farm = Farm::new(strategy, 12).await;
+async fn no_time_limit_ends_a_statement_and_a_cancelled_one_is_a_fault_that_may_be_tried_again(make: Make) {
+    for strategy in strategies(make) {
+        let vault = match make {
+            Make::MariaDb => Vault::bare_made_by(make, TARGETS).await,
+            Make::MySql => {
+                let server = Server::start_of(make, "--max-execution-time=300");
+                Vault::mariadb_bare_on(std::sync::Arc::new(server), TARGETS).await
+            }
+        };
+        let farm = Farm::on(vault, strategy, 12, 1).await;
         let Place::Mariadb { agent, .. } = &farm.vault.place else { panic!("MariaDB only") };
-        farm.vault.run(&format!("ALTER USER {agent} WITH MAX_STATEMENT_TIME 0.3")).await;
+        if make == Make::MariaDb {
+            farm.vault.run(&format!("ALTER USER {agent} WITH MAX_STATEMENT_TIME 0.3")).await;
+        }
         let engine = farm.vault.engine().await;
         let mut other = farm.vault.root().await;
         let mut watcher = farm.vault.root().await;
@@ -208,8 +223,8 @@ async fn no_time_limit_ends_a_statement_and_a_cancelled_one_is_a_fault_that_may_
             while !waits_for_a_row(&mut watcher).await {
                 tokio::task::yield_now().await;
             }
-            let sql = format!("DO SLEEP(0.6); KILL QUERY USER {agent}");
-            sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut watcher).await.unwrap();
+            sqlx::raw_sql("DO SLEEP(0.6)").execute(&mut watcher).await.unwrap();
+            farm.vault.end_all_of("QUERY", agent).await;
         };
         let began = std::time::Instant::now();
         let (done, ()) = tokio::join!(farm.turn(&engine), cancelled);
@@ -226,10 +241,9 @@ async fn no_time_limit_ends_a_statement_and_a_cancelled_one_is_a_fault_that_may_
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_is_a_named_fault_and_the_work_goes_on_once_there_is_room() {
-    for strategy in [Strategy::InPlace, Strategy::Shadow] {
-        let vault = Vault::mariadb_bare(TARGETS).await;
+async fn a_full_disk_is_a_named_fault_and_the_work_goes_on_once_there_is_room(make: Make) {
+    for strategy in strategies(make) {
+        let vault = Vault::bare_made_by(make, TARGETS).await;
         let Place::Mariadb { server, database, .. } = &vault.place else { panic!("MariaDB only") };
         let (folder, user) = server.folder(database);
         let small = SmallDisk::mount_on(folder, "60m", &format!("uid={},gid={}", user.uid, user.gid));
@@ -259,4 +273,14 @@ async fn a_full_disk_is_a_named_fault_and_the_work_goes_on_once_there_is_room() 
         assert!(farm.vault.census().await == farm.census);
         farm.vault.run("DROP TABLE vault").await;
     }
+}
+
+on_mariadb_and_mysql! {
+    a_connection_may_be_lost_before_every_statement,
+    a_connection_may_be_lost_after_every_statement,
+    an_administrator_may_end_the_sessions_at_every_statement,
+    a_session_that_says_nothing_inside_a_chunk_is_ended_by_the_server_and_the_chunk_is_done_again,
+    a_lock_of_somebody_else_is_a_fault_that_may_be_tried_again,
+    no_time_limit_ends_a_statement_and_a_cancelled_one_is_a_fault_that_may_be_tried_again,
+    a_full_disk_is_a_named_fault_and_the_work_goes_on_once_there_is_room,
 }

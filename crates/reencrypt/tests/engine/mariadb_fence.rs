@@ -1,4 +1,4 @@
-//! The fence in MariaDB: the application's accounts, everybody else's sessions, and the way back.
+//! The fence in MariaDB and MySQL: the application's accounts, everybody else's sessions, and the way back.
 
 use std::sync::Arc;
 
@@ -6,21 +6,23 @@ use rotation::{Direction, FaultCode};
 use sqlx::{AssertSqlSafe, Connection as _};
 
 use crate::farm::{Place, Vault};
-use crate::mariadb::Server;
+use crate::makes::on_mariadb_and_mysql;
+use crate::mariadb::{Make, Server};
 
 /// The accounts of the application as the administrator sees them.
 async fn accounts(vault: &Vault) -> Vec<String> {
     let Place::Mariadb { application, .. } = &vault.place else { panic!("MariaDB only") };
     let sql = format!(
-        "SELECT Host || ' ' || COALESCE(JSON_VALUE(Priv, '$.account_locked'), '0') FROM mysql.global_priv
+        "SELECT Host || ' ' || /*M! COALESCE(JSON_VALUE(Priv, '$.account_locked'), '0') FROM mysql.global_priv */
+                                /*!80400 CAST(account_locked = 'Y' AS CHAR) FROM mysql.user */
          WHERE User = '{application}' ORDER BY Host"
     );
     vault.rows(&sql).await.into_iter().map(|row| String::from_utf8(row[0].clone().unwrap()).unwrap()).collect()
 }
 
 /// With two accounts of the application's user besides its own: one that is locked, one that is not.
-async fn vault_of_three_accounts() -> Vault {
-    let vault = Vault::mariadb().await;
+async fn vault_of_three_accounts(make: Make) -> Vault {
+    let vault = Vault::made_by(make).await;
     let sql =
         "CREATE USER vault_app@'10.%' ACCOUNT LOCK; CREATE USER vault_app@'o''hara.example' PASSWORD EXPIRE NEVER";
     vault.run(&vault.named(sql)).await;
@@ -30,9 +32,8 @@ async fn vault_of_three_accounts() -> Vault {
 const BEFORE: [&str; 3] = ["10.% 1", "localhost 0", "o'hara.example 0"];
 const FENCED: [&str; 3] = ["10.% 1", "localhost 1", "o'hara.example 1"];
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_account_of_the_application_is_shut_out_and_let_in_again_exactly_as_it_was() {
-    let vault = vault_of_three_accounts().await;
+async fn every_account_of_the_application_is_shut_out_and_let_in_again_exactly_as_it_was(make: Make) {
+    let vault = vault_of_three_accounts(make).await;
     let engine = vault.engine().await;
     let mut session = vault.user().await.unwrap();
     assert_eq!(accounts(&vault).await, BEFORE);
@@ -52,9 +53,8 @@ async fn every_account_of_the_application_is_shut_out_and_let_in_again_exactly_a
     vault.user().await.unwrap().close().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_undo_shuts_the_application_out_again_after_it_was_let_in() {
-    let vault = vault_of_three_accounts().await;
+async fn an_undo_shuts_the_application_out_again_after_it_was_let_in(make: Make) {
+    let vault = vault_of_three_accounts(make).await;
     let engine = vault.engine().await;
     engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
     engine.lift_fence(&vault.mark(2, Direction::Forward)).await.unwrap();
@@ -67,23 +67,22 @@ async fn an_undo_shuts_the_application_out_again_after_it_was_let_in() {
     assert_eq!(accounts(&vault).await, BEFORE);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn closing_the_ledger_never_leaves_the_application_shut_out() {
-    let vault = vault_of_three_accounts().await;
+async fn closing_the_ledger_never_leaves_the_application_shut_out(make: Make) {
+    let vault = vault_of_three_accounts(make).await;
     let engine = vault.engine().await;
     engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
     engine.close(&vault.mark(2, Direction::Forward)).await.unwrap();
     assert_eq!(accounts(&vault).await, BEFORE);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_is_stopped_while_it_may_alter_accounts_is_ended_by_the_next() {
-    let vault = vault_of_three_accounts().await;
+async fn one_that_is_stopped_while_it_may_alter_accounts_is_ended_by_the_next(make: Make) {
+    let vault = vault_of_three_accounts(make).await;
     let engine = vault.engine().await;
     engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
     let Place::Mariadb { server, database, agent, .. } = &vault.place else { panic!("MariaDB only") };
     let mut stopped = sqlx::MySqlConnection::connect(&server.url(agent, database)).await.unwrap();
-    let turn = "SELECT GET_LOCK(CONCAT('keyturn.turn.', MD5(DATABASE())), 0)";
+    let turn = "SELECT GET_LOCK(CONCAT('keyturn.turn.', /*M! MD5(DATABASE()) */
+                                                            /*!80400 LEFT(SHA2(DATABASE(), 256), 32) */), 0)";
     sqlx::raw_sql(turn).execute(&mut stopped).await.unwrap();
     engine.lift_fence(&vault.mark(2, Direction::Forward)).await.unwrap();
     assert_eq!(accounts(&vault).await, BEFORE);
@@ -92,9 +91,8 @@ async fn one_that_is_stopped_while_it_may_alter_accounts_is_ended_by_the_next() 
     assert_eq!(accounts(&vault).await, BEFORE);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_of_anybody_else_stops_the_fence_and_is_named() {
-    let vault = Vault::mariadb().await;
+async fn a_session_of_anybody_else_stops_the_fence_and_is_named(make: Make) {
+    let vault = Vault::made_by(make).await;
     let engine = vault.engine().await;
     let maintenance = vault.root().await;
     let error = engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap_err();
@@ -114,9 +112,12 @@ async fn a_session_of_anybody_else_stops_the_fence_and_is_named() {
 }
 
 /// On a server of its own: such a transaction says nothing of its database, and stops everybody's fence.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn prepared_transactions_and_events_stop_the_fence_and_are_named() {
-    let vault = Vault::mariadb_on(Arc::new(Server::start("--event-scheduler=ON"))).await;
+async fn prepared_transactions_and_events_stop_the_fence_and_are_named(make: Make) {
+    let vault = Vault::mariadb_on(Arc::new(Server::start_of(make, "--event-scheduler=ON"))).await;
+    if make == Make::MySql {
+        // There it is on by default, so that the right is among the documented ones.
+        vault.run(&vault.named("REVOKE EVENT ON vault.* FROM keyturn_agent@'%'")).await;
+    }
     let missing = vault.engine().await.check_targets().await.unwrap_err().fault().message;
     assert!(missing.contains("GRANT EVENT ON `vault_"), "{missing}");
     vault.run(&vault.named("GRANT EVENT ON vault.* TO keyturn_agent@'%'")).await;
@@ -138,10 +139,10 @@ async fn prepared_transactions_and_events_stop_the_fence_and_are_named() {
     vault.engine().await.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_an_application_role_the_proof_alone_is_required() {
-    let vault = Vault::mariadb().await;
-    vault.run(&vault.named("REVOKE CONNECTION ADMIN, CREATE USER ON *.* FROM keyturn_agent@'%'")).await;
+async fn without_an_application_role_the_proof_alone_is_required(make: Make) {
+    let vault = Vault::made_by(make).await;
+    let end = if make == Make::MySql { "CONNECTION_ADMIN" } else { "CONNECTION ADMIN" };
+    vault.run(&vault.named(&format!("REVOKE {end}, CREATE USER ON *.* FROM keyturn_agent@'%'"))).await;
     let mut config = vault.config.clone();
     config.application_role = None;
     let engine = reencrypt::Engine::connect(&config, vault.targets.clone()).await.unwrap();
@@ -188,4 +189,14 @@ async fn each_right_that_the_agents_account_lacks_is_named_with_the_statement_th
         let message = engine.check_targets().await.unwrap_err().fault().message;
         assert!(message.contains(expected), "{message}");
     }
+}
+
+on_mariadb_and_mysql! {
+    every_account_of_the_application_is_shut_out_and_let_in_again_exactly_as_it_was,
+    an_undo_shuts_the_application_out_again_after_it_was_let_in,
+    closing_the_ledger_never_leaves_the_application_shut_out,
+    one_that_is_stopped_while_it_may_alter_accounts_is_ended_by_the_next,
+    a_session_of_anybody_else_stops_the_fence_and_is_named,
+    prepared_transactions_and_events_stop_the_fence_and_are_named,
+    without_an_application_role_the_proof_alone_is_required,
 }

@@ -1,4 +1,4 @@
-//! Crashes, lost connections and workers that were stopped, on MariaDB.
+//! Crashes, lost connections and workers that were stopped, on MariaDB and MySQL.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,8 @@ use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
 
 use crate::farm::{Found, Place, Vault, request, stand_still, turned, under};
-use crate::mariadb::{Server, waits_for_a_row};
+use crate::makes::on_mariadb_and_mysql;
+use crate::mariadb::{Make, Server, waits_for_a_row};
 
 async fn one_large_shard(vault: &Vault, size: i64) -> Shard {
     vault.seed(size).await;
@@ -21,9 +22,8 @@ async fn one_large_shard(vault: &Vault, size: i64) -> Shard {
 
 /// A row that is changed after it was read and before it is written. The writer is held up by a lock on the row until
 /// the server says that it waits for it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_changed_between_reading_and_writing_is_named_and_its_chunk_is_not_written() {
-    let vault = Vault::mariadb_on(Arc::new(Server::start(""))).await;
+async fn a_row_changed_between_reading_and_writing_is_named_and_its_chunk_is_not_written(make: Make) {
+    let vault = Vault::mariadb_on(Arc::new(Server::start_of(make, ""))).await;
     let shard = one_large_shard(&vault, 600).await;
     let before = vault.census().await;
     let mut intruder = vault.root().await;
@@ -46,9 +46,8 @@ async fn a_row_changed_between_reading_and_writing_is_named_and_its_chunk_is_not
     assert_eq!(vault.census().await, expected);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_that_stays_locked_is_a_fault_that_may_be_tried_again() {
-    let vault = Vault::mariadb().await;
+async fn a_row_that_stays_locked_is_a_fault_that_may_be_tried_again(make: Make) {
+    let vault = Vault::made_by(make).await;
     vault.seed(100).await;
     let mut other = vault.root().await;
     let mut transaction = other.begin().await.unwrap();
@@ -61,9 +60,8 @@ async fn a_row_that_stays_locked_is_a_fault_that_may_be_tried_again() {
     vault.survey().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_interrupted_read_is_an_error_and_never_the_end_of_the_data() {
-    let vault = Vault::mariadb().await;
+async fn an_interrupted_read_is_an_error_and_never_the_end_of_the_data(make: Make) {
+    let vault = Vault::made_by(make).await;
     let shard = one_large_shard(&vault, 12_000).await;
     let engine = vault.engine().await;
     let mark = vault.mark(2, Direction::Forward);
@@ -94,9 +92,8 @@ async fn an_interrupted_read_is_an_error_and_never_the_end_of_the_data() {
     assert_eq!(tally, engine.verify(&vault.job(&shard, 2, vault.mark(3, Direction::Forward)), &|_| {}).await.unwrap());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_crashes_under_way_is_worked_on_again_from_the_last_chunk() {
-    let vault = Vault::mariadb_on(Arc::new(Server::start(""))).await;
+async fn a_server_that_crashes_under_way_is_worked_on_again_from_the_last_chunk(make: Make) {
+    let vault = Vault::mariadb_on(Arc::new(Server::start_of(make, ""))).await;
     let shard = one_large_shard(&vault, 12_000).await;
     let engine = vault.engine().await;
     let mark = vault.mark(2, Direction::Forward);
@@ -122,9 +119,8 @@ async fn a_server_that_crashes_under_way_is_worked_on_again_from_the_last_chunk(
     assert!(vault.user().await.is_err());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_lost_history_or_is_another_one_is_told_by_its_position() {
-    let vault = Vault::mariadb().await;
+async fn a_database_that_lost_history_or_is_another_one_is_told_by_its_position(make: Make) {
+    let vault = Vault::made_by(make).await;
     let engine = vault.engine().await;
     let position = engine.position().await.unwrap();
     vault.seed(100).await;
@@ -133,7 +129,7 @@ async fn a_database_that_lost_history_or_is_another_one_is_told_by_its_position(
     let mut ahead = position.clone();
     ahead.position += 1 << 30;
     let mut other = position.clone();
-    other.identity = Vault::mariadb().await.engine().await.identity().await.unwrap();
+    other.identity = Vault::made_by(make).await.engine().await.identity().await.unwrap();
     for (lost, expected) in [(ahead, "history"), (other, "was")] {
         let error = engine.check_position(&lost).await.unwrap_err();
         assert_eq!(error.code(), FaultCode::DatabasePosition);
@@ -160,9 +156,8 @@ async fn stopped_in_a_transaction(vault: &Vault, shard: &Shard) -> MySqlConnecti
     stopped
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_next_lease_ends_a_session_that_is_stopped_inside_its_chunk() {
-    let vault = Vault::mariadb().await;
+async fn the_next_lease_ends_a_session_that_is_stopped_inside_its_chunk(make: Make) {
+    let vault = Vault::made_by(make).await;
     let shard = one_large_shard(&vault, 6000).await;
     let before = vault.census().await;
     let engine = vault.engine().await;
@@ -173,9 +168,8 @@ async fn the_next_lease_ends_a_session_that_is_stopped_inside_its_chunk() {
     assert_eq!(vault.census().await[row], turned(&before)[row]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_undo_ends_a_session_that_is_stopped_inside_its_chunk() {
-    let vault = Vault::mariadb().await;
+async fn an_undo_ends_a_session_that_is_stopped_inside_its_chunk(make: Make) {
+    let vault = Vault::made_by(make).await;
     let shard = one_large_shard(&vault, 6000).await;
     let engine = vault.engine().await;
     engine.reencrypt(&vault.job(&shard, 1, vault.mark(2, Direction::Forward)), &|_| {}).await.unwrap();
@@ -184,4 +178,14 @@ async fn an_undo_ends_a_session_that_is_stopped_inside_its_chunk() {
     assert!(sqlx::raw_sql("COMMIT").execute(&mut stopped).await.is_err(), "it woke to a lost connection");
     engine.reencrypt(&vault.job(&shard, 2, vault.mark(4, Direction::Back)), &|_| {}).await.unwrap();
     assert_eq!(under(&vault.census().await).1, 0);
+}
+
+on_mariadb_and_mysql! {
+    a_row_changed_between_reading_and_writing_is_named_and_its_chunk_is_not_written,
+    a_row_that_stays_locked_is_a_fault_that_may_be_tried_again,
+    an_interrupted_read_is_an_error_and_never_the_end_of_the_data,
+    a_server_that_crashes_under_way_is_worked_on_again_from_the_last_chunk,
+    a_database_that_lost_history_or_is_another_one_is_told_by_its_position,
+    the_next_lease_ends_a_session_that_is_stopped_inside_its_chunk,
+    an_undo_ends_a_session_that_is_stopped_inside_its_chunk,
 }

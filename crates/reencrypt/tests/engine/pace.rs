@@ -12,9 +12,9 @@ use rotation::{Direction, Shard};
 use sqlx::AssertSqlSafe;
 
 use crate::cluster::Cluster;
-use crate::documented::documented;
 use crate::farm::{Vault, on_both, request, under};
-use crate::mariadb::Server;
+use crate::makes::on_mariadb_and_mysql;
+use crate::mariadb::{Make, Server};
 
 async fn one_shard(vault: &Vault, rows: i64) -> Shard {
     vault.seed(rows).await;
@@ -100,24 +100,34 @@ async fn a_standby_that_falls_behind_slows_writers_down_and_one_that_is_gone_doe
     assert!(began.elapsed() < slowed, "{:?}", began.elapsed());
 }
 
-/// Two MariaDB servers on loopback, of which the second replicates everything of the first.
-async fn replicated() -> (Arc<Server>, Server) {
+/// Two servers on loopback, of which the second replicates everything of the first.
+async fn replicated(make: Make) -> (Arc<Server>, Server) {
     let ports = [free_port(), free_port()];
     let server = |number: usize| {
-        Server::start(&format!(
-            "--skip-networking=0 --bind-address=127.0.0.1 --port={} --server-id={} --log-bin=binlog --binlog-format=ROW",
+        let options = format!(
+            "--skip-networking=0 --bind-address=127.0.0.1 --port={} --server-id={} --log-bin=binlog",
             ports[number],
             number + 1
-        ))
+        );
+        match make {
+            Make::MariaDb => Server::start_of(make, &format!("{options} --binlog-format=ROW")),
+            Make::MySql => Server::start_of(
+                make,
+                &format!("{options} --gtid-mode=ON --enforce-gtid-consistency --relay-log=relay"),
+            ),
+        }
     };
     let (primary, replica) = (server(0), server(1));
     let grant = "CREATE USER replicates@'%' IDENTIFIED BY 'r'; GRANT REPLICATION SLAVE ON *.* TO replicates@'%'";
     let mut root = primary.superuser("mysql").await;
     sqlx::raw_sql(grant).execute(&mut root).await.unwrap();
     let follow = format!(
-        "CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {}, MASTER_USER = 'replicates', MASTER_PASSWORD = 'r',
-             MASTER_USE_GTID = slave_pos; START SLAVE",
-        ports[0]
+        "/*M! CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {}, MASTER_USER = 'replicates', MASTER_PASSWORD = 'r',
+             MASTER_USE_GTID = slave_pos */
+         /*!80400 CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {}, SOURCE_USER = 'replicates',
+             SOURCE_PASSWORD = 'r', SOURCE_AUTO_POSITION = 1, SOURCE_SSL = 1 */;
+         START REPLICA",
+        ports[0], ports[0]
     );
     let mut root = replica.superuser("mysql").await;
     sqlx::raw_sql(AssertSqlSafe(follow)).execute(&mut root).await.unwrap();
@@ -128,10 +138,13 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// The same on MariaDB, whose replicas are asked by their own URLs.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_of_mariadb_that_falls_behind_slows_writers_down_and_one_that_is_gone_does_not() {
-    let (primary, replica) = replicated().await;
+on_mariadb_and_mysql! {
+    a_replica_that_falls_behind_slows_writers_down_and_one_that_is_gone_does_not,
+}
+
+/// The same on MariaDB and MySQL, whose replicas are asked by their own URLs.
+async fn a_replica_that_falls_behind_slows_writers_down_and_one_that_is_gone_does_not(make: Make) {
+    let (primary, replica) = replicated(make).await;
     let mut vault = Vault::mariadb_on(Arc::clone(&primary)).await;
     let shard = one_shard(&vault, 9_000).await;
     let mut root = replica.superuser("mysql").await;
@@ -142,7 +155,7 @@ async fn a_replica_of_mariadb_that_falls_behind_slows_writers_down_and_one_that_
         .is_none()
     {
         // Through the primary, as everything that is to be on a replica.
-        vault.run(&documented("mariadb replicas").replace("CREATE USER", "CREATE USER IF NOT EXISTS")).await;
+        vault.run(&vault.documented("replicas").replace("CREATE USER", "CREATE USER IF NOT EXISTS")).await;
     }
     vault.config.replica_urls = vec![replica.url("keyturn_monitor", "")];
     vault.config.replication_lag_seconds_max = 2;
@@ -157,7 +170,7 @@ async fn a_replica_of_mariadb_that_falls_behind_slows_writers_down_and_one_that_
     assert!(slowed < Duration::from_secs(60), "{slowed:?}");
 
     // One that applies nothing any more is behind from the first look on; what was asked for is not reached.
-    sqlx::raw_sql("UNLOCK TABLES; STOP SLAVE SQL_THREAD").execute(&mut root).await.unwrap();
+    sqlx::raw_sql("UNLOCK TABLES; STOP REPLICA SQL_THREAD").execute(&mut root).await.unwrap();
     let engine = vault.engine().await;
     engine.turn_back(&vault.mark(3, Direction::Back)).await.unwrap();
     let back = |lease, epoch| vault.job(&shard, lease, vault.mark(epoch, Direction::Back));
@@ -180,5 +193,5 @@ async fn urls_of_replicas_are_refused_where_they_would_not_be_asked() {
     let mut vault = Vault::sqlite_bare(crate::farm::TARGETS);
     vault.config.replica_urls = vec!["mariadb://monitor@replica".to_owned()];
     let refused = Engine::connect(&vault.config, vault.targets.clone()).await.unwrap_err();
-    assert!(refused.to_string().contains("only MariaDB's"), "{refused}");
+    assert!(refused.to_string().contains("only those of MariaDB and MySQL"), "{refused}");
 }

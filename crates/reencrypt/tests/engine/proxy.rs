@@ -141,7 +141,7 @@ impl Proxy {
 
     pub(crate) fn mariadb_url(&self, user: &str, database: &str) -> String {
         let folder = self.directory.path().to_str().unwrap();
-        format!("mariadb://{user}@localhost/{database}?socket={folder}/.s.PGSQL.5432")
+        format!("mariadb://{user}@localhost/{database}?socket={folder}/.s.PGSQL.5432&ssl-mode=DISABLED")
     }
 
     /// Whether connections were cut, or would have been.
@@ -181,11 +181,12 @@ pub(crate) async fn through_cuts(
     step: impl AsyncFn(&Engine) -> Result<(), EngineError>,
     check: impl AsyncFn(),
 ) -> i64 {
-    let end_sessions = match &vault.place {
+    let end_sessions = async || match &vault.place {
         Place::Postgres { agent, .. } => {
-            format!("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = '{agent}'")
+            let all = format!("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = '{agent}'");
+            vault.run(&all).await;
         }
-        Place::Mariadb { agent, .. } => format!("KILL USER {agent}"),
+        Place::Mariadb { agent, .. } => vault.end_all_of("CONNECTION", agent).await,
         Place::Sqlite { .. } => panic!("SQLite has no sessions"),
     };
     for statements in 1..statements_max {
@@ -193,7 +194,7 @@ pub(crate) async fn through_cuts(
         let ending = async {
             proxy.last().await;
             if cut == Cut::Passed {
-                vault.run(&end_sessions).await;
+                end_sessions().await;
             }
             std::future::pending::<()>().await;
         };

@@ -35,8 +35,8 @@ on_both! {
         let (survey, tally) = turned_in_place(&vault).await;
         vault
             .run(
-                "UPDATE connections SET name = CASE id WHEN 0 THEN (SELECT name FROM connections WHERE id = 3)
-                 ELSE (SELECT name FROM connections WHERE id = 0) END WHERE id IN (0, 3)",
+                "UPDATE connections SET name = CASE id WHEN 0 THEN (SELECT name FROM (SELECT * FROM connections) c WHERE id = 3)
+                 ELSE (SELECT name FROM (SELECT * FROM connections) c WHERE id = 0) END WHERE id IN (0, 3)",
             )
             .await;
         let touched = vault.verify_all(&survey, 3, vault.mark(4, Direction::Forward)).await.unwrap();

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::{AssertSqlSafe, Connection as _};
 
+use super::super::UnusableDatabase;
 use super::super::roles::{Place, random_hex};
 use crate::tables::TABLES;
 
@@ -45,6 +46,7 @@ impl Users {
         }
         let password = users.password.as_ref().map_or(String::new(), |password| format!(" IDENTIFIED BY '{password}'"));
         let mut connection = connect(server_url).await?;
+        refuse_mysql(&mut connection).await?;
         for user in [&users.application, &users.agent] {
             execute(&mut connection, format!("CREATE USER {user}@'%'{password}")).await?;
         }
@@ -128,6 +130,19 @@ pub(in crate::server) async fn leave_to_restorer(admin_url: &str) -> anyhow::Res
         execute(&mut connection, format!("DROP USER {}", others.join(", "))).await?;
     }
     connection.close().await.context("closing the connection to MariaDB")
+}
+
+/// Before anything is made: rights and accounts are others there.
+async fn refuse_mysql(connection: &mut MySqlConnection) -> anyhow::Result<()> {
+    let version: String = sqlx::query_scalar("SELECT VERSION()")
+        .fetch_one(connection)
+        .await
+        .context("asking for the server's version")?;
+    if version.to_ascii_lowercase().contains("mariadb") {
+        return Ok(());
+    }
+    let problem = format!("the demo's farm stands on MariaDB, and the server of the URL is MySQL {version}");
+    Err(UnusableDatabase(problem).into())
 }
 
 async fn connect(url: &str) -> anyhow::Result<MySqlConnection> {

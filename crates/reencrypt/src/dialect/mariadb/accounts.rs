@@ -1,4 +1,4 @@
-//! Fences the application's accounts in MariaDB, proves that nobody else is left, and gives the accounts back.
+//! Fences the application's accounts in MariaDB and MySQL, proves that nobody else is left, and gives the accounts back.
 
 use std::time::Instant;
 
@@ -9,7 +9,8 @@ use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Connection, Row as _};
 
 use super::ledger::{self, Hold};
-use super::{Shared, literal, sessions};
+use super::make::Make;
+use super::{Shared, ground, literal, sessions};
 use crate::EngineError;
 use crate::dialect::durable;
 use crate::dialect::polls::Polls;
@@ -24,6 +25,15 @@ struct UserSaved {
     accounts: Vec<Account>,
 }
 
+/// The accounts of a name; MySQL cannot tell roles from them.
+const ACCOUNTS: &str = "
+    SELECT Host,
+           /*M! COALESCE(JSON_VALUE(Priv, '$.account_locked'), '0') FROM mysql.global_priv */
+           /*!80400 IF(account_locked = 'Y', '1', '0') FROM mysql.user */
+    WHERE CAST(User AS BINARY) = CAST(? AS BINARY)
+          /*M! AND COALESCE(JSON_VALUE(Priv, '$.is_role'), '0') <> '1' */
+    ORDER BY Host";
+
 /// One account of the application's user: it has one for each host that it may come from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Account {
@@ -34,15 +44,7 @@ pub(super) struct Account {
 /// The accounts of this name; roles are none.
 pub(super) async fn accounts_of(connection: &mut MySqlConnection, user: &str) -> Result<Vec<Account>, EngineError> {
     let doing = || format!("looking the accounts of user {user} up");
-    let rows = sqlx::query(
-        "SELECT Host, COALESCE(JSON_VALUE(Priv, '$.account_locked'), '0') FROM mysql.global_priv
-         WHERE CAST(User AS BINARY) = CAST(? AS BINARY) AND COALESCE(JSON_VALUE(Priv, '$.is_role'), '0') <> '1'
-         ORDER BY Host",
-    )
-    .bind(user)
-    .fetch_all(connection)
-    .await
-    .doing(doing)?;
+    let rows = sqlx::query(ACCOUNTS).bind(user).fetch_all(connection).await.doing(doing)?;
     let read = |row: &sqlx::mysql::MySqlRow| {
         Ok(Account { host: row.try_get(0)?, locked: row.try_get::<String, _>(1)? == "1" })
     };
@@ -51,21 +53,23 @@ pub(super) async fn accounts_of(connection: &mut MySqlConnection, user: &str) ->
 
 pub(super) async fn fence(
     connection: &mut MySqlConnection,
+    make: Make,
     shared: &Shared,
     mark: &LedgerMark,
 ) -> Result<(), EngineError> {
     ledger::create(connection).await?;
+    ground::check(connection, make).await?;
     sessions::take_turn(connection).await?;
-    let fenced = put_up(connection, shared, mark).await;
+    let fenced = put_up(connection, make, shared, mark).await;
     let given_up = sessions::give_turn_up(connection).await;
     fenced.and(given_up)?;
     let started = Instant::now();
     let mut polls = Polls::new();
     loop {
         if let Some(user) = &shared.application_role {
-            end_sessions_of(connection, user, mark).await?;
+            end_sessions_of(connection, make, user, mark).await?;
         }
-        let remaining = sessions::others(connection, shared).await?;
+        let remaining = sessions::others(connection, make, shared).await?;
         if remaining.is_empty() {
             return Ok(());
         }
@@ -78,7 +82,12 @@ pub(super) async fn fence(
 
 /// Writes the header with the note of how the accounts were, then locks them. In the caller's turn, so nobody else
 /// turns the header between the two.
-async fn put_up(connection: &mut MySqlConnection, shared: &Shared, mark: &LedgerMark) -> Result<(), EngineError> {
+async fn put_up(
+    connection: &mut MySqlConnection,
+    make: Make,
+    shared: &Shared,
+    mark: &LedgerMark,
+) -> Result<(), EngineError> {
     let doing = || "fencing the database".to_owned();
     let mut transaction = connection.begin().await.doing(doing)?;
     if let Some(open) = ledger::open_rotation(&mut transaction, Some(&mark.rotation)).await? {
@@ -95,7 +104,7 @@ async fn put_up(connection: &mut MySqlConnection, shared: &Shared, mark: &Ledger
     ledger::update_header(&mut transaction, mark, &header).await?;
     durable::commit(point!(LEDGER_OPENED), transaction).await.doing(doing)?;
     match &shared.application_role {
-        Some(user) => durable::around(point!(ACCOUNTS_LOCKED), lock(connection, user)).await,
+        Some(user) => durable::around(point!(ACCOUNTS_LOCKED), lock(connection, make, user)).await,
         None => Ok(()),
     }
 }
@@ -126,21 +135,22 @@ fn read_note(text: &str) -> Result<UserSaved, EngineError> {
     })
 }
 
-async fn lock(connection: &mut MySqlConnection, user: &str) -> Result<(), EngineError> {
+async fn lock(connection: &mut MySqlConnection, make: Make, user: &str) -> Result<(), EngineError> {
     for account in accounts_of(connection, user).await?.iter().filter(|account| !account.locked) {
-        alter(connection, user, &account.host, "ACCOUNT LOCK").await?;
+        alter(connection, make, user, &account.host, "ACCOUNT LOCK").await?;
     }
     Ok(())
 }
 
 pub(super) async fn alter(
     connection: &mut MySqlConnection,
+    make: Make,
     user: &str,
     host: &str,
     what: &str,
 ) -> Result<(), EngineError> {
     // Reviewed: quoted texts and a keyword.
-    let sql = format!("ALTER USER IF EXISTS {}@{} {what}", literal(user), literal(host));
+    let sql = format!("ALTER USER IF EXISTS {}@{} {what}", literal(user, make), literal(host, make));
     match sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await {
         Ok(_) => Ok(()),
         Err(error) if matches!(mariadb_number(&error), Some(1142 | 1227)) => {
@@ -154,6 +164,20 @@ pub(super) async fn alter(
 /// Ends the application's sessions, while the header is held and still ours.
 async fn end_sessions_of(
     connection: &mut MySqlConnection,
+    make: Make,
+    user: &str,
+    mark: &LedgerMark,
+) -> Result<usize, EngineError> {
+    make.enter_transaction(connection).await?;
+    let ended = end_sessions_while_held(connection, make, user, mark).await;
+    let left = make.leave_transaction(connection).await;
+    let ended = ended?;
+    left.map(|()| ended)
+}
+
+async fn end_sessions_while_held(
+    connection: &mut MySqlConnection,
+    make: Make,
     user: &str,
     mark: &LedgerMark,
 ) -> Result<usize, EngineError> {
@@ -161,13 +185,14 @@ async fn end_sessions_of(
     let mut transaction = connection.begin().await.doing(doing)?;
     let header = ledger::header(&mut transaction, &mark.rotation, Hold::Shared).await?;
     header.ok_or(EngineError::LedgerMissing(mark.rotation))?.admit(mark)?;
-    let ended = sessions::end_those_of(&mut transaction, user).await?;
+    let ended = sessions::end_those_of(&mut transaction, make, user).await?;
     transaction.commit().await.doing(doing)?;
     Ok(ended)
 }
 
 pub(super) async fn turn_back(
     connection: &mut MySqlConnection,
+    make: Make,
     shared: &Shared,
     mark: &LedgerMark,
 ) -> Result<(), EngineError> {
@@ -178,14 +203,14 @@ pub(super) async fn turn_back(
     }
     sessions::end_other_workers(connection).await?;
     sessions::take_turn(connection).await?;
-    let turned = turn(connection, shared, mark).await;
+    let turned = turn(connection, make, shared, mark).await;
     let given_up = sessions::give_turn_up(connection).await;
     let Some(user) = turned? else { return given_up };
     given_up?;
     let started = Instant::now();
     let mut polls = Polls::new();
     loop {
-        let left = end_sessions_of(connection, user, mark).await?;
+        let left = end_sessions_of(connection, make, user, mark).await?;
         if left == 0 {
             return Ok(());
         }
@@ -199,6 +224,7 @@ pub(super) async fn turn_back(
 /// Turns the header, and fences the application again if it was. In the caller's turn.
 async fn turn<'a>(
     connection: &mut MySqlConnection,
+    make: Make,
     shared: &'a Shared,
     mark: &LedgerMark,
 ) -> Result<Option<&'a str>, EngineError> {
@@ -221,17 +247,21 @@ async fn turn<'a>(
     ledger::update_header(&mut transaction, mark, &header).await?;
     durable::commit(point!(LEDGER_TURNED_BACK), transaction).await.doing(doing)?;
     if let Some(user) = fenced {
-        durable::around(point!(ACCOUNTS_LOCKED), lock(connection, user)).await?;
+        durable::around(point!(ACCOUNTS_LOCKED), lock(connection, make, user)).await?;
     }
     Ok(fenced)
 }
 
-pub(super) async fn lift_fence(connection: &mut MySqlConnection, mark: &LedgerMark) -> Result<(), EngineError> {
+pub(super) async fn lift_fence(
+    connection: &mut MySqlConnection,
+    make: Make,
+    mark: &LedgerMark,
+) -> Result<(), EngineError> {
     let forward = mark.direction == Direction::Forward;
-    let_in(connection, mark, ("lifting the fence", point!(FENCE_LIFTED)), |header| header.let_in |= forward).await
+    let_in(connection, make, mark, ("lifting the fence", point!(FENCE_LIFTED)), |header| header.let_in |= forward).await
 }
 
-pub(super) async fn close(connection: &mut MySqlConnection, mark: &LedgerMark) -> Result<(), EngineError> {
+pub(super) async fn close(connection: &mut MySqlConnection, make: Make, mark: &LedgerMark) -> Result<(), EngineError> {
     if !ledger::exists(connection).await? {
         return Err(EngineError::LedgerMissing(mark.rotation));
     }
@@ -241,7 +271,8 @@ pub(super) async fn close(connection: &mut MySqlConnection, mark: &LedgerMark) -
         return Ok(());
     }
     // Never leave a fence behind that nothing would lift any more.
-    let_in(connection, mark, ("closing the ledger", point!(LEDGER_CLOSED)), |header| header.closed = true).await?;
+    let_in(connection, make, mark, ("closing the ledger", point!(LEDGER_CLOSED)), |header| header.closed = true)
+        .await?;
     // The shards of this rotation stay as evidence; those of earlier ones have served.
     sqlx::query(
         "DELETE s FROM keyturn_shard s JOIN keyturn_rotation r ON r.rotation = s.rotation
@@ -258,6 +289,7 @@ pub(super) async fn close(connection: &mut MySqlConnection, mark: &LedgerMark) -
 /// the two leaves accounts that are open and a header that says otherwise: asked again, it is done again.
 async fn let_in(
     connection: &mut MySqlConnection,
+    make: Make,
     mark: &LedgerMark,
     doing: (&'static str, Point),
     change: impl FnOnce(&mut Header) + Send,
@@ -266,13 +298,14 @@ async fn let_in(
         return Err(EngineError::LedgerMissing(mark.rotation));
     }
     sessions::take_turn(connection).await?;
-    let done = give_back(connection, mark, doing, change).await;
+    let done = give_back(connection, make, mark, doing, change).await;
     let given_up = sessions::give_turn_up(connection).await;
     done.and(given_up)
 }
 
 async fn give_back(
     connection: &mut MySqlConnection,
+    make: Make,
     mark: &LedgerMark,
     (what, point): (&'static str, Point),
     change: impl FnOnce(&mut Header) + Send,
@@ -290,7 +323,7 @@ async fn give_back(
     if let (Some(text), true) = (&header.role_saved, header.role_fenced) {
         let saved = read_note(text)?;
         for account in saved.accounts.iter().filter(|account| !account.locked) {
-            alter(connection, &saved.user, &account.host, "ACCOUNT UNLOCK").await?;
+            alter(connection, make, &saved.user, &account.host, "ACCOUNT UNLOCK").await?;
         }
     }
 

@@ -1,11 +1,11 @@
-//! Scratch tables and floors in MariaDB. They stand beside the user's tables, under names of Keyturn's own.
+//! Scratch tables and floors in MariaDB and MySQL. They stand beside the user's tables, under names of Keyturn's own.
 
 use async_trait::async_trait;
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::super::scratch::{LedgerBefore, Scratch, ScratchNames, ScratchRow, back};
-use super::{connect, ledger, sessions};
+use super::{Connected, connect, ledger, sessions};
 use crate::EngineError;
 use crate::error::{Doing, mariadb_number};
 use crate::ledger::{LedgerMark, SCRATCH_ROTATIONS, direction_text, epoch_number};
@@ -24,8 +24,11 @@ pub(super) struct MariadbScratch {
 
 impl MariadbScratch {
     pub(super) async fn open(options: &MySqlConnectOptions, names: ScratchNames) -> Result<Self, EngineError> {
-        let (mut connection, _) = connect(options).await?;
-        sqlx::raw_sql(SETTINGS).execute(&mut connection).await.doing(|| "setting up a MariaDB session".to_owned())?;
+        let Connected { mut connection, make, .. } = connect(options).await?;
+        sqlx::raw_sql(SETTINGS)
+            .execute(&mut connection)
+            .await
+            .doing(|| format!("setting up a {} session", make.name()))?;
         Ok(Self { connection, names })
     }
 

@@ -1,4 +1,4 @@
-//! Finds the registered tables in MariaDB's catalog, and names everything about them that cannot be worked with.
+//! Finds the registered tables in the catalog of MariaDB or MySQL, and names everything about them that cannot be worked with.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +6,7 @@ use sqlx::Row as _;
 use sqlx::mysql::{MySqlConnection, MySqlRow};
 
 use super::grants::Grants;
+use super::make::Make;
 use super::quote;
 use crate::dialect::Use;
 use crate::error::Doing;
@@ -21,7 +22,9 @@ const RELATION: &str = "
 /// Columns with what the agent's account may do with them. Those that it may do nothing with are not shown.
 const COLUMNS: &str = "
     SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, COALESCE(CHARACTER_SET_NAME, ''), COALESCE(COLLATION_NAME, ''), EXTRA,
-           PRIVILEGES, IS_GENERATED, CAST(COALESCE(DATETIME_PRECISION, 0) AS UNSIGNED),
+           PRIVILEGES,
+           /*M! IS_GENERATED */ /*!80400 IF(COALESCE(GENERATION_EXPRESSION, '') = '', 'NEVER', 'ALWAYS') */,
+           CAST(COALESCE(DATETIME_PRECISION, 0) AS UNSIGNED),
            CAST(ORDINAL_POSITION AS UNSIGNED)
     FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? ORDER BY ORDINAL_POSITION";
 
@@ -38,6 +41,15 @@ const FOREIGN_KEYS: &str = "
                         CAST(CONVERT(? USING filename) AS BINARY)) AS name) n
     JOIN information_schema.INNODB_SYS_FOREIGN f ON BINARY f.FOR_NAME = n.name OR BINARY f.REF_NAME = n.name
     JOIN information_schema.INNODB_SYS_FOREIGN_COLS c ON c.ID = f.ID";
+
+/// The same in MySQL, where names are kept as they are.
+const MYSQL_FOREIGN_KEYS: &str = "
+    SELECT CASE WHEN CAST(f.FOR_NAME AS BINARY) = n.name THEN c.FOR_COL_NAME END,
+           CASE WHEN CAST(f.REF_NAME AS BINARY) = n.name THEN c.REF_COL_NAME END, f.ID
+    FROM (SELECT CAST(CONCAT(DATABASE(), '/', ?) AS BINARY) AS name) n
+    JOIN information_schema.INNODB_FOREIGN f
+      ON CAST(f.FOR_NAME AS BINARY) = n.name OR CAST(f.REF_NAME AS BINARY) = n.name
+    JOIN information_schema.INNODB_FOREIGN_COLS c ON c.ID = f.ID";
 
 /// Triggers that an update fires. They are shown to who has the right TRIGGER, which is checked.
 const TRIGGERS: &str = "
@@ -67,6 +79,7 @@ struct Column {
 
 /// Where and as whom we are.
 struct Here {
+    make: Make,
     database: String,
     account: String,
     grants: Grants,
@@ -81,6 +94,7 @@ struct KeyPart {
 /// Finds all of them, or names every problem with any.
 pub(super) async fn tables(
     connection: &mut MySqlConnection,
+    make: Make,
     targets: &Targets,
     used: Use,
 ) -> Result<Vec<Table>, EngineError> {
@@ -94,8 +108,8 @@ pub(super) async fn tables(
     let database: String = row.try_get(0).doing(doing)?;
     let (user, host): (String, String) = (row.try_get(1).doing(doing)?, row.try_get(2).doing(doing)?);
     let account = format!("{}@{}", quote(&user), quote(&host));
-    let grants = Grants::of(connection).await?;
-    let here = Here { database, account, grants };
+    let grants = Grants::of(connection, make).await?;
+    let here = Here { make, database, account, grants };
     let mut tables = Vec::new();
     let mut problems = Vec::new();
     let mut labels: BTreeMap<String, String> = BTreeMap::new();
@@ -146,7 +160,7 @@ async fn describe(
     let name = format!("{}.{}", quote(database), quote(&target.name));
     let columns = columns(connection, &target.name).await.doing(doing)?;
     let primary_key = primary_key(connection, &target.name).await.doing(doing)?;
-    let key = key_columns(target, &primary_key, &columns, problems);
+    let key = key_columns(target, here.make, &primary_key, &columns, problems);
     let values = value_columns(target, &columns, used, problems);
     let mut kept = Vec::new();
     if used == Use::Turn {
@@ -167,7 +181,7 @@ async fn obstacles(
     columns: &BTreeMap<String, Column>,
     problems: &mut Vec<String>,
 ) -> Result<Vec<String>, EngineError> {
-    let Here { database, account, grants } = here;
+    let Here { make, database, account, grants } = here;
     let doing = || format!("looking table {} up", target.label());
     if !all_readable(connection, name).await.doing(doing)? {
         // Columns that are not shown could change with every write, and nobody would know.
@@ -185,12 +199,13 @@ async fn obstacles(
         .doing(doing)?;
     if !triggers.is_empty() {
         problems.push(format!(
-            "has the trigger {}, which would fire with every row, and MariaDB cannot keep it from that; \
+            "has the trigger {}, which would fire with every row, and {} cannot keep it from that; \
              drop it for the rotation and make it again afterwards (SHOW CREATE TRIGGER shows its statement)",
-            triggers.iter().map(|name| quote(name)).collect::<Vec<_>>().join(", ")
+            triggers.iter().map(|name| quote(name)).collect::<Vec<_>>().join(", "),
+            make.name()
         ));
     }
-    foreign_keys(connection, target, problems).await?;
+    foreign_keys(connection, *make, target, problems).await?;
     let mut kept = Vec::new();
     for (column, found) in columns.iter().filter(|(_, found)| found.updates_itself) {
         if !found.may_update {
@@ -297,11 +312,16 @@ async fn primary_key(connection: &mut MySqlConnection, table: &str) -> Result<Ve
 
 async fn foreign_keys(
     connection: &mut MySqlConnection,
+    make: Make,
     target: &TableTarget,
     problems: &mut Vec<String>,
 ) -> Result<(), EngineError> {
     let doing = || format!("looking for foreign keys of {}", target.label());
-    let rows = match sqlx::query(FOREIGN_KEYS).bind(&target.name).fetch_all(connection).await {
+    let sql = match make {
+        Make::MariaDb => FOREIGN_KEYS,
+        Make::MySql => MYSQL_FOREIGN_KEYS,
+    };
+    let rows = match sqlx::query(sql).bind(&target.name).fetch_all(connection).await {
         // Without the right PROCESS nothing is shown of them; that is named with the other rights.
         Err(error) if crate::error::mariadb_number(&error) == Some(1227) => return Ok(()),
         other => other.doing(doing)?,
@@ -322,6 +342,7 @@ async fn foreign_keys(
 
 fn key_columns(
     target: &TableTarget,
+    make: Make,
     primary_key: &[KeyPart],
     columns: &BTreeMap<String, Column>,
     problems: &mut Vec<String>,
@@ -344,7 +365,7 @@ fn key_columns(
             problems.push(format!("has no column {name:?} (names are matched exactly, case counts)"));
             continue;
         };
-        let Some((kind, cast)) = key_type(name, column, problems) else { continue };
+        let Some((kind, cast)) = key_type(name, make, column, problems) else { continue };
         let descending = primary_key.iter().any(|part| part.name == *name && part.descending);
         key.push(KeyColumn { sql: quote(name), kind, cast, collation: None, descending });
     }
@@ -353,9 +374,16 @@ fn key_columns(
 
 /// What the values of a key column are, and the placeholder that makes one of its type. A text gets the column's own
 /// character set and collation, or the server might convert the column instead and not use its index.
-fn key_type(name: &str, column: &Column, problems: &mut Vec<String>) -> Option<(KeyKind, String)> {
+fn key_type(name: &str, make: Make, column: &Column, problems: &mut Vec<String>) -> Option<(KeyKind, String)> {
     Some(match column.data_type.as_str() {
-        "bigint" if column.full_type.contains("unsigned") => (KeyKind::Other, "CAST(? AS UNSIGNED)".to_owned()),
+        "bigint" if column.full_type.contains("unsigned") => {
+            // MySQL makes no number beyond the signed ones of a text at once.
+            let cast = match make {
+                Make::MariaDb => "CAST(? AS UNSIGNED)",
+                Make::MySql => "CAST(CAST(? AS DECIMAL(20)) AS UNSIGNED)",
+            };
+            (KeyKind::Other, cast.to_owned())
+        }
         "tinyint" | "smallint" | "mediumint" | "int" | "bigint" => (KeyKind::Integer, "?".to_owned()),
         "binary" | "varbinary" => (KeyKind::Bytes, "?".to_owned()),
         "char" | "varchar" if KEY_CHARACTER_SETS.contains(&column.character_set.as_str()) => {

@@ -4,6 +4,7 @@
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
+use super::make::Make;
 use super::{connect, literal, quote};
 use crate::EngineError;
 use crate::error::Doing;
@@ -197,7 +198,7 @@ pub(super) async fn make(
     wanted: Vec<Definition>,
 ) -> Result<(), EngineError> {
     // A connection of its own, which is left with somebody else's settings.
-    let (mut server, _) = connect(&login.clone().database(database)).await?;
+    let mut server = connect(&login.clone().database(database)).await?.connection;
     let mut wanted = wanted;
     while !wanted.is_empty() {
         let before = wanted.len();
@@ -227,9 +228,9 @@ pub(super) async fn make(
 async fn make_one(server: &mut MySqlConnection, definition: &Definition) -> Result<(), sqlx::Error> {
     let settings = format!(
         "SET SESSION sql_mode = {}, collation_connection = {}, time_zone = {}",
-        literal(&definition.sql_mode),
-        literal(&definition.collation),
-        literal(&definition.time_zone)
+        literal(&definition.sql_mode, Make::MariaDb),
+        literal(&definition.collation, Make::MariaDb),
+        literal(&definition.time_zone, Make::MariaDb)
     );
     run(server, settings).await?;
     run(server, definition.create()).await

@@ -3,7 +3,8 @@
 use sqlx::mysql::MySqlConnection;
 use sqlx::{Row as _, raw_sql};
 
-use super::{Shared, accounts, quote};
+use super::make::Make;
+use super::{Shared, accounts, bypass, ground, quote};
 use crate::EngineError;
 use crate::error::{Doing, mariadb_number};
 
@@ -27,29 +28,46 @@ enum Scope {
 
 /// Rights on whole tables, databases and the server. Rights on single columns are seen elsewhere.
 #[derive(Debug, Default)]
-pub(super) struct Grants(Vec<(Vec<String>, Scope)>);
+pub(super) struct Grants {
+    given: Vec<(Vec<String>, Scope)>,
+    /// What MySQL takes away again of what is given on the whole server.
+    taken: Vec<(Vec<String>, Scope)>,
+    /// Whether databases are called by their names alone, and by no patterns, as in MySQL where rights can be taken so.
+    without_patterns: bool,
+}
 
 impl Grants {
     /// What the account and its role have.
-    pub(super) async fn of(connection: &mut MySqlConnection) -> Result<Self, EngineError> {
+    pub(super) async fn of(connection: &mut MySqlConnection, make: Make) -> Result<Self, EngineError> {
         let doing = || "asking for the grants of the agent's account".to_owned();
-        let rows = raw_sql("SHOW GRANTS").fetch_all(connection).await.doing(doing)?;
-        let mut grants = Self::default();
+        let rows = raw_sql("SHOW GRANTS").fetch_all(&mut *connection).await.doing(doing)?;
+        let without_patterns = make == Make::MySql && partial_revokes(connection).await.doing(doing)?;
+        let mut grants = Self { without_patterns, ..Self::default() };
         for row in &rows {
             let line: String = row.try_get(0).doing(doing)?;
-            grants.0.extend(parse(&line));
+            grants.add(&line);
         }
         Ok(grants)
     }
 
-    fn on_server(&self, right: &str) -> bool {
+    fn add(&mut self, line: &str) {
+        self.given.extend(line.strip_prefix("GRANT ").and_then(parse));
+        self.taken.extend(line.strip_prefix("REVOKE ").and_then(parse));
+    }
+
+    pub(super) fn on_server(&self, right: &str) -> bool {
         self.holds(right, |scope| *scope == Scope::Server)
     }
 
     /// Whether the right holds for the whole database.
     pub(super) fn on_database(&self, right: &str, database: &str) -> bool {
+        let is_taken = self
+            .taken
+            .iter()
+            .any(|(rights, scope)| names(rights, right) && matches!(scope, Scope::Database(name) if name == database));
         self.holds(right, |scope| match scope {
-            Scope::Server => true,
+            Scope::Server => !is_taken,
+            Scope::Database(name) if self.without_patterns => name == database,
             Scope::Database(pattern) => matches_pattern(pattern, database),
             Scope::Table(..) => false,
         })
@@ -62,15 +80,23 @@ impl Grants {
     }
 
     fn holds(&self, right: &str, scope: impl Fn(&Scope) -> bool) -> bool {
-        self.0.iter().any(|(rights, found)| {
-            rights.iter().any(|held| held == right || held == "ALL PRIVILEGES" || held == "ALL") && scope(found)
-        })
+        self.given.iter().any(|(rights, found)| names(rights, right) && scope(found))
     }
 }
 
-/// `GRANT SELECT, UPDATE ON `db`.`t` TO …`. A right on columns alone has them in brackets and is left out.
+async fn partial_revokes(connection: &mut MySqlConnection) -> Result<bool, sqlx::Error> {
+    let row = raw_sql("SELECT @@GLOBAL.partial_revokes").fetch_one(connection).await?;
+    row.try_get_unchecked::<i64, _>(0).map(|on| on != 0)
+}
+
+fn names(rights: &[String], right: &str) -> bool {
+    rights.iter().any(|held| held == right || held == "ALL PRIVILEGES" || held == "ALL")
+}
+
+/// `SELECT, UPDATE ON `db`.`t` TO …`, and what MySQL takes away: `SELECT ON `db`.* FROM …`. A right on columns alone has
+/// them in brackets and is left out.
 fn parse(line: &str) -> Option<(Vec<String>, Scope)> {
-    let (rights, rest) = rights(line.strip_prefix("GRANT ")?)?;
+    let (rights, rest) = rights(line)?;
     let scope = match rest.strip_prefix("*.*") {
         Some(_) => Scope::Server,
         None => {
@@ -148,9 +174,9 @@ fn matches_pattern(pattern: &str, name: &str) -> bool {
 }
 
 /// Names every right and every state of the server that stands in the way.
-pub(super) async fn check(connection: &mut MySqlConnection, shared: &Shared) -> Result<(), EngineError> {
+pub(super) async fn check(connection: &mut MySqlConnection, make: Make, shared: &Shared) -> Result<(), EngineError> {
     let doing = || "asking for the rights of the agent's account".to_owned();
-    let grants = Grants::of(connection).await?;
+    let grants = Grants::of(connection, make).await?;
     let (database, account) = whose(connection).await?;
     let row = raw_sql(
         "SELECT SUBSTRING_INDEX(USER(), '@', 1), @@GLOBAL.read_only, @@GLOBAL.event_scheduler = 'ON',
@@ -189,7 +215,8 @@ pub(super) async fn check(connection: &mut MySqlConnection, shared: &Shared) -> 
             problems.push(format!("it has no ledger: GRANT {} ON {table} TO {account}", missing.join(", ")));
         }
     }
-    problems.extend(hidden_sessions(&grants, &account));
+    problems.extend(ground::problems(connection, make).await?);
+    problems.extend(hidden_sessions(&grants, make, &account));
     if flag(2)? {
         problems.extend(hidden_events(&grants, &database, &account));
     }
@@ -198,7 +225,7 @@ pub(super) async fn check(connection: &mut MySqlConnection, shared: &Shared) -> 
             problems.push(format!("application_role is the agent's own user {user}; give the agent a user of its own"));
         }
         for (right, what) in
-            [("CONNECTION ADMIN", "end the application's sessions"), ("CREATE USER", "fence its accounts")]
+            [(end_right(make), "end the application's sessions"), ("CREATE USER", "fence its accounts")]
         {
             if !grants.on_server(right) {
                 problems.push(format!("it may not {what}: GRANT {right} ON *.* TO {account}"));
@@ -210,21 +237,39 @@ pub(super) async fn check(connection: &mut MySqlConnection, shared: &Shared) -> 
             }
             Ok(_) => {}
             Err(EngineError::Database { source, .. }) if matches!(mariadb_number(&source), Some(1142 | 1143)) => {
-                problems.push(format!(
-                    "it cannot see the application's accounts: \
-                     GRANT SELECT (Host, User, Priv) ON mysql.global_priv TO {account}"
-                ));
+                let columns = match make {
+                    Make::MariaDb => "(Host, User, Priv) ON mysql.global_priv",
+                    Make::MySql => "(Host, User, account_locked, Super_priv) ON mysql.user",
+                };
+                problems.push(format!("it cannot see the application's accounts: GRANT SELECT {columns} TO {account}"));
             }
             Err(error) => return Err(error),
+        }
+        if make == Make::MySql {
+            problems.extend(bypass::problems(connection, application, &grants, &account).await?);
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(EngineError::Rights(problems)) }
 }
 
+/// What it takes to end a session of another account.
+const fn end_right(make: Make) -> &'static str {
+    match make {
+        Make::MariaDb => "CONNECTION ADMIN",
+        Make::MySql => "CONNECTION_ADMIN",
+    }
+}
+
 /// Without it the account sees its own sessions alone, and nobody else seems to be there.
-fn hidden_sessions(grants: &Grants, account: &str) -> Option<String> {
-    let hidden = !grants.on_server("PROCESS");
-    hidden.then(|| format!("it cannot see other sessions: GRANT PROCESS ON *.* TO {account}"))
+fn hidden_sessions(grants: &Grants, make: Make, account: &str) -> Option<String> {
+    let needed: &[&str] = match make {
+        Make::MariaDb => &["PROCESS"],
+        // MySQL shows transactions that are prepared by a right of its own.
+        Make::MySql => &["PROCESS", "XA_RECOVER_ADMIN"],
+    };
+    let missing: Vec<&str> = needed.iter().copied().filter(|right| !grants.on_server(right)).collect();
+    let hidden = !missing.is_empty();
+    hidden.then(|| format!("it cannot see other sessions: GRANT {} ON *.* TO {account}", missing.join(", ")))
 }
 
 fn hidden_events(grants: &Grants, database: &str, account: &str) -> Option<String> {
@@ -239,22 +284,23 @@ fn hidden_events(grants: &Grants, database: &str, account: &str) -> Option<Strin
 
 /// Refuses an account from which sessions are hidden, or events that the server would run: it could not prove that nobody is
 /// there.
-pub(super) async fn check_sight(connection: &mut MySqlConnection) -> Result<(), EngineError> {
+pub(super) async fn check_sight(connection: &mut MySqlConnection, make: Make) -> Result<(), EngineError> {
     let doing = || "asking for the event scheduler".to_owned();
-    let grants = Grants::of(connection).await?;
+    ground::check(connection, make).await?;
+    let grants = Grants::of(connection, make).await?;
     let (database, account) = whose(connection).await?;
     let row = raw_sql("SELECT @@GLOBAL.event_scheduler = 'ON'").fetch_one(connection).await.doing(doing)?;
     let scheduled = row.try_get_unchecked::<i64, _>(0).doing(doing)? != 0;
     let events = scheduled.then(|| hidden_events(&grants, &database, &account)).flatten();
-    let problems: Vec<String> = hidden_sessions(&grants, &account).into_iter().chain(events).collect();
+    let problems: Vec<String> = hidden_sessions(&grants, make, &account).into_iter().chain(events).collect();
     if problems.is_empty() { Ok(()) } else { Err(EngineError::Rights(problems)) }
 }
 
 /// The same of sessions alone.
-pub(super) async fn check_sight_of_sessions(connection: &mut MySqlConnection) -> Result<(), EngineError> {
-    let grants = Grants::of(connection).await?;
+pub(super) async fn check_sight_of_sessions(connection: &mut MySqlConnection, make: Make) -> Result<(), EngineError> {
+    let grants = Grants::of(connection, make).await?;
     let (_, account) = whose(connection).await?;
-    hidden_sessions(&grants, &account).map_or(Ok(()), |problem| Err(EngineError::Rights(vec![problem])))
+    hidden_sessions(&grants, make, &account).map_or(Ok(()), |problem| Err(EngineError::Rights(vec![problem])))
 }
 
 /// The database, and the account as it stands in a GRANT.
@@ -271,7 +317,7 @@ async fn whose(connection: &mut MySqlConnection) -> Result<(String, String), Eng
 
 /// Names every right that the account lacks to dump the whole database.
 pub(super) async fn check_backup(connection: &mut MySqlConnection) -> Result<(), EngineError> {
-    let grants = Grants::of(connection).await?;
+    let grants = Grants::of(connection, Make::MariaDb).await?;
     let (database, account) = whose(connection).await?;
     let missing: Vec<&str> = BACKUP_RIGHTS.into_iter().filter(|right| !grants.on_database(right, &database)).collect();
     let mut problems = Vec::new();
@@ -313,7 +359,9 @@ mod tests {
     use super::*;
 
     fn grants(lines: &[&str]) -> Grants {
-        Grants(lines.iter().filter_map(|line| parse(line)).collect())
+        let mut grants = Grants::default();
+        lines.iter().for_each(|line| grants.add(line));
+        grants
     }
 
     #[test]

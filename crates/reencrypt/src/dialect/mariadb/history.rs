@@ -1,4 +1,4 @@
-//! What the ledger in MariaDB remembers of whole rotations, and the notes that agents and recoveries leave in it.
+//! What the ledger in MariaDB and MySQL remembers of whole rotations, and the notes that agents and recoveries leave in it.
 
 use fail_points::point;
 use rotation::RotationId;
@@ -6,6 +6,7 @@ use sqlx::mysql::{MySqlConnection, MySqlRow};
 use sqlx::{Connection, Row as _};
 
 use super::ledger::{self, Hold};
+use super::make::Make;
 use crate::EngineError;
 use crate::dialect::durable;
 use crate::error::Doing;
@@ -81,16 +82,29 @@ async fn notes(connection: &mut MySqlConnection) -> Result<Vec<(String, String, 
 
 pub(super) async fn note(
     connection: &mut MySqlConnection,
+    make: Make,
+    rotation: &RotationId,
+    kind: NoteKind,
+    node: &str,
+) -> Result<(), EngineError> {
+    // Before the transaction: making a table would end it. Two agents may do so at once.
+    if !exists(connection).await? {
+        ledger::create(connection).await?;
+        sqlx::raw_sql(CREATE).execute(&mut *connection).await.doing(|| "leaving a note in the ledger".to_owned())?;
+    }
+    make.enter_transaction(connection).await?;
+    let noted = note_at_once(connection, rotation, kind, node).await;
+    let left = make.leave_transaction(connection).await;
+    noted.and(left)
+}
+
+async fn note_at_once(
+    connection: &mut MySqlConnection,
     rotation: &RotationId,
     kind: NoteKind,
     node: &str,
 ) -> Result<(), EngineError> {
     let doing = || "leaving a note in the ledger".to_owned();
-    // Before the transaction: making a table would end it. Two agents may do so at once.
-    if !exists(connection).await? {
-        ledger::create(connection).await?;
-        sqlx::raw_sql(CREATE).execute(&mut *connection).await.doing(doing)?;
-    }
     let mut transaction = connection.begin().await.doing(doing)?;
     // Held until the commit: whoever turns the ledger back sees the note, or the note is refused. Notes are written one
     // after the other, so that of two that contradict each other the second is refused.

@@ -1,4 +1,4 @@
-//! The ledger in MariaDB: its tables, entering a shard, and the transaction of a chunk.
+//! The ledger in MariaDB and MySQL: its tables, entering a shard, and the transaction of a chunk.
 
 use fail_points::point;
 use rotation::{RotationId, ShardId};
@@ -6,6 +6,7 @@ use sqlx::mysql::{MySqlConnection, MySqlRow};
 use sqlx::{AssertSqlSafe, Connection, Row as _};
 
 use super::super::{Chunk, Written};
+use super::make::Make;
 use super::{rows, sessions};
 use crate::EngineError;
 use crate::dialect::durable;
@@ -73,10 +74,10 @@ const TABLE_DENIED: u16 = 1142;
 const COLUMN_DENIED: u16 = 1143;
 
 /// Seconds in which a session that enters may say nothing: less than the next one waits for a lock.
-const ENTERING: &str = "SET SESSION idle_transaction_timeout = 3";
+const ENTERING: &str = "SET SESSION /*M! idle_transaction_timeout = 3 */ /*!80400 wait_timeout = 3 */";
 
 /// What it is otherwise, as in the settings of every session.
-const ENTERED: &str = "SET SESSION idle_transaction_timeout = 15";
+const ENTERED: &str = "SET SESSION /*M! idle_transaction_timeout = 15 */ /*!80400 wait_timeout = 28800 */";
 
 /// Whether the ledger's tables are there.
 pub(super) async fn exists(connection: &mut MySqlConnection) -> Result<bool, EngineError> {
@@ -349,6 +350,19 @@ pub(super) async fn record(
 }
 
 pub(super) async fn commit(
+    connection: &mut MySqlConnection,
+    make: Make,
+    chunk: &Chunk<'_>,
+    packet_bytes_max: usize,
+) -> Result<Written, EngineError> {
+    make.enter_transaction(connection).await?;
+    let committed = commit_at_once(connection, chunk, packet_bytes_max).await;
+    let left = make.leave_transaction(connection).await;
+    let committed = committed?;
+    left.map(|()| committed)
+}
+
+async fn commit_at_once(
     connection: &mut MySqlConnection,
     chunk: &Chunk<'_>,
     packet_bytes_max: usize,

@@ -1,4 +1,4 @@
-//! Looks through a whole MariaDB database for values of devolutions-crypto. The database filters and counts; only
+//! Looks through a whole MariaDB or MySQL database for values of devolutions-crypto. The database filters and counts; only
 //! headers travel.
 
 use keys::value::BASE64_HEADER_CHARS;
@@ -7,7 +7,8 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::super::found::{Seen, SeenColumn, SeenTable, Tagged, UnseenPlace};
 use super::grants::Grants;
-use super::{catalog, connect, quote};
+use super::make::Make;
+use super::{Connected, catalog, connect, quote};
 use crate::EngineError;
 use crate::error::{Doing, mariadb_number};
 use crate::targets::Exclude;
@@ -66,14 +67,18 @@ enum Look {
 }
 
 pub(super) async fn see(options: &MySqlConnectOptions) -> Result<Seen, EngineError> {
-    let mut connection = connect(options).await?.0;
+    let Connected { mut connection, make, .. } = connect(options).await?;
     let doing = || "listing the tables of the database".to_owned();
     let names = |rows: Vec<MySqlRow>| rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>();
     let visible = sqlx::raw_sql(TABLES).fetch_all(&mut connection).await.and_then(names).doing(doing)?;
-    let kept = match sqlx::raw_sql(KEPT).fetch_all(&mut connection).await.and_then(names) {
-        Ok(kept) => Some(kept),
-        Err(error) if mariadb_number(&error) == Some(NO_PROCESS) => None,
-        Err(error) => return Err(error).doing(doing),
+    let kept = match make {
+        Make::MariaDb => match sqlx::raw_sql(KEPT).fetch_all(&mut connection).await.and_then(names) {
+            Ok(kept) => Some(kept),
+            Err(error) if mariadb_number(&error) == Some(NO_PROCESS) => None,
+            Err(error) => return Err(error).doing(doing),
+        },
+        // InnoDB has the names in a form that no function of MySQL reads.
+        Make::MySql => None,
     };
     let database: String = sqlx::raw_sql("SELECT DATABASE()")
         .fetch_one(&mut connection)
@@ -81,7 +86,7 @@ pub(super) async fn see(options: &MySqlConnectOptions) -> Result<Seen, EngineErr
         .and_then(|row| row.try_get(0))
         .doing(doing)?;
     let mut seen = Seen::default();
-    if !Grants::of(&mut connection).await?.on_database("SELECT", &database) {
+    if !Grants::of(&mut connection, make).await?.on_database("SELECT", &database) {
         let hidden = match &kept {
             Some(_) => "tables that InnoDB does not keep",
             None => "tables",
@@ -116,7 +121,7 @@ fn is_own(name: &str) -> bool {
 
 /// Excluded columns that there are not.
 pub(super) async fn missing(options: &MySqlConnectOptions, excludes: &[Exclude]) -> Result<Vec<String>, EngineError> {
-    let mut connection = connect(options).await?.0;
+    let Connected { mut connection, make, .. } = connect(options).await?;
     let mut missing = Vec::new();
     for exclude in excludes {
         for column in &exclude.columns {
@@ -129,7 +134,7 @@ pub(super) async fn missing(options: &MySqlConnectOptions, excludes: &[Exclude])
                 .await
                 .and_then(|row| row.try_get(0))
                 .doing(|| "looking for the excluded columns".to_owned())?;
-            if found == 0 && !may_be_hidden(&mut connection, exclude, column).await? {
+            if found == 0 && !may_be_hidden(&mut connection, make, exclude, column).await? {
                 missing.push(exclude.place(column));
             }
         }
@@ -139,7 +144,12 @@ pub(super) async fn missing(options: &MySqlConnectOptions, excludes: &[Exclude])
 }
 
 /// Whether a column that the account is shown nothing of is there, or may be.
-async fn may_be_hidden(connection: &mut MySqlConnection, exclude: &Exclude, column: &str) -> Result<bool, EngineError> {
+async fn may_be_hidden(
+    connection: &mut MySqlConnection,
+    make: Make,
+    exclude: &Exclude,
+    column: &str,
+) -> Result<bool, EngineError> {
     let doing = || "looking for the excluded columns".to_owned();
     let schema = exclude.schema.as_deref();
     let here =
@@ -158,6 +168,7 @@ async fn may_be_hidden(connection: &mut MySqlConnection, exclude: &Exclude, colu
         // The table or the column does not exist.
         Some(1146 | 1054) => Ok(false),
         // Of the table or the column nothing may be read, and it is not said whether there is one.
+        Some(1142 | 1143) if make == Make::MySql => Ok(true),
         Some(1142 | 1143) => {
             let found = sqlx::query(KEPT_COLUMN).bind(column).bind(&exclude.table).fetch_one(connection).await;
             match found.and_then(|row| Ok((row.try_get::<i64, _>(0)?, row.try_get::<i64, _>(1)?))) {
@@ -226,10 +237,11 @@ async fn see_table(connection: &mut MySqlConnection, name: String, seen: &mut Se
     Ok(())
 }
 
-/// A list's values are not free, and a number, a date or a place has no room for one of ours. JSON is text.
+/// A list's values are not free, and a number, a date or a place has no room for one of ours. JSON is text, which MySQL makes
+/// of it when it is read.
 fn look(data_type: &str) -> Look {
     match data_type {
-        "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" => Look::Text,
+        "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" | "json" => Look::Text,
         "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => Look::Bytes,
         _ => Look::Never,
     }
@@ -285,7 +297,7 @@ mod tests {
 
     #[test]
     fn every_type_that_may_hold_text_or_bytes_is_looked_into() {
-        for data_type in ["char", "varchar", "longtext", "tinytext"] {
+        for data_type in ["char", "varchar", "longtext", "tinytext", "json"] {
             assert_eq!(look(data_type), Look::Text, "{data_type}");
         }
         for data_type in ["binary", "varbinary", "tinyblob", "longblob"] {

@@ -4,13 +4,15 @@ use sqlx::mysql::MySqlConnection;
 use sqlx::{Connection as _, Row as _};
 
 use super::super::Written;
+use super::make::Make;
 use super::{ledger, rows};
 use crate::EngineError;
 use crate::error::Doing;
 use crate::table::{Change, Table};
 
 /// One lock for all that repair this database, held by the session.
-const HOLD: &str = "SELECT GET_LOCK(CONCAT('keyturn repairs ', MD5(DATABASE())), 0)";
+const HOLD: &str = "SELECT GET_LOCK(CONCAT('keyturn repairs ',
+    /*M! MD5(DATABASE()) */ /*!80400 LEFT(SHA2(DATABASE(), 256), 32) */), 0)";
 
 /// The next transaction alone keeps what it has read from changing, and rows from being added to it.
 const REPEATABLE: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ";
@@ -29,6 +31,20 @@ pub(super) async fn hold(connection: &mut MySqlConnection) -> Result<(), EngineE
 }
 
 pub(super) async fn mend(
+    connection: &mut MySqlConnection,
+    make: Make,
+    table: &Table,
+    changes: &[Change],
+    packet_bytes_max: usize,
+) -> Result<Written, EngineError> {
+    make.enter_transaction(connection).await?;
+    let written = mend_at_once(connection, table, changes, packet_bytes_max).await;
+    let left = make.leave_transaction(connection).await;
+    let written = written?;
+    left.map(|()| written)
+}
+
+async fn mend_at_once(
     connection: &mut MySqlConnection,
     table: &Table,
     changes: &[Change],

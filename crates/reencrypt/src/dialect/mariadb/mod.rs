@@ -1,13 +1,16 @@
-//! MariaDB 10.6 and later: connecting with the settings that the work needs, and what the session answers.
+//! MariaDB 10.6 and MySQL 8.4, and later: connecting with the settings that the work needs, and what the session answers.
 
 mod accounts;
 mod bench;
+mod bypass;
 mod catalog;
 mod definitions;
 mod grants;
+mod ground;
 mod history;
 mod ledger;
 mod look;
+mod make;
 mod mend;
 mod place;
 mod replication;
@@ -16,7 +19,7 @@ mod sessions;
 mod shadow;
 mod statement;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -25,6 +28,7 @@ use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, Sha
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::{ConnectOptions as _, Connection, Row as _};
 
+use self::make::Make;
 use super::found::Seen;
 use super::scratch::{Scratch, ScratchNames};
 use super::{Chunk, Dialect, PageLimit, Scan, Session, Turn, Use, Written};
@@ -49,39 +53,54 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long it may take until the log is flushed up to where it stood. The server does it once a second by itself.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(15);
 
+/// Said of a server of MySQL.
+const NO_BACKUPS: &str = "Keyturn makes, proves and puts back backups of MariaDB, and this server is MySQL: back it up with its own \
+     tools, and plan with --no-backup";
+
+/// Why a table of MySQL goes in place.
+const NO_COPIES: &str = "copies are made on MariaDB only, and this server is MySQL";
+
+const IDENTITY: &str = "
+    SELECT /*M! CAST(@@server_id AS CHAR) */ /*!80400 @@server_uuid */, @@hostname, @@port, @@datadir, DATABASE()";
+
+/// Where InnoDB's log stands, and up to where it is flushed: MariaDB's names and MySQL's.
+const LOG: &str = "
+    SHOW GLOBAL STATUS WHERE Variable_name IN
+        ('Innodb_lsn_current', 'Innodb_lsn_flushed', 'Innodb_redo_log_current_lsn', 'Innodb_redo_log_flushed_to_disk_lsn')";
+
 /// How often it is looked how far the log is flushed.
 const FLUSH_POLL: Duration = Duration::from_millis(50);
 
 /// Statements kept prepared; a batch's has hundreds of placeholders, so only few.
 const STATEMENTS_KEPT_MAX: usize = 16;
 
-/// The oldest release with one atomic RENAME of several tables and the columns of the catalog that are read.
-const VERSION_MIN: (u32, u32) = (10, 6);
-
 /// What every session needs, whatever the server's or the account's defaults are:
-/// a value that does not fit is an error, and a date that nobody would take any more can still be set to itself; a
-/// backslash is a backslash; text compares byte by byte unless a column's own collation is named; times are in UTC;
-/// each statement sees what is committed; nobody waits for ever for a lock, and a worker that is stopped inside a
-/// transaction is ended by the server, but not one that waits for the next page; a constraint holds for us too; and
+/// a value that does not fit is an error, and a date that nobody would take any more can still be set to itself; in MariaDB
+/// a backslash is a backslash (MySQL would read what it has stored of functional indexes otherwise, and damage them);
+/// text compares byte by byte unless a column's own collation is named; times are in UTC; each statement sees what is
+/// committed; nobody waits for ever for a lock, and a worker that is stopped inside a transaction is ended by the server,
+/// but not one that waits for the next page (in MySQL by [`Make::enter_transaction`]); a constraint holds for us too; and
 /// nothing that was set to spare a careless user stops a statement half-way.
 const SETTINGS: &str = "
     SET SESSION
-        sql_mode = 'STRICT_ALL_TABLES,ALLOW_INVALID_DATES,NO_BACKSLASH_ESCAPES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION',
+        sql_mode = CONCAT('STRICT_ALL_TABLES,ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION'
+                          /*M! , ',NO_BACKSLASH_ESCAPES' */),
         time_zone = '+00:00',
         autocommit = 1,
         completion_type = 0,
         innodb_lock_wait_timeout = 5,
         lock_wait_timeout = 5,
-        idle_transaction_timeout = 15,
-        idle_write_transaction_timeout = 0,
-        idle_readonly_transaction_timeout = 0,
+        /*M! idle_transaction_timeout = 15,
+             idle_write_transaction_timeout = 0,
+             idle_readonly_transaction_timeout = 0,
+             max_statement_time = 0,
+             check_constraint_checks = 1, */
+        /*!80400 max_execution_time = 0, */
         wait_timeout = 28800,
         net_read_timeout = 120,
         net_write_timeout = 28800,
-        max_statement_time = 0,
         foreign_key_checks = 1,
         unique_checks = 1,
-        check_constraint_checks = 1,
         sql_safe_updates = 0,
         sql_select_limit = 18446744073709551615,
         sql_big_selects = 1,
@@ -90,6 +109,11 @@ const SETTINGS: &str = "
     SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
     SET NAMES utf8mb4 COLLATE utf8mb4_bin;
 ";
+
+/// Why a password does not get to a server.
+const UNENCRYPTED: &str = "the server wants a password by caching_sha2_password, which travels over encrypted connections alone, \
+     and this one is not: put ssl-mode=VERIFY_IDENTITY and ssl-ca=PATH (or ssl-mode=REQUIRED) into the url, and see that TLS is on at \
+     the server (docs/database.md)";
 
 pub(crate) use place::MariadbPlace;
 
@@ -106,6 +130,8 @@ struct Shared {
 
 pub(crate) struct Mariadb {
     shared: Arc<Shared>,
+    /// Known once a connection was made.
+    make: OnceLock<Make>,
 }
 
 impl Mariadb {
@@ -118,13 +144,14 @@ impl Mariadb {
             options,
             replicas: replication::parse(&config.replica_urls)?,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { shared: Arc::new(shared), make: OnceLock::new() })
     }
 }
 
 /// One connection.
 struct MariadbSession {
     connection: MySqlConnection,
+    make: Make,
     shared: Arc<Shared>,
     /// Bytes that one statement, and one row of an answer, may have.
     packet_bytes_max: usize,
@@ -149,7 +176,10 @@ impl Dialect for Mariadb {
     }
 
     fn auto_shadow(&self) -> Result<(), &'static str> {
-        Err("on MariaDB copying rows costs the server more than updating them")
+        match self.make.get() {
+            Some(Make::MySql) => Err(NO_COPIES),
+            Some(Make::MariaDb) | None => Err("on MariaDB copying rows costs the server more than updating them"),
+        }
     }
 
     fn compares_copied(&self) -> bool {
@@ -158,10 +188,11 @@ impl Dialect for Mariadb {
     }
 
     async fn open(&self) -> Result<Box<dyn Session>, EngineError> {
-        let (connection, packet_bytes_max) = connect(&self.shared.options).await?;
+        let Connected { connection, make, packet_bytes_max } = connect(&self.shared.options).await?;
+        let _ = self.make.set(make);
         let shared = Arc::clone(&self.shared);
         let replicas = replication::Replicas::new(&shared.replicas);
-        Ok(Box::new(MariadbSession { connection, shared, packet_bytes_max, guard: None, replicas }))
+        Ok(Box::new(MariadbSession { connection, make, shared, packet_bytes_max, guard: None, replicas }))
     }
 
     async fn scratch(&self, names: ScratchNames) -> Result<Box<dyn Scratch>, EngineError> {
@@ -189,34 +220,29 @@ fn with_our_settings(options: MySqlConnectOptions) -> MySqlConnectOptions {
         .disable_statement_logging()
 }
 
-/// A connection with our settings, and how many bytes it sends and takes at once.
-async fn connect(options: &MySqlConnectOptions) -> Result<(MySqlConnection, usize), EngineError> {
-    let connecting = MySqlConnection::connect_with(options);
-    let mut connection = match tokio::time::timeout(CONNECT_TIME_MAX, connecting).await {
-        Ok(connected) => connected.doing(|| "connecting to MariaDB".to_owned())?,
-        Err(_) => {
-            let doing = "connecting to MariaDB".to_owned();
-            return Err(EngineError::TimedOut { doing, seconds: CONNECT_TIME_MAX.as_secs() });
-        }
-    };
-    let doing = || "setting up a MariaDB session".to_owned();
-    let row = sqlx::raw_sql("SELECT VERSION(), @@max_allowed_packet").fetch_one(&mut connection).await.doing(doing)?;
-    let version: String = row.try_get(0).doing(doing)?;
-    if let Some(problem) = version_problem(&version) {
-        return Err(EngineError::Rights(vec![problem]));
-    }
-    let packet: u64 = row.try_get_unchecked(1).doing(doing)?;
-    sqlx::raw_sql(SETTINGS).execute(&mut connection).await.doing(doing)?;
-    Ok((connection, usize::try_from(packet).unwrap_or(usize::MAX)))
+/// A connection with our settings.
+struct Connected {
+    connection: MySqlConnection,
+    make: Make,
+    /// Bytes that one statement, and one row of an answer, may have.
+    packet_bytes_max: usize,
 }
 
-fn version_problem(version: &str) -> Option<String> {
-    if !version.to_ascii_lowercase().contains("mariadb") {
-        return Some(format!("the server is MySQL {version}; this release works with MariaDB 10.6 and later"));
-    }
-    let mut numbers = version.trim_start_matches("5.5.5-").split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    (found < VERSION_MIN).then(|| format!("the server is MariaDB {version}; 10.6 or later is needed"))
+async fn connect(options: &MySqlConnectOptions) -> Result<Connected, EngineError> {
+    let connecting = MySqlConnection::connect_with(options);
+    let doing = || "connecting to the MariaDB or MySQL server".to_owned();
+    let mut connection = match tokio::time::timeout(CONNECT_TIME_MAX, connecting).await {
+        // What the driver says where the password would have to travel as everybody could read it, since it speaks no RSA.
+        Ok(Err(sqlx::Error::Configuration(said))) if said.to_string().contains("RSA") => {
+            return Err(EngineError::Configuration(UNENCRYPTED.to_owned()));
+        }
+        Ok(connected) => connected.doing(doing)?,
+        Err(_) => return Err(EngineError::TimedOut { doing: doing(), seconds: CONNECT_TIME_MAX.as_secs() }),
+    };
+    let (make, packet_bytes_max) = make::introduce(&mut connection).await?;
+    let setting = || format!("setting up a {} session", make.name());
+    sqlx::raw_sql(SETTINGS).execute(&mut connection).await.doing(setting)?;
+    Ok(Connected { connection, make, packet_bytes_max })
 }
 
 impl MariadbSession {
@@ -228,17 +254,13 @@ impl MariadbSession {
     /// How far the log has come: where it stands, and up to where it is flushed.
     async fn log(&mut self) -> Result<(u64, u64), EngineError> {
         let doing = || "asking for the position of the database's history".to_owned();
-        let rows =
-            sqlx::raw_sql("SHOW GLOBAL STATUS WHERE Variable_name IN ('Innodb_lsn_current', 'Innodb_lsn_flushed')")
-                .fetch_all(&mut self.connection)
-                .await
-                .doing(doing)?;
+        let rows = sqlx::raw_sql(LOG).fetch_all(&mut self.connection).await.doing(doing)?;
         let (mut current, mut flushed) = (0, 0);
         for row in &rows {
             let name: String = row.try_get(0).doing(doing)?;
             let value: String = row.try_get(1).doing(doing)?;
             let value = value.parse().unwrap_or_default();
-            if name.eq_ignore_ascii_case("Innodb_lsn_current") { current = value } else { flushed = value }
+            if name.to_ascii_lowercase().contains("flushed") { flushed = value } else { current = value }
         }
         Ok((current, flushed))
     }
@@ -248,15 +270,15 @@ impl MariadbSession {
 impl Session for MariadbSession {
     async fn identity(&mut self) -> Result<DatabaseIdentity, EngineError> {
         // MariaDB gives itself no identity that would be worth the name: what it has is derived from the machine's
-        // network card and the port, and so the same for two servers of one machine.
-        let row = sqlx::raw_sql("SELECT @@server_id, @@hostname, @@port, @@datadir, DATABASE()")
+        // network card and the port, and so the same for two servers of one machine. MySQL has one for each data directory.
+        let row = sqlx::raw_sql(IDENTITY)
             .fetch_one(&mut self.connection)
             .await
             .doing(|| "asking for the database's identity".to_owned())?;
         let read = || {
-            let (server, port): (u64, u64) = (row.try_get_unchecked(0)?, row.try_get_unchecked(2)?);
-            let (host, folder, database): (String, String, String) =
-                (row.try_get(1)?, row.try_get(3)?, row.try_get(4)?);
+            let port: u64 = row.try_get_unchecked(2)?;
+            let (server, host, folder, database): (String, String, String, String) =
+                (row.try_get(0)?, row.try_get(1)?, row.try_get(3)?, row.try_get(4)?);
             Ok(format!("server {server} at {host}:{port} in {folder}, database {database}"))
         };
         let identity = read().doing(|| "reading the database's identity".to_owned())?;
@@ -281,15 +303,22 @@ impl Session for MariadbSession {
     }
 
     async fn tables(&mut self, targets: &Targets) -> Result<Vec<Table>, EngineError> {
-        catalog::tables(&mut self.connection, targets, Use::Turn).await
+        catalog::tables(&mut self.connection, self.make, targets, Use::Turn).await
     }
 
     async fn tables_to_read(&mut self, targets: &Targets) -> Result<Vec<Table>, EngineError> {
-        catalog::tables(&mut self.connection, targets, Use::Read).await
+        catalog::tables(&mut self.connection, self.make, targets, Use::Read).await
     }
 
     async fn check_rights(&mut self) -> Result<(), EngineError> {
-        grants::check(&mut self.connection, &self.shared).await
+        grants::check(&mut self.connection, self.make, &self.shared).await
+    }
+
+    async fn check_backups(&mut self) -> Result<(), EngineError> {
+        match self.make {
+            Make::MariaDb => Ok(()),
+            Make::MySql => Err(EngineError::Unsupported(NO_BACKUPS.to_owned())),
+        }
     }
 
     async fn check_backup_rights(&mut self) -> Result<(), EngineError> {
@@ -326,7 +355,8 @@ impl Session for MariadbSession {
     }
 
     async fn commit(&mut self, chunk: &Chunk<'_>) -> Result<Written, EngineError> {
-        durable::around(point!(CHUNK), ledger::commit(&mut self.connection, chunk, self.packet_bytes_max)).await
+        durable::around(point!(CHUNK), ledger::commit(&mut self.connection, self.make, chunk, self.packet_bytes_max))
+            .await
     }
 
     async fn try_write(&mut self, table: &Table, key: &Key, turn: Turn<'_>) -> Result<bool, EngineError> {
@@ -334,15 +364,15 @@ impl Session for MariadbSession {
     }
 
     async fn fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
-        accounts::fence(&mut self.connection, &self.shared, mark).await
+        accounts::fence(&mut self.connection, self.make, &self.shared, mark).await
     }
 
     async fn turn_back(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
-        accounts::turn_back(&mut self.connection, &self.shared, mark).await
+        accounts::turn_back(&mut self.connection, self.make, &self.shared, mark).await
     }
 
     async fn lift_fence(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
-        accounts::lift_fence(&mut self.connection, mark).await
+        accounts::lift_fence(&mut self.connection, self.make, mark).await
     }
 
     async fn was_let_in(&mut self, rotation: &RotationId) -> Result<bool, EngineError> {
@@ -350,7 +380,7 @@ impl Session for MariadbSession {
     }
 
     async fn close(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
-        accounts::close(&mut self.connection, mark).await
+        accounts::close(&mut self.connection, self.make, mark).await
     }
 
     async fn history(&mut self) -> Result<Vec<LedgerRotation>, EngineError> {
@@ -358,7 +388,7 @@ impl Session for MariadbSession {
     }
 
     async fn note(&mut self, rotation: &RotationId, kind: NoteKind, node: &str) -> Result<(), EngineError> {
-        history::note(&mut self.connection, rotation, kind, node).await
+        history::note(&mut self.connection, self.make, rotation, kind, node).await
     }
 
     async fn hold_repairs(&mut self) -> Result<(), EngineError> {
@@ -366,7 +396,7 @@ impl Session for MariadbSession {
     }
 
     async fn mend(&mut self, table: &Table, changes: &[Change]) -> Result<Written, EngineError> {
-        mend::mend(&mut self.connection, table, changes, self.packet_bytes_max).await
+        mend::mend(&mut self.connection, self.make, table, changes, self.packet_bytes_max).await
     }
 
     async fn replication_lag(&mut self) -> Result<Option<Lag>, EngineError> {
@@ -374,7 +404,10 @@ impl Session for MariadbSession {
     }
 
     async fn shadow_obstacle(&mut self, table: &Table) -> Result<Option<String>, EngineError> {
-        shadow::obstacle(&mut self.connection, table).await
+        match self.make {
+            Make::MariaDb => shadow::obstacle(&mut self.connection, table).await,
+            Make::MySql => Ok(Some(NO_COPIES.to_owned())),
+        }
     }
 
     async fn space(&mut self, tables: &[Table]) -> Result<Space, EngineError> {
@@ -382,11 +415,17 @@ impl Session for MariadbSession {
     }
 
     async fn shadow(&mut self, mark: &LedgerMark, table: &Table) -> Result<Shadow, EngineError> {
-        shadow::shadow(&mut self.connection, mark, table).await
+        match self.make {
+            Make::MariaDb => shadow::shadow(&mut self.connection, mark, table).await,
+            Make::MySql => Err(EngineError::Unsupported(NO_COPIES.to_owned())),
+        }
     }
 
     async fn shadows(&mut self, rotation: &RotationId) -> Result<Vec<Shadow>, EngineError> {
-        shadow::shadows(&mut self.connection, rotation).await
+        match self.make {
+            Make::MariaDb => shadow::shadows(&mut self.connection, rotation).await,
+            Make::MySql => ledger::exists(&mut self.connection).await.map(|_| Vec::new()),
+        }
     }
 
     async fn build_steps(&mut self, mark: &LedgerMark, pair: &Pair) -> Result<Vec<BuildStep>, EngineError> {
@@ -402,6 +441,9 @@ impl Session for MariadbSession {
     }
 
     async fn hold_for_swap(&mut self, mark: &LedgerMark, pairs: &[Pair]) -> Result<HeldReaders, EngineError> {
+        if self.make == Make::MySql {
+            return Err(EngineError::Unsupported(NO_COPIES.to_owned()));
+        }
         let (guard, readers) = shadow::hold(&mut self.connection, &self.shared, mark, pairs).await?;
         self.guard = Some(guard);
         Ok(readers)
@@ -422,11 +464,17 @@ impl Session for MariadbSession {
     }
 
     async fn drop_shadows(&mut self, mark: &LedgerMark) -> Result<(), EngineError> {
-        shadow::drop_shadows(&mut self.connection, mark).await
+        match self.make {
+            Make::MariaDb => shadow::drop_shadows(&mut self.connection, mark).await,
+            Make::MySql => Ok(()),
+        }
     }
 
     async fn retire(&mut self, rotation: &RotationId) -> Result<(), EngineError> {
-        shadow::retire(&mut self.connection, rotation).await
+        match self.make {
+            Make::MariaDb => shadow::retire(&mut self.connection, rotation).await,
+            Make::MySql => ledger::exists(&mut self.connection).await.map(drop),
+        }
     }
 
     async fn end(self: Box<Self>) {
@@ -441,9 +489,13 @@ fn quote(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 
-/// A text for SQL; in our sessions a backslash means nothing.
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
+/// A text for SQL; in our sessions a backslash means nothing to MariaDB, and to MySQL that the next letter is meant.
+fn literal(text: &str, make: Make) -> String {
+    let text = text.replace('\'', "''");
+    match make {
+        Make::MariaDb => format!("'{text}'"),
+        Make::MySql => format!("'{}'", text.replace('\\', "\\\\")),
+    }
 }
 
 #[cfg(test)]
@@ -453,15 +505,7 @@ mod tests {
     #[test]
     fn names_and_texts_cannot_end_their_quotes() {
         assert_eq!(quote("a`; DROP TABLE b; --"), "`a``; DROP TABLE b; --`");
-        assert_eq!(literal("o'hara\\"), "'o''hara\\'");
-    }
-
-    #[test]
-    fn servers_that_are_too_old_or_of_another_make_are_refused() {
-        for version in ["10.6.0-MariaDB", "10.11.19-MariaDB-0+deb12u1", "11.4.2-MariaDB-log", "5.5.5-10.6.3-MariaDB"] {
-            assert_eq!(version_problem(version), None, "{version}");
-        }
-        assert!(version_problem("10.5.23-MariaDB").is_some_and(|problem| problem.contains("10.6 or later")));
-        assert!(version_problem("8.0.36").is_some_and(|problem| problem.contains("MySQL 8.0.36")));
+        assert_eq!(literal("o'hara\\", Make::MariaDb), "'o''hara\\'");
+        assert_eq!(literal("o'hara\\", Make::MySql), "'o''hara\\\\'");
     }
 }

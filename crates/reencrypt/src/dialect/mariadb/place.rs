@@ -9,7 +9,8 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::definitions::{self, Definition, Kind};
-use super::{accounts, connect, grants, literal, quote};
+use super::make::Make;
+use super::{Connected, accounts, connect, grants, literal, quote};
 use crate::error::Doing;
 use crate::restore::RestoreStage;
 use crate::{DatabaseConfig, EngineError};
@@ -121,7 +122,11 @@ impl MariadbPlace {
     /// An empty table in the loaded database.
     async fn mark(&self, server: &mut MySqlConnection, name: &str) -> Result<(), EngineError> {
         let table = format!("{}.{name} (mark INT) ENGINE = InnoDB", quote(&self.ready));
-        self.run(server, format!("CREATE TABLE IF NOT EXISTS {table} COMMENT = {}", literal(&self.digest))).await
+        self.run(
+            server,
+            format!("CREATE TABLE IF NOT EXISTS {table} COMMENT = {}", literal(&self.digest, Make::MariaDb)),
+        )
+        .await
     }
 
     /// Every step may have been done before. With `lift_fence` the application's accounts are let in again, as they were
@@ -189,7 +194,7 @@ impl MariadbPlace {
     /// Sees that nobody is in the live database. Whoever is, is named and refused.
     async fn empty(&self, server: &mut MySqlConnection) -> Result<(), EngineError> {
         let doing = || format!("looking who is in database {}", self.live);
-        grants::check_sight_of_sessions(server).await?;
+        grants::check_sight_of_sessions(server, Make::MariaDb).await?;
         let started = Instant::now();
         loop {
             let rows = sqlx::query(
@@ -262,10 +267,10 @@ impl MariadbPlace {
             accounts.any(|account| account["host"] == host && account["locked"] == true)
         };
         // By whom they were locked: who restores need not be able to.
-        let (mut agent, _) = connect(&self.agent).await?;
+        let mut agent = connect(&self.agent).await?.connection;
         for account in accounts::accounts_of(&mut agent, user).await? {
             if !was_locked(&account.host) {
-                accounts::alter(&mut agent, user, &account.host, "ACCOUNT UNLOCK").await?;
+                accounts::alter(&mut agent, Make::MariaDb, user, &account.host, "ACCOUNT UNLOCK").await?;
             }
         }
         end(agent).await;
@@ -326,7 +331,14 @@ impl MariadbPlace {
     }
 
     async fn server(&self) -> Result<MySqlConnection, EngineError> {
-        connect(&self.login).await.map(|(connection, _)| connection)
+        let Connected { connection, make, .. } = connect(&self.login).await?;
+        match make {
+            Make::MariaDb => Ok(connection),
+            Make::MySql => {
+                end(connection).await;
+                Err(EngineError::Unsupported(super::NO_BACKUPS.to_owned()))
+            }
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! How far the replicas of a MariaDB server are behind. The server itself does not know, so each replica is asked, by the URL
+//! How far the replicas of a MariaDB or MySQL server are behind. The server itself does not know, so each replica is asked, by the URL
 //! that is configured for it.
 
 use std::str::FromStr as _;
@@ -94,7 +94,7 @@ async fn ask(
         Some(connection) => connection,
         None => MySqlConnection::connect_with(options).await?,
     };
-    let rows = sqlx::raw_sql("SHOW ALL REPLICAS STATUS").fetch_all(&mut connection).await?;
+    let rows = sqlx::raw_sql("SHOW /*M! ALL REPLICAS */ /*!80400 REPLICA */ STATUS").fetch_all(&mut connection).await?;
     let mut slowest = None;
     for row in &rows {
         slowest = slowest.max(behind(&status(row)?));
@@ -112,13 +112,18 @@ struct Status {
 }
 
 fn status(row: &MySqlRow) -> Result<Status, sqlx::Error> {
+    // MariaDB's names, and MySQL's.
+    let named = |maria: &'static str, my: &'static str| match row.try_column(maria) {
+        Ok(_) => maria,
+        Err(_) => my,
+    };
     let runs =
         |column: &str| Ok::<_, sqlx::Error>(row.try_get_unchecked::<String, _>(column)?.eq_ignore_ascii_case("yes"));
-    let seconds: Option<i64> = row.try_get_unchecked("Seconds_Behind_Master")?;
+    let seconds: Option<i64> = row.try_get_unchecked(named("Seconds_Behind_Master", "Seconds_Behind_Source"))?;
     let delay: i64 = row.try_get_unchecked("SQL_Delay")?;
     Ok(Status {
-        receives: runs("Slave_IO_Running")?,
-        applies: runs("Slave_SQL_Running")?,
+        receives: runs(named("Slave_IO_Running", "Replica_IO_Running"))?,
+        applies: runs(named("Slave_SQL_Running", "Replica_SQL_Running"))?,
         seconds: seconds.and_then(|seconds| u64::try_from(seconds).ok()),
         delay: u64::try_from(delay).unwrap_or_default(),
     })

@@ -1,4 +1,4 @@
-//! Reads pages of rows from MariaDB and writes batches of them back, each row only if it still holds what was read.
+//! Reads pages of rows from MariaDB and MySQL and writes batches of them back, each row only if it still holds what was read.
 
 mod large;
 
@@ -18,10 +18,12 @@ use crate::sink::{PageSink, advance};
 use crate::table::{Change, KeyColumn, KeyKind, KeyRange, Row, Stored, Table, ValueColumn};
 
 /// How long a trial may wait for a lock: the farm serves meanwhile, and others queue behind whoever waits.
-const TRIAL_LOCKS: &str = "SET SESSION innodb_lock_wait_timeout = 1, lock_wait_timeout = 1";
+const TRIAL_LOCKS: &str = "SET SESSION innodb_lock_wait_timeout = 1, lock_wait_timeout = 1
+    /*!80400 , wait_timeout = 15 */";
 
 /// What it is otherwise, as in the settings of every session.
-const USUAL_LOCKS: &str = "SET SESSION innodb_lock_wait_timeout = 5, lock_wait_timeout = 5";
+const USUAL_LOCKS: &str = "SET SESSION innodb_lock_wait_timeout = 5, lock_wait_timeout = 5
+    /*!80400 , wait_timeout = 28800 */";
 
 /// Rows that one statement writes. Which row gets which value is looked up from the first to the last, so more rows
 /// cost more each, and fewer more round trips. Measured on 512 bytes a row: 25 and 50 rows are the fastest, 100 take a

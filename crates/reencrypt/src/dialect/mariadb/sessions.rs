@@ -1,10 +1,11 @@
-//! The sessions of a MariaDB server: who else is there, how ours are told apart, and how one is ended.
+//! The sessions of a MariaDB or MySQL server: who else is there, how ours are told apart, and how one is ended.
 
 use std::time::{Duration, Instant};
 
 use sqlx::mysql::MySqlConnection;
 use sqlx::{AssertSqlSafe, Row as _};
 
+use super::make::Make;
 use super::{Shared, grants};
 use crate::EngineError;
 use crate::dialect::polls::Polls;
@@ -16,6 +17,13 @@ const END_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long to wait for the one that may alter accounts, before its session is ended. What it does takes
 /// milliseconds; longer than this it has been stopped.
 const TURN_TIME_MAX_SECONDS: u32 = 5;
+
+/// The name of the lock of whoever has the turn. MySQL 9 has no MD5 any more.
+const TURN: &str = "CONCAT('keyturn.turn.', /*M! MD5(DATABASE()) */ /*!80400 LEFT(SHA2(DATABASE(), 256), 32) */)";
+
+/// All sessions, one row each. MySQL's own list fails while anybody's statement holds bytes that are no text, but this one of
+/// its does not, and misses nobody if the settings are as `grants` demands.
+const LIST: &str = "/*M! information_schema.PROCESSLIST */ /*!80400 performance_schema.processlist */";
 
 /// The error of a session that has gone meanwhile.
 const NO_SUCH_THREAD: u16 = 1094;
@@ -57,7 +65,8 @@ pub(super) async fn end_named(connection: &mut MySqlConnection, name: &str) -> R
 /// nothing when it wakes.
 pub(super) async fn take_turn(connection: &mut MySqlConnection) -> Result<(), EngineError> {
     let doing = || "waiting for the turn to alter accounts".to_owned();
-    let name: String = sqlx::raw_sql("SELECT CONCAT('keyturn.turn.', MD5(DATABASE()))")
+    // Reviewed: a constant.
+    let name: String = sqlx::raw_sql(AssertSqlSafe(format!("SELECT {TURN}")))
         .fetch_one(&mut *connection)
         .await
         .and_then(|row| row.try_get(0))
@@ -74,7 +83,8 @@ pub(super) async fn take_turn(connection: &mut MySqlConnection) -> Result<(), En
 
 /// Lets the next one.
 pub(super) async fn give_turn_up(connection: &mut MySqlConnection) -> Result<(), EngineError> {
-    sqlx::raw_sql("DO RELEASE_LOCK(CONCAT('keyturn.turn.', MD5(DATABASE())))")
+    // Reviewed: a constant.
+    sqlx::raw_sql(AssertSqlSafe(format!("DO RELEASE_LOCK({TURN})")))
         .execute(connection)
         .await
         .doing(|| "giving up the turn to alter accounts".to_owned())?;
@@ -104,7 +114,7 @@ pub(super) async fn end(connection: &mut MySqlConnection, sessions: &[i64]) -> R
     let mut polls = Polls::new();
     loop {
         // Reviewed: numbers only.
-        let sql = format!("SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE ID IN ({list})");
+        let sql = format!("SELECT COUNT(*) FROM {LIST} WHERE ID IN ({list})");
         let left: i64 = sqlx::raw_sql(AssertSqlSafe(sql))
             .fetch_one(&mut *connection)
             .await
@@ -134,8 +144,12 @@ async fn ask_to_end(connection: &mut MySqlConnection, sessions: &[i64]) -> Resul
 }
 
 /// Asks the sessions of a user to end, whatever database they have chosen, and answers how many there are.
-pub(super) async fn end_those_of(connection: &mut MySqlConnection, user: &str) -> Result<usize, EngineError> {
-    grants::check_sight_of_sessions(connection).await?;
+pub(super) async fn end_those_of(
+    connection: &mut MySqlConnection,
+    make: Make,
+    user: &str,
+) -> Result<usize, EngineError> {
+    grants::check_sight_of_sessions(connection, make).await?;
     let sessions = of_user(connection, user, false).await?;
     ask_to_end(connection, &sessions).await?;
     Ok(sessions.len())
@@ -155,10 +169,11 @@ pub(super) async fn end_other_workers(connection: &mut MySqlConnection) -> Resul
 
 async fn of_user(connection: &mut MySqlConnection, user: &str, here: bool) -> Result<Vec<i64>, EngineError> {
     let doing = || format!("looking for the sessions of user {user}");
-    let rows = sqlx::query(
-        "SELECT CAST(ID AS SIGNED) FROM information_schema.PROCESSLIST
-         WHERE CAST(USER AS BINARY) = CAST(? AS BINARY) AND (NOT ? OR DB = DATABASE()) AND ID <> CONNECTION_ID()",
-    )
+    // Reviewed: a constant.
+    let rows = sqlx::query(AssertSqlSafe(format!(
+        "SELECT CAST(ID AS SIGNED) FROM {LIST}
+         WHERE CAST(USER AS BINARY) = CAST(? AS BINARY) AND (NOT ? OR DB = DATABASE()) AND ID <> CONNECTION_ID()"
+    )))
     .bind(user)
     .bind(here)
     .fetch_all(connection)
@@ -171,16 +186,21 @@ async fn of_user(connection: &mut MySqlConnection, user: &str, here: bool) -> Re
 /// another server's changes, unless they are ours or allowed; prepared transactions, which hold changes that may still
 /// be committed and do not say where; and events that the server would run by itself. Threads that only send the
 /// binary log or wait for an event's time do not count.
-pub(super) async fn others(connection: &mut MySqlConnection, shared: &Shared) -> Result<Vec<String>, EngineError> {
-    grants::check_sight(connection).await?;
+pub(super) async fn others(
+    connection: &mut MySqlConnection,
+    make: Make,
+    shared: &Shared,
+) -> Result<Vec<String>, EngineError> {
+    grants::check_sight(connection, make).await?;
     let doing = || "looking for other sessions".to_owned();
-    let rows = sqlx::query(
-        "SELECT CAST(ID AS SIGNED), USER, HOST, COALESCE(DB, ''), COMMAND FROM information_schema.PROCESSLIST
+    // Reviewed: a constant.
+    let rows = sqlx::query(AssertSqlSafe(format!(
+        "SELECT CAST(ID AS SIGNED), COALESCE(USER, ''), COALESCE(HOST, ''), COALESCE(DB, ''), COALESCE(COMMAND, '') FROM {LIST}
          WHERE (DB = DATABASE() OR DB IS NULL) AND ID <> CONNECTION_ID()
-           AND CAST(USER AS BINARY) <> CAST(SUBSTRING_INDEX(USER(), '@', 1) AS BINARY)
-           AND COMMAND NOT IN ('Daemon', 'Binlog Dump')
-         ORDER BY ID",
-    )
+           AND CAST(COALESCE(USER, '') AS BINARY) <> CAST(SUBSTRING_INDEX(USER(), '@', 1) AS BINARY)
+           AND COALESCE(COMMAND, '') NOT IN ('Daemon', 'Binlog Dump', 'Binlog Dump GTID')
+         ORDER BY ID"
+    )))
     .fetch_all(&mut *connection)
     .await
     .doing(doing)?;

@@ -100,7 +100,10 @@ impl Source {
     }
 
     async fn connect(&self) -> Result<Engine, Problem> {
-        prove::connect(&self.engine, &self.targets).await
+        let engine = prove::connect(&self.engine, &self.targets).await?;
+        let backed_up = engine.check_backups().await;
+        backed_up.map_err(|error| engine_problem("no backup is made or proved of this database", &error))?;
+        Ok(engine)
     }
 
     /// By which databases of one farm are told apart.

@@ -16,6 +16,7 @@ use self::definition::Definition;
 use self::state::Entry;
 use super::grants::Grants;
 use super::ledger::{self, Hold};
+use super::make::Make;
 use super::{quote, sessions};
 use crate::EngineError;
 use crate::dialect::durable;
@@ -91,7 +92,7 @@ pub(super) async fn obstacle(connection: &mut MySqlConnection, table: &Table) ->
     .doing(doing)?;
     let text = |at: usize| row.try_get::<String, _>(at).doing(doing);
     let (database, user, host) = (text(0)?, text(1)?, text(2)?);
-    let grants = Grants::of(connection).await?;
+    let grants = Grants::of(connection, Make::MariaDb).await?;
     let missing: Vec<&str> = RIGHTS.into_iter().filter(|right| !grants.on_database(right, &database)).collect();
     if !missing.is_empty() {
         return Ok(Some(format!(

@@ -83,15 +83,15 @@ pub(in super::super) async fn hold(
         tables.push((name_of(&pair.original), true));
         tables.push((copy.clone(), false));
     }
-    let (mut ledger, _) = connect(&shared.options).await?;
+    let mut ledger = connect(&shared.options).await?.connection;
     lock(&mut ledger, &LEDGER.map(str::to_owned)).await?;
     let mut holders = Vec::new();
     for tables in shared_out(tables) {
-        let (mut connection, _) = connect(&shared.options).await?;
+        let mut connection = connect(&shared.options).await?.connection;
         lock(&mut connection, &tables).await?;
         holders.push(Holder { connection, tables });
     }
-    let (looker, _) = connect(&shared.options).await?;
+    let looker = connect(&shared.options).await?.connection;
     // From here on it stays what it is.
     admit(connection, mark).await?;
     Ok((Guard { ledger, holders, looker }, HeldReaders::Everybody))
