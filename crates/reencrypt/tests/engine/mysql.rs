@@ -269,6 +269,20 @@ async fn functional_indexes_generated_columns_and_checks_with_backslashes_stay_w
     assert!(checked.iter().all(|row| row[3].as_deref() == Some(b"OK")), "{checked:?}");
 }
 
+/// It would change with every write, and nobody would know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invisible_column_that_is_hidden_from_the_agent_is_refused() {
+    let targets = "version = 1\n[[table]]\nname = 't'\nkey = ['id']\n[[table.column]]\nname = 'c'\n";
+    let vault = Vault::bare_made_by(Make::MySql, targets).await;
+    vault
+        .run("CREATE TABLE t (id int PRIMARY KEY, c blob, a timestamp NULL INVISIBLE ON UPDATE current_timestamp)")
+        .await;
+    vault.run(&vault.named("GRANT SELECT (id, c), UPDATE (c), TRIGGER ON vault.t TO keyturn_agent@'%'")).await;
+    assert!(refusal(&vault).await.contains("may have columns that the agent's role may not SELECT: GRANT SELECT ON"));
+    vault.run(&vault.named("GRANT SELECT ON vault.t TO keyturn_agent@'%'")).await;
+    assert!(refusal(&vault).await.contains("GRANT UPDATE (`a`)"));
+}
+
 /// MySQL hides the key that it makes by itself, and it is a key all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_with_a_generated_invisible_key_turns() {

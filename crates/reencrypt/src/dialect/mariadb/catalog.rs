@@ -186,6 +186,11 @@ async fn obstacles(
     if !all_readable(connection, name).await.doing(doing)? {
         // Columns that are not shown could change with every write, and nobody would know.
         problems.push(format!("has columns that the agent's role may not SELECT: GRANT SELECT ON {name} TO {account}"));
+    } else if *make == Make::MySql && !grants.on_table("SELECT", database, &target.name) {
+        // Invisible ones, which nobody who may not is told of.
+        problems.push(format!(
+            "may have columns that the agent's role may not SELECT: GRANT SELECT ON {name} TO {account}"
+        ));
     }
     if !grants.on_table("TRIGGER", database, &target.name) {
         problems
