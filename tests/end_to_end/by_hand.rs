@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
-use crate::support::{alone, repository, succeed};
+use crate::support::{repository, succeed};
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// The shell blocks of the page, in order: those for every database (`sh`) and those for this one (`sh sqlite`).
 pub(crate) fn commands(database: &str) -> String {
@@ -32,7 +35,8 @@ fn follow(database: &str) {
 /// Runs a script in an empty folder, with the binary on the path, and answers what it said; stops what it leaves running.
 #[track_caller]
 pub(crate) fn run(script: &str) -> String {
-    let _alone = alone();
+    // The page names its ports. A test that failed while it held the lock has stopped its farm all the same.
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let directory = tempfile::Builder::new().prefix("kt").tempdir().expect("a temporary folder can be made");
     let binary = std::path::Path::new(env!("CARGO_BIN_EXE_keyturn")).parent().expect("it lies in a folder");
     let path = format!("{}:{}", binary.display(), std::env::var("PATH").expect("a PATH"));

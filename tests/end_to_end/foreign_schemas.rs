@@ -3,11 +3,10 @@
 
 use std::process::Command;
 
-use crate::support::{alone, python, repository, succeed};
+use crate::support::{python, repository, succeed};
 
 #[track_caller]
 fn check(database: &str) {
-    let _alone = alone();
     let script = repository().join("tests/compatibility/foreign_schemas.py");
     let said = succeed(Command::new(python()).arg(script).arg(env!("CARGO_BIN_EXE_keyturn")).arg(database));
     // What it reached; that nothing failed is its exit code.

@@ -4,11 +4,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::alone;
-
 #[test]
 fn random_faults_lose_nothing() {
-    let _alone = alone();
     // A seed of its own each time: whichever fails is printed, and can be run again.
     let output = Command::new(env!("CARGO_BIN_EXE_keyturn"))
         .args(["soak", "--for", "25s", "--rows", "2000", "-o", "json"])

@@ -2,19 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 use tempfile::TempDir;
-
-/// Farms run one after the other: each is a dozen processes, and time-outs are part of what they test.
-static ONE_FARM_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-/// Waits for the machine to be free of other farms.
-pub(crate) fn alone() -> MutexGuard<'static, ()> {
-    // A test that failed while it held the lock has stopped its farm all the same.
-    ONE_FARM_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// What a run of the demo left.
 pub(crate) struct Demo {
@@ -30,7 +20,6 @@ pub(crate) struct Demo {
 impl Demo {
     /// Runs `keyturn demo -o json --keep DIR` with more arguments.
     pub(crate) fn run(arguments: &[&str]) -> Self {
-        let _alone = alone();
         let directory = tempfile::Builder::new().prefix("kt").tempdir().expect("a temporary folder can be made");
         let output = Command::new(env!("CARGO_BIN_EXE_keyturn"))
             .args(["demo", "-o", "json", "--keep"])

@@ -1,8 +1,8 @@
 //! Free ports on loopback that stay free: outside the range from which the kernel takes ports for outgoing connections.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+use std::ops::Range;
 
 use anyhow::bail;
 use rand::Rng as _;
@@ -13,32 +13,54 @@ const PORT_MIN: u16 = 15_000;
 /// Linux's default for the first port of outgoing connections, when /proc does not say.
 const EPHEMERAL_FIRST_DEFAULT: u16 = 32_768;
 
-/// How many ports are tried before giving up; a machine with so many taken ports is not one for a demo.
-const TRIES_MAX: u32 = 10_000;
+/// More ports than a farm has, so that one block does for it; a block's first port is its claim.
+const BLOCK: u16 = 100;
 
-/// Gives out ports that were free when asked, each once.
+/// How many blocks are tried before giving up; a machine with so many taken ports is not one for a demo.
+const TRIES_MAX: u32 = 1_000;
+
+/// Gives out ports that were free when asked, each once, and to nobody else while it lives.
 ///
 /// An agent that is killed must find its port free when it comes back, seconds later; a port that the kernel might
-/// give to an outgoing connection meanwhile would not do, so binding port 0 does not.
+/// give to an outgoing connection meanwhile would not do, so binding port 0 does not. Nor would one that another
+/// farm's `Ports` finds free meanwhile, so they come in blocks: who listens on a block's first port has it.
 #[derive(Debug, Default)]
 pub struct Ports {
-    given: BTreeSet<u16>,
+    claims: Vec<TcpListener>,
+    rest: Range<u16>,
 }
 
 impl Ports {
     /// The next free address on loopback; an error when there is none.
     pub fn free(&mut self) -> anyhow::Result<SocketAddr> {
-        let last = ephemeral_first().max(PORT_MIN + 1_000) - 1;
+        loop {
+            for port in self.rest.by_ref() {
+                if TcpListener::bind(loopback(port)).is_ok() {
+                    return Ok(loopback(port));
+                }
+            }
+            self.claim()?;
+        }
+    }
+
+    /// Takes another block that nobody has.
+    fn claim(&mut self) -> anyhow::Result<()> {
+        let blocks = (ephemeral_first().max(PORT_MIN + 10 * BLOCK) - PORT_MIN) / BLOCK;
         for _ in 0..TRIES_MAX {
-            let port = rand::rng().random_range(PORT_MIN..=last);
-            let address = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
-            if !self.given.contains(&port) && TcpListener::bind(address).is_ok() {
-                self.given.insert(port);
-                return Ok(address);
+            let first = PORT_MIN + BLOCK * rand::rng().random_range(0..blocks);
+            if let Ok(claim) = TcpListener::bind(loopback(first)) {
+                self.claims.push(claim);
+                self.rest = first + 1..first + BLOCK;
+                return Ok(());
             }
         }
+        let last = PORT_MIN + BLOCK * blocks - 1;
         bail!("no free port on 127.0.0.1 between {PORT_MIN} and {last}; stop what uses them and try again")
     }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
 }
 
 /// The first port that the kernel may give to an outgoing connection.
@@ -51,12 +73,18 @@ fn ephemeral_first() -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
-    fn ports_are_distinct_and_can_be_bound() {
-        let mut ports = Ports::default();
-        let addresses: BTreeSet<SocketAddr> = (0..50).map(|_| ports.free().unwrap()).collect();
-        assert_eq!(addresses.len(), 50);
+    fn ports_of_two_that_live_are_distinct_and_can_be_bound() {
+        let (mut one, mut other) = (Ports::default(), Ports::default());
+        // None of them stays bound, as those of processes that are down; more than a block of each.
+        let mut given = BTreeSet::new();
+        for _ in 0..=BLOCK {
+            assert!(given.insert(one.free().unwrap()));
+            assert!(given.insert(other.free().unwrap()));
+        }
     }
 }

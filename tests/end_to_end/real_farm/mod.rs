@@ -13,7 +13,6 @@ use std::fs;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
-use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use keys::{Password, SecretKey, bundle};
@@ -21,7 +20,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{alone, succeed};
+use crate::support::succeed;
 use network::{CONTROL, DATA, Network};
 use server::Server;
 use watch::Watch;
@@ -81,7 +80,6 @@ pub(crate) struct RealFarm {
     /// The number of the bundle that holds the farm's key, and of the newest one.
     current: u32,
     newest: u32,
-    _alone: MutexGuard<'static, ()>,
 }
 
 /// A rotation that was started: the process that follows it.
@@ -101,7 +99,6 @@ impl RealFarm {
 
     /// With what is to be there before the farm's processes.
     pub(crate) fn with_network(options: Options, first: impl FnOnce(&Network)) -> Self {
-        let alone = alone();
         let mut network = Network::new();
         for (machine, number) in COORDINATORS.into_iter().zip(1..) {
             network.machine(machine, number, &[CONTROL]);
@@ -117,17 +114,8 @@ impl RealFarm {
         let folder = tempfile::Builder::new().prefix("kt").tempdir().expect("a folder");
         let doors = NODES.map(|node| network.door(node)).into();
         let watch = Watch::new(doors, server.socket_url("vault"));
-        let mut farm = Self {
-            watch,
-            processes: BTreeMap::new(),
-            server,
-            network,
-            folder,
-            options,
-            current: 0,
-            newest: 0,
-            _alone: alone,
-        };
+        let mut farm =
+            Self { watch, processes: BTreeMap::new(), server, network, folder, options, current: 0, newest: 0 };
         farm.prepare();
         farm
     }

@@ -1,6 +1,7 @@
 //! A farm of real processes: certificates, one coordinator, and the operators' configurations.
 
 use std::process::{Child, Command, Stdio};
+use std::sync::{LazyLock, Mutex};
 
 use local_farm::Ports;
 use nix::sys::signal::{Signal, kill};
@@ -76,7 +77,8 @@ impl Farm {
 
 /// A port that is free, and still is when who had it has been killed and comes back.
 pub(crate) fn free_port() -> u16 {
-    Ports::default().free().expect("a port").port()
+    static PORTS: LazyLock<Mutex<Ports>> = LazyLock::new(Mutex::default);
+    PORTS.lock().expect("nobody fails in there").free().expect("a port").port()
 }
 
 /// A process that does not outlive its test.

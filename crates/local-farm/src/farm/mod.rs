@@ -57,6 +57,8 @@ pub(crate) struct Farm {
     pub(crate) verbs: Verbs,
     operator: Option<Operator>,
     pub(crate) layout: Layout,
+    /// Its addresses are its own as long as these live, also of processes that are down.
+    _ports: Ports,
 }
 
 impl Farm {
@@ -104,6 +106,7 @@ impl Farm {
             verbs: Verbs::new(program.clone(), layout.operator_config()),
             operator: None,
             layout,
+            _ports: ports,
         };
         if separable {
             farm.network = Some(farm.separable_network().await?);

@@ -1,12 +1,12 @@
-//! A temporary PostgreSQL cluster on a unix socket, started by the first test that needs it and removed after the last.
+//! A temporary PostgreSQL cluster on a unix socket, started by the first test that needs it and removed when the tests end.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnection;
@@ -18,25 +18,20 @@ const MISSING: &str = "PostgreSQL's server programs are not installed; run: sudo
 /// How long a server may refuse connections while it starts.
 const START_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// A running server. Stopped and removed on drop, and also when this process is killed: a shell holds the other end of a
-/// pipe and ends the server when the pipe closes.
+/// A running server. Stopped and removed on drop, and also when this process ends or is killed: a shell holds the other end
+/// of a pipe and, when the pipe closes without a word, ends the server and removes its folder.
 pub(crate) struct Cluster {
     directory: TempDir,
     binaries: PathBuf,
     keeper: Mutex<Option<(Child, ChildStdin)>>,
 }
 
-static SHARED: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
+static SHARED: LazyLock<Arc<Cluster>> = LazyLock::new(|| Arc::new(Cluster::start()));
 static NAMES: AtomicU32 = AtomicU32::new(0);
 
 /// The cluster of this process.
 pub(crate) fn shared() -> Arc<Cluster> {
-    let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    shared.upgrade().unwrap_or_else(|| {
-        let cluster = Arc::new(Cluster::start());
-        *shared = Arc::downgrade(&cluster);
-        cluster
-    })
+    Arc::clone(&SHARED)
 }
 
 impl Cluster {
@@ -107,9 +102,9 @@ impl Cluster {
         let directory = self.directory.path().to_str().unwrap();
         let script = format!(
             "{} -D {directory}/data -c listen_addresses= -c unix_socket_directories={directory} -c fsync=off \
-             -c max_connections=200 -c max_prepared_transactions=5 >>{directory}/log 2>&1 & \
+             -c autovacuum=off -c max_connections=200 -c max_prepared_transactions=5 >>{directory}/log 2>&1 & \
              while [ ! -S {directory}/.s.PGSQL.5432 ] && kill -0 $! 2>/dev/null; do sleep 0.02; done; \
-             echo up; read -r _; kill -INT $!; wait $!",
+             echo up; read -r _ || gone=1; kill -INT $!; wait $!; [ -z \"$gone\" ] || rm -rf {directory}",
             words.join(" ")
         );
         let mut keeper =
@@ -135,8 +130,8 @@ impl Cluster {
     }
 
     fn stop(&self) {
-        if let Some((mut keeper, stdin)) = self.keeper.lock().unwrap().take() {
-            drop(stdin);
+        if let Some((mut keeper, mut stdin)) = self.keeper.lock().unwrap().take() {
+            stdin.write_all(b"\n").unwrap();
             keeper.wait().unwrap();
         }
     }

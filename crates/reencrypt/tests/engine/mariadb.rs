@@ -1,12 +1,13 @@
-//! Temporary MariaDB and MySQL servers on unix sockets, each started by the first test that needs it and removed after the last.
+//! Temporary MariaDB and MySQL servers on unix sockets, each started by the first test that needs it and removed when the tests
+//! end.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use sqlx::mysql::MySqlConnection;
@@ -37,8 +38,8 @@ pub(crate) enum Make {
     MySql,
 }
 
-/// A running server. Stopped and removed on drop, and also when this process is killed: a shell holds the other end of a
-/// pipe and ends the server when the pipe closes.
+/// A running server. Stopped and removed on drop, and also when this process ends or is killed: a shell holds the other end
+/// of a pipe and, when the pipe closes without a word, ends the server and removes its folder.
 pub(crate) struct Server {
     pub(crate) make: Make,
     directory: TempDir,
@@ -46,7 +47,8 @@ pub(crate) struct Server {
     keeper: Mutex<Option<(Child, ChildStdin)>>,
 }
 
-static SHARED: [Mutex<Weak<Server>>; 2] = [const { Mutex::new(Weak::new()) }; 2];
+static SHARED_MARIADB: LazyLock<Arc<Server>> = LazyLock::new(|| Arc::new(Server::start("")));
+static SHARED_MYSQL: LazyLock<Arc<Server>> = LazyLock::new(|| Arc::new(Server::start_of(Make::MySql, "")));
 static NAMES: AtomicU32 = AtomicU32::new(0);
 
 /// The MariaDB server of this process.
@@ -56,11 +58,9 @@ pub(crate) fn shared() -> Arc<Server> {
 
 /// The one of this make.
 pub(crate) fn shared_of(make: Make) -> Arc<Server> {
-    let mut shared = SHARED[make as usize].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    shared.upgrade().unwrap_or_else(|| {
-        let server = Arc::new(Server::start_of(make, ""));
-        *shared = Arc::downgrade(&server);
-        server
+    Arc::clone(match make {
+        Make::MariaDb => &SHARED_MARIADB,
+        Make::MySql => &SHARED_MYSQL,
     })
 }
 
@@ -168,7 +168,7 @@ impl Server {
              --tmpdir={directory} --pid-file={directory}/pid --innodb-flush-method=nosync --innodb-buffer-pool-size=64M \
              {options} --max-connections=300 {} >>{directory}/log 2>&1 & \
              while [ ! -S {directory}/s ] && kill -0 $! 2>/dev/null; do sleep 0.02; done; \
-             echo up; read -r _; kill -TERM $!; wait $!",
+             echo up; read -r _ || gone=1; kill -TERM $!; wait $!; [ -z \"$gone\" ] || rm -rf {directory}",
             words.join(" "),
             self.options,
         );
@@ -189,8 +189,8 @@ impl Server {
     }
 
     fn stop(&self) {
-        if let Some((mut keeper, stdin)) = self.keeper.lock().unwrap().take() {
-            drop(stdin);
+        if let Some((mut keeper, mut stdin)) = self.keeper.lock().unwrap().take() {
+            stdin.write_all(b"\n").unwrap();
             keeper.wait().unwrap();
         }
     }

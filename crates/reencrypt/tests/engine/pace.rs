@@ -138,6 +138,9 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// More than 9,000 rows take at the pace that is asked for, on a busy machine too, and less than at the least one.
+const BETWEEN: Duration = Duration::from_secs(8);
+
 on_mariadb_and_mysql! {
     a_replica_that_falls_behind_slows_writers_down_and_one_that_is_gone_does_not,
 }
@@ -159,14 +162,14 @@ async fn a_replica_that_falls_behind_slows_writers_down_and_one_that_is_gone_doe
     }
     vault.config.replica_urls = vec![replica.url("keyturn_monitor", "")];
     vault.config.replication_lag_seconds_max = 2;
-    vault.config.lagging_rows_per_second_min = NonZeroU32::new(1000).unwrap();
+    vault.config.lagging_rows_per_second_min = NonZeroU32::new(400).unwrap();
     // What it applies waits, and grows older.
     sqlx::raw_sql("FLUSH TABLES WITH READ LOCK").execute(&mut root).await.unwrap();
     let began = Instant::now();
     let job = at(&vault, &shard, 2_000);
     vault.engine().await.reencrypt(&job, &|_| {}).await.unwrap();
     let slowed = began.elapsed();
-    assert!(slowed > Duration::from_millis(5_500), "as if no replica were behind: {slowed:?}");
+    assert!(slowed > BETWEEN, "as if no replica were behind: {slowed:?}");
     assert!(slowed < Duration::from_secs(60), "{slowed:?}");
 
     // One that applies nothing any more is behind from the first look on; what was asked for is not reached.
@@ -177,7 +180,7 @@ async fn a_replica_that_falls_behind_slows_writers_down_and_one_that_is_gone_doe
     let began = Instant::now();
     engine.reencrypt(&ShardJob { rows_per_second: NonZeroU32::new(2_000), ..back(2, 4) }, &|_| {}).await.unwrap();
     let stopped = began.elapsed();
-    assert!(stopped > Duration::from_millis(5_500), "as if no replica stood still: {stopped:?}");
+    assert!(stopped > BETWEEN, "as if no replica stood still: {stopped:?}");
 
     drop((root, replica));
     let mut again = Vault::mariadb_on(primary).await;
@@ -185,7 +188,7 @@ async fn a_replica_that_falls_behind_slows_writers_down_and_one_that_is_gone_doe
     let shard = one_shard(&again, 9_000).await;
     let began = Instant::now();
     again.engine().await.reencrypt(&at(&again, &shard, 2_000), &|_| {}).await.unwrap();
-    assert!(began.elapsed() < Duration::from_millis(5_500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < BETWEEN, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
