@@ -482,7 +482,7 @@ fn mariadb_next_step(number: u16) -> Option<&'static str> {
         }
         1034 | 1194 | 1712 | 1877 => "see the database server's log, and check the table and its indexes for damage",
         1146 | 1054 | 1072 | 1176 => "put the table back as it was: it was altered, renamed or dropped meanwhile",
-        1406 | 1366 | 1292 | 1264 | 1305 | 1630 | 1901 => {
+        1406 | 1366 | 1292 | 1264 | 1305 | 1411 | 1630 | 1690 | 1901 | 3854 => {
             "see what the table's constraints and generated columns do with the ciphertexts (docs/database.md)"
         }
         _ => return None,
@@ -564,8 +564,10 @@ const fn sqlite_next_step(code: i32) -> &'static str {
 /// source. A detail about a constraint or a value quotes the row, which belongs into no message.
 fn words(error: &sqlx::Error) -> Option<String> {
     // Duplicate and unfit values are quoted in the message itself.
-    if let Some(number @ (1062 | 1292 | 1366)) = mariadb_number(error) {
-        return Some(format!("a value was refused by a constraint or the column's type (the server's error {number})"));
+    if let Some(number @ (1062 | 1292 | 1366 | 1411 | 1690 | 3854)) = mariadb_number(error) {
+        return Some(format!(
+            "a value was refused by a constraint, a column's type or what a column is computed by (the server's error {number})"
+        ));
     }
     if sqlite_code(error) == Some(SQLITE_IOERR_SHMSIZE) {
         return Some("its disk is full: there is no room for what lies beside it in write-ahead mode".to_owned());

@@ -209,6 +209,67 @@ async fn triggers_on_update_are_refused_by_name_and_others_are_left_alone(make: 
     assert!(message.contains("GRANT TRIGGER ON"), "{message}");
 }
 
+/// The application writes in its own time zone, and we do not: what would come out otherwise is refused; and what would not, as
+/// whether a time is there at all, and an index that no registered column is in, stays as it was.
+async fn what_is_computed_from_a_time_in_the_zone_of_whoever_writes_is_refused_and_the_rest_stays(make: Make) {
+    let vault = Vault::bare_made_by(make, &targets("t", "c", "base64")).await;
+    vault
+        .run(
+            "CREATE TABLE t (id int PRIMARY KEY, c varchar(400), ts timestamp NULL, at datetime, gone timestamp NULL,
+                 d date AS (CAST(ts AS date)) STORED, day date AS (CAST(ts AS date)) VIRTUAL,
+                 after_day int AS (TO_DAYS(day) + 1) STORED, same date AS (CAST(at AS date)) STORED,
+                 active int AS (CASE WHEN gone IS NULL THEN 1 END) STORED,
+                 KEY by_day_and_secret (day, c), KEY by_day (day, at), KEY by_secret (c, active))",
+        )
+        .await;
+    vault.grant("t", "", "c").await;
+    let rows: Vec<String> = (0..200)
+        .map(|at| {
+            let (secret, gone) = (vault.literal(&vault.base64(&format!("s {at}"))), ["NULL", "ts"][at % 2]);
+            format!("({at}, {secret}, '2026-01-02 03:00:00', '2026-01-02 03:00:00', {gone})")
+        })
+        .collect();
+    let insert = format!("INSERT INTO t (id, c, ts, at, gone) VALUES {}", rows.join(", "));
+    vault.run(&format!("SET time_zone = '+10:00'; {insert}")).await;
+    let message = vault.engine().await.check_targets().await.unwrap_err().fault().message;
+    for refused in ["stored column `d`", "stored column `after_day`", "index `by_day_and_secret`"] {
+        assert!(
+            message.contains(&format!("table t has the {refused}, which is computed from a point in time")),
+            "{message}"
+        );
+    }
+    for kept in ["`same`", "`active`", "`by_day`", "`by_secret`"] {
+        assert!(!message.contains(kept), "{kept}: {message}");
+    }
+    vault.run("ALTER TABLE t DROP COLUMN d, DROP COLUMN after_day, DROP KEY by_day_and_secret").await;
+    let others = "SELECT id, same, active, CAST(ts AS CHAR) FROM t ORDER BY id";
+    let before = vault.rows(others).await;
+    assert_eq!(vault.there_and_back().await, 200);
+    assert_eq!(vault.rows(others).await, before);
+    let checked = vault.rows("CHECK TABLE t EXTENDED").await;
+    assert!(checked.iter().all(|row| row[3].as_deref() == Some(b"OK")), "{checked:?}");
+}
+
+/// What the server cannot compute of a row that was written under laxer rules it quotes. MySQL computes only what is written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_a_column_cannot_be_computed_of_any_more_is_told_and_not_quoted() {
+    let vault = Vault::bare_made_by(Make::MariaDb, &targets("t", "c", "base64")).await;
+    vault
+        .run(
+            "CREATE TABLE t (id int PRIMARY KEY, c text, note varchar(40),
+                 d date AS (STR_TO_DATE(note, '%Y-%m-%d')) STORED)",
+        )
+        .await;
+    vault.grant("t", "", "c").await;
+    let secret = vault.literal(&vault.base64("s"));
+    vault.run(&format!("SET sql_mode = ''; INSERT INTO t (id, c, note) VALUES (1, {secret}, 'private note')")).await;
+    let ring = keys::KeySet::new("farm", vault.old.clone(), 0);
+    let fault = vault.engine().await.survey(&request(&ring, &[], 1), &|_| {}).await.unwrap_err().fault();
+    assert_eq!((fault.code, fault.retryable), (FaultCode::Targets, false), "{fault:?}");
+    assert!(fault.message.contains("1411") && !format!("{fault:?}").contains("private"), "{fault:?}");
+    assert!(fault.next_step.contains("generated columns"), "{fault:?}");
+}
+
 async fn a_column_that_is_hidden_from_the_agent_is_refused(make: Make) {
     let vault = Vault::bare_made_by(make, &targets("t", "c", "raw")).await;
     vault.run("CREATE TABLE t (id int PRIMARY KEY, c blob, a timestamp ON UPDATE current_timestamp)").await;
@@ -371,6 +432,7 @@ on_mariadb_and_mysql! {
     a_value_that_fills_a_binary_column_turns_and_a_shorter_one_is_named,
     what_would_be_written_without_a_transaction_or_not_at_all_is_refused,
     triggers_on_update_are_refused_by_name_and_others_are_left_alone,
+    what_is_computed_from_a_time_in_the_zone_of_whoever_writes_is_refused_and_the_rest_stays,
     a_column_that_is_hidden_from_the_agent_is_refused,
     rows_are_told_apart_by_the_bytes_of_their_keys_and_values,
     a_row_that_is_too_large_for_the_server_is_named_with_the_setting_and_others_go_in_smaller_batches,

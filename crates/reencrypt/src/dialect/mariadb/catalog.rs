@@ -7,7 +7,7 @@ use sqlx::mysql::{MySqlConnection, MySqlRow};
 
 use super::grants::Grants;
 use super::make::Make;
-use super::quote;
+use super::{quote, zones};
 use crate::dialect::Use;
 use crate::error::Doing;
 use crate::table::{KeyColumn, KeyKind, Table, ValueColumn};
@@ -211,6 +211,7 @@ async fn obstacles(
         ));
     }
     foreign_keys(connection, *make, target, problems).await?;
+    problems.extend(zones::problems(connection, target).await.doing(doing)?);
     let mut kept = Vec::new();
     for (column, found) in columns.iter().filter(|(_, found)| found.updates_itself) {
         if !found.may_update {

@@ -18,6 +18,7 @@ mod rows;
 mod sessions;
 mod shadow;
 mod statement;
+mod zones;
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
