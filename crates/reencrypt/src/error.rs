@@ -85,6 +85,9 @@ pub enum EngineError {
     /// Rights or a state of the server that the work needs and has not; every one is named.
     #[error("the agent's role cannot do its work on this server: {}", .0.join("; "))]
     Rights(Vec<String>),
+    /// The server was told to take no writes, though it would take the agent's.
+    #[error("the server is read-only (read_only is on), as a replica is, or a primary that another takes the place of")]
+    ReadOnly,
     /// The application's role cannot be fenced.
     #[error("the application's role {role:?} cannot be fenced: {problem}")]
     Role {
@@ -249,6 +252,7 @@ impl EngineError {
             | Self::Configuration(_)
             | Self::Database { .. }
             | Self::TimedOut { .. }
+            | Self::ReadOnly
             | Self::Overtaken(_) => FaultCode::Database,
             Self::ScratchTaken(_) | Self::Unsupported(_) | Self::RepairUnderWay | Self::Busy { .. } => {
                 FaultCode::Database
@@ -295,7 +299,8 @@ impl EngineError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Database { source, .. } => is_passing(source),
-            Self::TimedOut { .. } | Self::Busy { .. } | Self::Overtaken(_) => true,
+            // It may be about to become the primary, or the url to lead to another server.
+            Self::TimedOut { .. } | Self::Busy { .. } | Self::Overtaken(_) | Self::ReadOnly => true,
             Self::Url(_)
             | Self::Configuration(_)
             | Self::Targets(_)
@@ -351,6 +356,7 @@ impl EngineError {
             Self::Busy { .. } => {
                 "let the process that is named go on (SIGCONT), or end it: the work then goes on by itself"
             }
+            Self::ReadOnly => "point the url in the agent's [database] configuration to the primary",
             Self::TimedOut { .. } => "see whether the database answers, and what locks it waits for",
             Self::SessionsRemain(_) => {
                 "stop the program that holds the session, or end the session, and start the rotation again"

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use reencrypt::{DatabaseConfig, Engine, RestorePlace, Targets};
+use reencrypt::{DatabaseConfig, Engine, EngineError, NoteKind, RestorePlace, Targets};
 use rotation::{Direction, FaultCode, StrategyChoice};
 use sqlx::Connection as _;
 
-use crate::farm::{Cell, Place, Vault, request};
+use crate::farm::{Cell, Place, Vault, request, stand_still, under};
 use crate::mariadb::{Make, Server};
 
 /// What Preflight says against it.
@@ -130,7 +130,13 @@ async fn an_account_that_may_come_as_the_application_is_refused_by_name() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_hides_sessions_or_writes_no_log_is_refused() {
-    for options in ["--performance-schema=OFF", "--performance-schema-max-thread-instances=200"] {
+    for options in [
+        "--performance-schema=OFF",
+        "--performance-schema-max-thread-instances=200",
+        // No kind of thread is registered, or not those of plugins.
+        "--performance-schema-max-thread-classes=0",
+        "--performance-schema-max-thread-classes=45",
+    ] {
         let vault = vault_of_its_own(options).await;
         let message = refusal(&vault).await;
         assert!(message.contains("does not list all sessions"), "{message}");
@@ -142,6 +148,63 @@ async fn a_server_that_hides_sessions_or_writes_no_log_is_refused() {
     assert!(refusal(&vault).await.contains("ALTER INSTANCE ENABLE INNODB REDO_LOG"));
     vault.run("ALTER INSTANCE ENABLE INNODB REDO_LOG").await;
     vault.engine().await.check_targets().await.unwrap();
+}
+
+/// `CONNECTION_ADMIN` would let the agent write there, and the new primary would never see it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_is_made_read_only_under_way_is_written_to_no_more_until_it_is_one_again() {
+    let vault = vault_of_its_own("").await;
+    let read_only = async |on: u8| vault.run(&format!("SET GLOBAL read_only = {on}")).await;
+    let (forward, back) = (|epoch| vault.mark(epoch, Direction::Forward), |epoch| vault.mark(epoch, Direction::Back));
+    vault.seed(12_000).await;
+    let ring = keys::KeySet::new("farm", vault.old.clone(), 0);
+    let survey = vault.engine().await.survey(&request(&ring, &[], 1), &|_| {}).await.unwrap();
+    let shard = survey.shards.iter().find(|shard| shard.table == "connections").unwrap();
+    let engine = vault.engine().await;
+    let refused = |error: EngineError| {
+        assert!(matches!(error, EngineError::ReadOnly), "{error:?}");
+        assert!(error.is_retryable() && error.next_step().contains("primary"), "{error:?}");
+    };
+
+    read_only(1).await;
+    assert!(refusal(&vault).await.contains("read-only"));
+    refused(engine.fence(&forward(1)).await.unwrap_err());
+    let ledger = "SELECT CAST(count(*) AS text) FROM keyturn_rotation";
+    assert_eq!(vault.text(ledger).await, "0", "nothing was written");
+    read_only(0).await;
+    engine.fence(&forward(1)).await.unwrap();
+
+    // In the middle of a shard.
+    let after = std::sync::Mutex::new(None);
+    let demote = |_rows| {
+        let mut after = after.lock().unwrap();
+        if after.is_none() {
+            *after = Some(stand_still(async {
+                read_only(1).await;
+                vault.census().await
+            }));
+        }
+    };
+    let job = vault.job(shard, 1, forward(2));
+    refused(engine.reencrypt(&job, &demote).await.unwrap_err());
+    let after = after.into_inner().unwrap().unwrap();
+    let (old, new) = under(&after);
+    assert!(old > 0 && new > 0, "{old} {new}");
+    assert_eq!(vault.census().await, after, "and no row more is turned");
+    let state = async || vault.rows("SELECT * FROM keyturn_rotation JOIN keyturn_shard USING (rotation)").await;
+    let before = state().await;
+    refused(engine.reencrypt(&vault.job(shard, 2, forward(3)), &|_| {}).await.unwrap_err());
+    refused(engine.lift_fence(&forward(3)).await.unwrap_err());
+    refused(engine.turn_back(&back(3)).await.unwrap_err());
+    refused(engine.note(&vault.rotation, NoteKind::Offline, "here").await.unwrap_err());
+    assert_eq!(state().await, before, "the ledger is as it was");
+    assert!(vault.user().await.is_err());
+
+    read_only(0).await;
+    let tally = engine.reencrypt(&vault.job(shard, 2, forward(3)), &|_| {}).await.unwrap();
+    assert_eq!(tally.rows, 12_000);
+    engine.lift_fence(&forward(4)).await.unwrap();
+    vault.user().await.unwrap().close().await.unwrap();
 }
 
 /// A list of sessions that shows statements as text would fail here, and nobody would be seen.

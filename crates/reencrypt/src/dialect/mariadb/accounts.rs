@@ -57,8 +57,8 @@ pub(super) async fn fence(
     shared: &Shared,
     mark: &LedgerMark,
 ) -> Result<(), EngineError> {
-    ledger::create(connection).await?;
     ground::check(connection, make).await?;
+    ledger::create(connection).await?;
     sessions::take_turn(connection).await?;
     let fenced = put_up(connection, make, shared, mark).await;
     let given_up = sessions::give_turn_up(connection).await;
@@ -196,6 +196,7 @@ pub(super) async fn turn_back(
     shared: &Shared,
     mark: &LedgerMark,
 ) -> Result<(), EngineError> {
+    ground::check_writable(connection, make).await?;
     ledger::create(connection).await?;
     // A turn back that itself comes late must end nobody's session.
     if let Some(header) = ledger::header(connection, &mark.rotation, Hold::Glance).await? {

@@ -13,7 +13,10 @@ use crate::error::Doing;
 const VARIABLES: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN
     ('performance_schema', 'performance_schema_max_thread_instances', 'group_replication_single_primary_mode')";
 const COUNTERS: &str = "SHOW GLOBAL STATUS WHERE Variable_name IN
-    ('Performance_schema_thread_instances_lost', 'Innodb_redo_log_enabled')";
+    ('Performance_schema_thread_instances_lost', 'Performance_schema_thread_classes_lost', 'Innodb_redo_log_enabled')";
+
+/// Whether the list of sessions has this one in it.
+const LISTS_US: &str = "SELECT COUNT(*) FROM performance_schema.processlist WHERE ID = CONNECTION_ID()";
 
 /// Everything that stands in the way.
 pub(super) async fn problems(connection: &mut MySqlConnection, make: Make) -> Result<Vec<String>, EngineError> {
@@ -28,26 +31,45 @@ pub(super) async fn problems(connection: &mut MySqlConnection, make: Make) -> Re
             settings.insert(name.to_ascii_lowercase(), value);
         }
     }
-    Ok(problems_of(&settings))
+    let ours: i64 = raw_sql(LISTS_US).fetch_one(connection).await.and_then(|row| row.try_get(0)).doing(doing)?;
+    Ok(problems_of(&settings, ours == 1))
 }
 
-/// The same, refused.
+/// The same, refused, and a server that is not to be written to.
 pub(super) async fn check(connection: &mut MySqlConnection, make: Make) -> Result<(), EngineError> {
+    check_writable(connection, make).await?;
     let problems = problems(connection, make).await?;
     if problems.is_empty() { Ok(()) } else { Err(EngineError::Rights(problems)) }
 }
 
-fn problems_of(settings: &BTreeMap<String, String>) -> Vec<String> {
+/// `read_only` stops everybody in MariaDB who lacks a right of its own for it. In MySQL the right to end others' sessions has it in
+/// it, so the agent could write to a server that somebody has told to be a replica, and must look itself.
+pub(super) async fn check_writable(connection: &mut MySqlConnection, make: Make) -> Result<(), EngineError> {
+    if make == Make::MariaDb {
+        return Ok(());
+    }
+    let row = raw_sql("SELECT @@GLOBAL.read_only").fetch_one(connection).await;
+    let read_only: i64 =
+        row.and_then(|row| row.try_get_unchecked(0)).doing(|| "asking whether the server is read-only".to_owned())?;
+    if read_only == 0 { Ok(()) } else { Err(EngineError::ReadOnly) }
+}
+
+/// Threads of a class that the server had no room to register are on no list, so sessions may be missing by kinds too: those of the
+/// X protocol alone, while all others are there.
+fn problems_of(settings: &BTreeMap<String, String>, lists_us: bool) -> Vec<String> {
     let of = |name: &str| settings.get(name).map(String::as_str);
     let mut problems = Vec::new();
     let hides = of("performance_schema") != Some("ON")
         || of("performance_schema_max_thread_instances") != Some("-1")
-        || of("performance_schema_thread_instances_lost") != Some("0");
+        || of("performance_schema_thread_instances_lost") != Some("0")
+        || of("performance_schema_thread_classes_lost") != Some("0")
+        || !lists_us;
     if hides {
         problems.push(
-            "the server does not list all sessions: it must run with performance_schema = ON and \
-             performance_schema_max_thread_instances = -1 (the defaults), and Performance_schema_thread_instances_lost \
-             must be 0"
+            "the server does not list all sessions: it must run with performance_schema = ON, \
+             performance_schema_max_thread_instances = -1 and performance_schema_max_thread_classes as they are by \
+             default, Performance_schema_thread_instances_lost and Performance_schema_thread_classes_lost must be 0, and \
+             performance_schema.processlist must have this very session in it"
                 .to_owned(),
         );
     }
@@ -71,10 +93,11 @@ fn problems_of(settings: &BTreeMap<String, String>) -> Vec<String> {
 mod tests {
     use super::*;
 
-    const GOOD: [(&str, &str); 4] = [
+    const GOOD: [(&str, &str); 5] = [
         ("performance_schema", "ON"),
         ("performance_schema_max_thread_instances", "-1"),
         ("performance_schema_thread_instances_lost", "0"),
+        ("performance_schema_thread_classes_lost", "0"),
         ("innodb_redo_log_enabled", "ON"),
     ];
 
@@ -82,7 +105,7 @@ mod tests {
         let mut settings: BTreeMap<String, String> =
             GOOD.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         settings.insert(name.to_owned(), value.to_owned());
-        problems_of(&settings)
+        problems_of(&settings, true)
     }
 
     #[test]
@@ -92,12 +115,15 @@ mod tests {
             ("performance_schema", "OFF", "list all sessions"),
             ("performance_schema_max_thread_instances", "100", "max_thread_instances = -1"),
             ("performance_schema_thread_instances_lost", "3", "instances_lost"),
+            ("performance_schema_thread_classes_lost", "1", "classes_lost"),
             ("innodb_redo_log_enabled", "OFF", "ENABLE INNODB REDO_LOG"),
             ("group_replication_single_primary_mode", "OFF", "several primaries"),
         ] {
             let problems = with(name, value);
             assert!(problems.len() == 1 && problems[0].contains(expected), "{name}: {problems:?}");
         }
-        assert_eq!(problems_of(&BTreeMap::new()).len(), 2, "a server that says nothing is not trusted");
+        assert_eq!(problems_of(&BTreeMap::new(), true).len(), 2, "a server that says nothing is not trusted");
+        let good = GOOD.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        assert_eq!(problems_of(&good, false).len(), 1, "nor one that does not list who asks");
     }
 }

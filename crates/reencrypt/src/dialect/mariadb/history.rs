@@ -5,6 +5,7 @@ use rotation::RotationId;
 use sqlx::mysql::{MySqlConnection, MySqlRow};
 use sqlx::{Connection, Row as _};
 
+use super::ground;
 use super::ledger::{self, Hold};
 use super::make::Make;
 use crate::EngineError;
@@ -87,6 +88,7 @@ pub(super) async fn note(
     kind: NoteKind,
     node: &str,
 ) -> Result<(), EngineError> {
+    ground::check_writable(connection, make).await?;
     // Before the transaction: making a table would end it. Two agents may do so at once.
     if !exists(connection).await? {
         ledger::create(connection).await?;

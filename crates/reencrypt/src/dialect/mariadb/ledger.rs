@@ -60,8 +60,11 @@ const CREATE: [&str; 3] = [
     ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
 ];
 
+/// With whether the server is to be written to, which MySQL leaves to us: see [`super::ground::check_writable`].
 const HEADER: &str = "
-    SELECT format, direction, epoch, closed, role_saved, role_fenced, let_in FROM keyturn_rotation WHERE rotation = ?";
+    SELECT format, direction, epoch, closed, role_saved, role_fenced, let_in,
+           /*M! 0 */ /*!80400 @@GLOBAL.read_only */
+    FROM keyturn_rotation WHERE rotation = ?";
 
 const SHARD: &str = "
     SELECT epoch, lease, cursor_key, rows_done, values_opened, values_undecryptable, content_digest, done,
@@ -133,6 +136,7 @@ pub(super) enum Hold {
     Alone,
 }
 
+/// The header, if there is one. Whoever holds it is about to write, and is refused on a server that is read-only.
 pub(super) async fn header(
     connection: &mut MySqlConnection,
     rotation: &RotationId,
@@ -147,7 +151,12 @@ pub(super) async fn header(
     // Reviewed: constants only.
     let row =
         sqlx::query(AssertSqlSafe(sql)).bind(rotation.to_string()).fetch_optional(connection).await.doing(doing)?;
-    row.map(|row| read_header(&row)).transpose().doing(doing)
+    let Some(row) = row else { return Ok(None) };
+    let read_only: i64 = row.try_get_unchecked(7).doing(doing)?;
+    if read_only != 0 && hold != Hold::Glance {
+        return Err(EngineError::ReadOnly);
+    }
+    read_header(&row).map(Some).doing(doing)
 }
 
 fn read_header(row: &MySqlRow) -> Result<Header, sqlx::Error> {
@@ -257,7 +266,8 @@ pub(super) async fn enter(connection: &mut MySqlConnection, claim: &Claim) -> Re
     point!(HEADER_RAISED).before().map_err(sqlx::Error::Io).doing(doing)?;
     sqlx::query(
         "UPDATE keyturn_rotation SET epoch = ?
-         WHERE rotation = ? AND epoch < ? AND direction = ? AND NOT closed AND format = ?",
+         WHERE rotation = ? AND epoch < ? AND direction = ? AND NOT closed AND format = ?
+               /*!80400 AND NOT @@GLOBAL.read_only */",
     )
     .bind(epoch_number(&claim.mark))
     .bind(rotation.to_string())

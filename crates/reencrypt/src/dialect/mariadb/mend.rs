@@ -5,7 +5,7 @@ use sqlx::{Connection as _, Row as _};
 
 use super::super::Written;
 use super::make::Make;
-use super::{ledger, rows};
+use super::{ground, ledger, rows};
 use crate::EngineError;
 use crate::error::Doing;
 use crate::table::{Change, Table};
@@ -37,6 +37,7 @@ pub(super) async fn mend(
     changes: &[Change],
     packet_bytes_max: usize,
 ) -> Result<Written, EngineError> {
+    ground::check_writable(connection, make).await?;
     make.enter_transaction(connection).await?;
     let written = mend_at_once(connection, table, changes, packet_bytes_max).await;
     let left = make.leave_transaction(connection).await;

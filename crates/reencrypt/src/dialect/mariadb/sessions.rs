@@ -22,7 +22,8 @@ const TURN_TIME_MAX_SECONDS: u32 = 5;
 const TURN: &str = "CONCAT('keyturn.turn.', /*M! MD5(DATABASE()) */ /*!80400 LEFT(SHA2(DATABASE(), 256), 32) */)";
 
 /// All sessions, one row each. MySQL's own list fails while anybody's statement holds bytes that are no text, but this one of
-/// its does not, and misses nobody if the settings are as `grants` demands.
+/// its does not. It has whoever the server had room to register, of the kinds of threads that it had room for: `ground` refuses a
+/// server that ever lacked either, or that does not list this session itself.
 const LIST: &str = "/*M! information_schema.PROCESSLIST */ /*!80400 performance_schema.processlist */";
 
 /// The error of a session that has gone meanwhile.
