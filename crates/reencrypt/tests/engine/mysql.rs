@@ -8,7 +8,7 @@ use rotation::{Direction, FaultCode, StrategyChoice};
 use sqlx::Connection as _;
 
 use crate::farm::{Cell, Place, Vault, request, stand_still, under};
-use crate::mariadb::{Make, Server};
+use crate::mariadb::{Make, Server, waits_for_a_row};
 
 /// What Preflight says against it.
 async fn refusal(vault: &Vault) -> String {
@@ -121,11 +121,75 @@ async fn an_account_that_may_come_as_the_application_is_refused_by_name() {
     vault.run("CREATE USER stand_in@'%'").await;
     for whom in [format!("{application}@localhost"), "''@''".to_owned()] {
         vault.run(&format!("GRANT PROXY ON {whom} TO stand_in@'%'")).await;
-        let message = refusal(&vault).await;
-        assert!(message.contains("'stand_in'@'%' may come as the application"), "{message}");
+        let fenced = vault.engine().await.fence(&vault.mark(1, Direction::Forward)).await.unwrap_err().fault().message;
+        for message in [refusal(&vault).await, fenced] {
+            assert!(message.contains("'stand_in'@'%' may come as the application"), "{message}");
+        }
         vault.run(&format!("REVOKE PROXY ON {whom} FROM stand_in@'%'")).await;
         vault.engine().await.check_targets().await.unwrap();
     }
+}
+
+/// The proof would count its threads as somebody else's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_of_a_replication_group_is_refused() {
+    let vault = vault_of_its_own("").await;
+    vault.run("INSTALL PLUGIN group_replication SONAME 'group_replication.so'").await;
+    vault.engine().await.check_targets().await.unwrap();
+    vault.run("SET GLOBAL group_replication_group_name = 'aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa'").await;
+    let message = refusal(&vault).await;
+    assert!(message.contains("member of a replication group"), "{message}");
+}
+
+/// The scheduler runs events whether or not the account that made them is locked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_of_other_databases_that_may_write_here_stop_the_fence() {
+    let vault = vault_of_its_own("").await;
+    let Place::Mariadb { agent, application, database, .. } = &vault.place else { panic!("MySQL only") };
+    vault
+        .run(&format!(
+            "CREATE DATABASE elsewhere; GRANT EVENT ON *.* TO {agent}@'%';
+             CREATE EVENT elsewhere.others ON SCHEDULE EVERY 1 DAY STARTS '2037-01-01' DO SET @a = 1;
+             CREATE EVENT elsewhere.named ON SCHEDULE EVERY 1 DAY STARTS '2037-01-01'
+                 DO DELETE FROM {database}.connections;
+             CREATE DEFINER = {application}@localhost EVENT elsewhere.made ON SCHEDULE EVERY 1 DAY STARTS '2037-01-01'
+                 DO SET @a = 1"
+        ))
+        .await;
+    let error = vault.engine().await.fence(&vault.mark(1, Direction::Forward)).await.unwrap_err();
+    assert_eq!(error.code(), FaultCode::SessionsRemain);
+    let message = error.fault().message;
+    assert!(message.contains("\"elsewhere.named\"") && message.contains("\"elsewhere.made\""), "{message}");
+    assert!(!message.contains("elsewhere.others"), "{message}");
+    vault.run("ALTER EVENT elsewhere.named DISABLE; DROP EVENT elsewhere.made").await;
+    vault.engine().await.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
+}
+
+/// Should it stop, the server ends it, and so nobody waits for the header for hours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_turns_the_header_may_not_be_silent_for_long() {
+    let vault = vault_of_its_own("").await;
+    let Place::Mariadb { agent, .. } = &vault.place else { panic!("MySQL only") };
+    let engine = vault.engine().await;
+    engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
+    let mut other = vault.root().await;
+    let mut holder = other.begin().await.unwrap();
+    sqlx::raw_sql("SELECT 1 FROM keyturn_rotation FOR UPDATE").fetch_all(&mut *holder).await.unwrap();
+    let mark = vault.mark(2, Direction::Forward);
+    let lifting = tokio::spawn(async move { engine.lift_fence(&mark).await });
+    let mut watcher = vault.root().await;
+    while !waits_for_a_row(&mut watcher).await {
+        assert!(!lifting.is_finished(), "{:?}", lifting.await);
+    }
+    let limits = format!(
+        "SELECT CAST(MIN(CAST(VARIABLE_VALUE AS UNSIGNED)) AS CHAR) FROM performance_schema.variables_by_thread
+         JOIN performance_schema.threads USING (THREAD_ID)
+         WHERE PROCESSLIST_USER = '{agent}' AND VARIABLE_NAME = 'wait_timeout'"
+    );
+    assert_eq!(vault.text(&limits).await, "15");
+    holder.rollback().await.unwrap();
+    lifting.await.unwrap().unwrap();
+    watcher.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -353,6 +417,8 @@ async fn a_table_with_a_generated_invisible_key_turns() {
     let vault = Vault::bare_made_by(Make::MySql, targets).await;
     let secrets: Vec<String> =
         (0..200).map(|at| format!("({})", vault.literal(&vault.raw(&format!("s {at}"), "")))).collect();
+    // Other sessions have it from the server, and ours by themselves.
+    vault.run("SET GLOBAL show_gipk_in_create_table_and_information_schema = OFF").await;
     vault
         .run(&format!(
             "SET sql_generate_invisible_primary_key = ON; CREATE TABLE t (c blob); INSERT INTO t VALUES {}",

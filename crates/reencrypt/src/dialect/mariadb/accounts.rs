@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Connection, Row as _};
 
 use super::ledger::{self, Hold};
 use super::make::Make;
-use super::{Shared, ground, literal, sessions};
+use super::{Shared, bypass, ground, literal, sessions};
 use crate::EngineError;
 use crate::dialect::durable;
 use crate::dialect::polls::Polls;
@@ -58,10 +58,12 @@ pub(super) async fn fence(
     mark: &LedgerMark,
 ) -> Result<(), EngineError> {
     ground::check(connection, make).await?;
+    // Again, since Preflight was a while ago.
+    bypass::check(connection, make, shared).await?;
     ledger::create(connection).await?;
-    sessions::take_turn(connection).await?;
+    sessions::take_turn(connection, make).await?;
     let fenced = put_up(connection, make, shared, mark).await;
-    let given_up = sessions::give_turn_up(connection).await;
+    let given_up = sessions::give_turn_up(connection, make).await;
     fenced.and(given_up)?;
     let started = Instant::now();
     let mut polls = Polls::new();
@@ -203,9 +205,9 @@ pub(super) async fn turn_back(
         header.admit_epoch(mark)?;
     }
     sessions::end_other_workers(connection).await?;
-    sessions::take_turn(connection).await?;
+    sessions::take_turn(connection, make).await?;
     let turned = turn(connection, make, shared, mark).await;
-    let given_up = sessions::give_turn_up(connection).await;
+    let given_up = sessions::give_turn_up(connection, make).await;
     let Some(user) = turned? else { return given_up };
     given_up?;
     let started = Instant::now();
@@ -298,9 +300,9 @@ async fn let_in(
     if !ledger::exists(connection).await? {
         return Err(EngineError::LedgerMissing(mark.rotation));
     }
-    sessions::take_turn(connection).await?;
+    sessions::take_turn(connection, make).await?;
     let done = give_back(connection, make, mark, doing, change).await;
-    let given_up = sessions::give_turn_up(connection).await;
+    let given_up = sessions::give_turn_up(connection, make).await;
     done.and(given_up)
 }
 

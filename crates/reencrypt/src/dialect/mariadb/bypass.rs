@@ -1,9 +1,13 @@
 //! Who in MySQL comes past a fence of the application's accounts, or cannot be shut out by it. MariaDB knows neither.
 
 use sqlx::Row as _;
-use sqlx::mysql::MySqlConnection;
+use sqlx::mysql::{MySqlArguments, MySqlConnection};
+use sqlx::query::Query;
+use sqlx::{MySql, query};
 
-use super::grants::Grants;
+use super::Shared;
+use super::grants::{self, Grants};
+use super::make::Make;
 use crate::EngineError;
 use crate::error::{Doing, mariadb_number};
 
@@ -38,11 +42,11 @@ pub(super) async fn problems(
             tables.iter().map(|table| format!("GRANT SELECT ON mysql.{table} TO {account}")).collect();
         problems.push(format!("it cannot see who may come past the fence: {}", missing.join(", ")));
     };
-    let proxies = named(connection, PROXIES, application).await?;
+    let proxies = named(connection, query(PROXIES).bind(application)).await?;
     if proxies.is_none() {
         unreadable(&["proxies_priv"]);
     }
-    let system_users = named(connection, SYSTEM_USERS, application).await?;
+    let system_users = named(connection, query(SYSTEM_USERS).bind(application)).await?;
     if system_users.is_none() {
         unreadable(&["role_edges", "global_grants"]);
     }
@@ -65,13 +69,21 @@ pub(super) async fn problems(
 /// The accounts that are the answer; nothing, if it may not be asked.
 async fn named(
     connection: &mut MySqlConnection,
-    sql: &'static str,
-    application: &str,
+    asked: Query<'_, MySql, MySqlArguments>,
 ) -> Result<Option<Vec<String>>, EngineError> {
     let doing = || "looking who may come past the fence".to_owned();
-    match sqlx::query(sql).bind(application).fetch_all(connection).await {
+    match asked.fetch_all(connection).await {
         Ok(rows) => rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map(Some).doing(doing),
         Err(error) if matches!(mariadb_number(&error), Some(1142 | 1143)) => Ok(None),
         Err(error) => Err(error).doing(doing),
     }
+}
+
+/// The same, refused, for who is about to put a fence up.
+pub(super) async fn check(connection: &mut MySqlConnection, make: Make, shared: &Shared) -> Result<(), EngineError> {
+    let (Make::MySql, Some(application)) = (make, &shared.application_role) else { return Ok(()) };
+    let grants = Grants::of(connection, make).await?;
+    let (_, account) = grants::whose(connection).await?;
+    let problems = problems(connection, application, &grants, &account).await?;
+    if problems.is_empty() { Ok(()) } else { Err(EngineError::Rights(problems)) }
 }

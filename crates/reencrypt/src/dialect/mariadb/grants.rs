@@ -304,7 +304,7 @@ pub(super) async fn check_sight_of_sessions(connection: &mut MySqlConnection, ma
 }
 
 /// The database, and the account as it stands in a GRANT.
-async fn whose(connection: &mut MySqlConnection) -> Result<(String, String), EngineError> {
+pub(super) async fn whose(connection: &mut MySqlConnection) -> Result<(String, String), EngineError> {
     let doing = || "asking for the account".to_owned();
     let row =
         raw_sql("SELECT DATABASE(), SUBSTRING_INDEX(CURRENT_USER(), '@', 1), SUBSTRING_INDEX(CURRENT_USER(), '@', -1)")

@@ -11,7 +11,7 @@ use crate::error::Doing;
 
 /// Variables and counters, which any account may ask for. Those of group replication are there only where it is.
 const VARIABLES: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN
-    ('performance_schema', 'performance_schema_max_thread_instances', 'group_replication_single_primary_mode')";
+    ('performance_schema', 'performance_schema_max_thread_instances', 'group_replication_group_name')";
 const COUNTERS: &str = "SHOW GLOBAL STATUS WHERE Variable_name IN
     ('Performance_schema_thread_instances_lost', 'Performance_schema_thread_classes_lost', 'Innodb_redo_log_enabled')";
 
@@ -79,10 +79,10 @@ fn problems_of(settings: &BTreeMap<String, String>, lists_us: bool) -> Vec<Strin
                 .to_owned(),
         );
     }
-    if of("group_replication_single_primary_mode") == Some("OFF") {
+    if of("group_replication_group_name").is_some_and(|name| !name.is_empty()) {
         problems.push(
-            "the server is one of several primaries of a group, in which the locks of one do not hold on another; \
-             make it a group with a single primary for the rotation"
+            "the server is a member of a replication group (group_replication_group_name is set), whose threads apply \
+             other servers' changes at any time; STOP GROUP_REPLICATION and take the name away for the rotation"
                 .to_owned(),
         );
     }
@@ -110,14 +110,14 @@ mod tests {
 
     #[test]
     fn each_setting_that_the_proofs_need_is_named() {
-        assert_eq!(with("group_replication_single_primary_mode", "ON"), Vec::<String>::new());
+        assert_eq!(with("group_replication_group_name", ""), Vec::<String>::new());
         for (name, value, expected) in [
             ("performance_schema", "OFF", "list all sessions"),
             ("performance_schema_max_thread_instances", "100", "max_thread_instances = -1"),
             ("performance_schema_thread_instances_lost", "3", "instances_lost"),
             ("performance_schema_thread_classes_lost", "1", "classes_lost"),
             ("innodb_redo_log_enabled", "OFF", "ENABLE INNODB REDO_LOG"),
-            ("group_replication_single_primary_mode", "OFF", "several primaries"),
+            ("group_replication_group_name", "0b1d", "member of a replication group"),
         ] {
             let problems = with(name, value);
             assert!(problems.len() == 1 && problems[0].contains(expected), "{name}: {problems:?}");

@@ -80,8 +80,8 @@ const STATEMENTS_KEPT_MAX: usize = 16;
 /// a backslash is a backslash (MySQL would read what it has stored of functional indexes otherwise, and damage them);
 /// text compares byte by byte unless a column's own collation is named; times are in UTC; each statement sees what is
 /// committed; nobody waits for ever for a lock, and a worker that is stopped inside a transaction is ended by the server,
-/// but not one that waits for the next page (in MySQL by [`Make::enter_transaction`]); a constraint holds for us too; and
-/// nothing that was set to spare a careless user stops a statement half-way.
+/// but not one that waits for the next page (in MySQL by [`Make::enter_transaction`]); a constraint holds for us too;
+/// keys that MySQL has made by itself are shown; and nothing that was set to spare a careless user stops a statement half-way.
 const SETTINGS: &str = "
     SET SESSION
         sql_mode = CONCAT('STRICT_ALL_TABLES,ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION'
@@ -96,7 +96,8 @@ const SETTINGS: &str = "
              idle_readonly_transaction_timeout = 0,
              max_statement_time = 0,
              check_constraint_checks = 1, */
-        /*!80400 max_execution_time = 0, */
+        /*!80400 max_execution_time = 0,
+                 show_gipk_in_create_table_and_information_schema = ON, */
         wait_timeout = 28800,
         net_read_timeout = 120,
         net_write_timeout = 28800,

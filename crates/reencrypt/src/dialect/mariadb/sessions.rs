@@ -26,6 +26,19 @@ const TURN: &str = "CONCAT('keyturn.turn.', /*M! MD5(DATABASE()) */ /*!80400 LEF
 /// server that ever lacked either, or that does not list this session itself.
 const LIST: &str = "/*M! information_schema.PROCESSLIST */ /*!80400 performance_schema.processlist */";
 
+/// Events that the server would run by itself: those of this database; and in MySQL, where they run unless somebody has stopped
+/// them, those of others too that the application has made, or that name this database. An account sees what it has the
+/// right EVENT on.
+const EVENTS: &str = "
+    SELECT CASE WHEN EVENT_SCHEMA = DATABASE() THEN EVENT_NAME ELSE CONCAT(EVENT_SCHEMA, '.', EVENT_NAME) END
+    FROM information_schema.EVENTS
+    WHERE STATUS = 'ENABLED' AND @@GLOBAL.event_scheduler = 'ON'
+      AND (EVENT_SCHEMA = DATABASE()
+           OR (? AND (CAST(LEFT(DEFINER, CHAR_LENGTH(DEFINER) - CHAR_LENGTH(SUBSTRING_INDEX(DEFINER, '@', -1)) - 1) AS BINARY)
+                          = CAST(? AS BINARY)
+                      OR LOCATE(LOWER(CONVERT(DATABASE() USING utf8mb4)),
+                                LOWER(CONVERT(EVENT_DEFINITION USING utf8mb4))) > 0)))";
+
 /// The error of a session that has gone meanwhile.
 const NO_SUCH_THREAD: u16 = 1094;
 
@@ -63,8 +76,8 @@ pub(super) async fn end_named(connection: &mut MySqlConnection, name: &str) -> R
 /// The turn of one session to alter the application's accounts. Altering an account commits whatever transaction is
 /// open, so the ledger's header cannot be held meanwhile; this lock is, and whoever has it is the only one that turns
 /// the header, puts the fence up or takes it down. A holder that was stopped is ended by the next, so that it alters
-/// nothing when it wakes.
-pub(super) async fn take_turn(connection: &mut MySqlConnection) -> Result<(), EngineError> {
+/// nothing when it wakes. Whoever has the turn is about to hold the header, and the server ends it should it stop.
+pub(super) async fn take_turn(connection: &mut MySqlConnection, make: Make) -> Result<(), EngineError> {
     let doing = || "waiting for the turn to alter accounts".to_owned();
     // Reviewed: a constant.
     let name: String = sqlx::raw_sql(AssertSqlSafe(format!("SELECT {TURN}")))
@@ -72,18 +85,20 @@ pub(super) async fn take_turn(connection: &mut MySqlConnection) -> Result<(), En
         .await
         .and_then(|row| row.try_get(0))
         .doing(doing)?;
-    if lock(connection, &name, TURN_TIME_MAX_SECONDS).await? {
-        return Ok(());
-    }
-    end_named(connection, &name).await?;
-    if lock(connection, &name, TURN_TIME_MAX_SECONDS).await? {
-        return Ok(());
+    for ends_the_holder in [false, true] {
+        if ends_the_holder {
+            end_named(connection, &name).await?;
+        }
+        if lock(connection, &name, TURN_TIME_MAX_SECONDS).await? {
+            return make.enter_transaction(connection).await;
+        }
     }
     Err(EngineError::TimedOut { doing: doing(), seconds: u64::from(TURN_TIME_MAX_SECONDS) })
 }
 
 /// Lets the next one.
-pub(super) async fn give_turn_up(connection: &mut MySqlConnection) -> Result<(), EngineError> {
+pub(super) async fn give_turn_up(connection: &mut MySqlConnection, make: Make) -> Result<(), EngineError> {
+    make.leave_transaction(connection).await?;
     // Reviewed: a constant.
     sqlx::raw_sql(AssertSqlSafe(format!("DO RELEASE_LOCK({TURN})")))
         .execute(connection)
@@ -223,13 +238,12 @@ pub(super) async fn others(
         let name: Vec<u8> = row.try_get_unchecked(3).doing(doing)?;
         others.push(format!("prepared transaction {:?}", String::from_utf8_lossy(&name)));
     }
-    let events = sqlx::raw_sql(
-        "SELECT EVENT_NAME FROM information_schema.EVENTS
-         WHERE EVENT_SCHEMA = DATABASE() AND STATUS = 'ENABLED' AND @@GLOBAL.event_scheduler = 'ON'",
-    )
-    .fetch_all(connection)
-    .await
-    .doing(doing)?;
+    let events = sqlx::query(EVENTS)
+        .bind(make == Make::MySql)
+        .bind(shared.application_role.as_deref())
+        .fetch_all(connection)
+        .await
+        .doing(doing)?;
     for row in &events {
         let name: String = row.try_get(0).doing(doing)?;
         others.push(format!("the event {name:?}, which the server may run at any time (ALTER EVENT ... DISABLE)"));

@@ -173,9 +173,9 @@ pub(super) async fn shadow(
     {
         return Ok(entry.shadow);
     }
-    sessions::take_turn(connection).await?;
+    sessions::take_turn(connection, Make::MariaDb).await?;
     let made = make(connection, mark, table).await;
-    let given_up = sessions::give_turn_up(connection).await;
+    let given_up = sessions::give_turn_up(connection, Make::MariaDb).await;
     let made = made?;
     given_up?;
     Ok(made)
