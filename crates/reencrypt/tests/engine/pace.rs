@@ -151,12 +151,14 @@ async fn a_replica_that_falls_behind_slows_writers_down_and_one_that_is_gone_doe
     let mut vault = Vault::mariadb_on(Arc::clone(&primary)).await;
     let shard = one_shard(&vault, 9_000).await;
     let mut root = replica.superuser("mysql").await;
+    let began = Instant::now();
     while sqlx::raw_sql("SELECT 1 FROM mysql.user WHERE User = 'keyturn_monitor'")
         .fetch_optional(&mut root)
         .await
         .unwrap()
         .is_none()
     {
+        assert!(began.elapsed() < Duration::from_secs(60), "the replica follows nobody: {:?}", replica.log());
         // Through the primary, as everything that is to be on a replica.
         vault.run(&vault.documented("replicas").replace("CREATE USER", "CREATE USER IF NOT EXISTS")).await;
     }
