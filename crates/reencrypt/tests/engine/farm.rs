@@ -643,6 +643,16 @@ pub(crate) fn under(census: &Census) -> (usize, usize) {
     (count(|found| matches!(found, Found::Old(_))), count(|found| matches!(found, Found::New(_))))
 }
 
+/// No value is under the old key while another is under the new one. Looks twice: what was sent before its sender was cut
+/// off may be carried out between two statements of the first look.
+pub(crate) async fn all_under_one_key(vault: &Vault) {
+    let is_mixed = |(old, new)| old > 0 && new > 0;
+    if is_mixed(under(&vault.census().await)) {
+        let (old, new) = under(&vault.census().await);
+        assert!(!is_mixed((old, new)), "{old} under the old key and {new} under the new one");
+    }
+}
+
 pub(crate) fn request<'a>(
     ring: &'a KeySet,
     accepted: &'a [UndecryptableValue],

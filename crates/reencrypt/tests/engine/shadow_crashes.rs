@@ -8,7 +8,7 @@ use std::task::Poll;
 use reencrypt::EngineError;
 use rotation::{Direction, FaultCode};
 
-use crate::farm::{Census, Vault, stand_still, turned, under};
+use crate::farm::{Vault, all_under_one_key, stand_still, turned, under};
 use crate::shadow::{SCHEMA, content, copied, healthy, swapped, undo, vault, verified};
 
 /// Polls the work so many times and then drops it, as a process that is killed there. Every statement is a poll or two.
@@ -35,17 +35,12 @@ async fn cut_everywhere(vault: &Vault, step: impl AsyncFn() -> Result<(), Engine
                     done.unwrap();
                     return polls;
                 }
-                None => all_under_one_key(&vault.census().await),
+                None => all_under_one_key(vault).await,
             }
         }
         assert!(polls < 5000, "it never came to its end");
     }
     unreachable!("the numbers do not end")
-}
-
-fn all_under_one_key(census: &Census) {
-    let (old, new) = under(census);
-    assert!(old == 0 || new == 0, "{old} under the old key and {new} under the new one");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,7 +61,7 @@ async fn every_step_forward_may_be_cut_off_anywhere() {
         let job = vault.job(shard, 2, mark(4));
         steps += cut_everywhere(&vault, async || engine.verify(&job, &|_| {}).await.map(drop)).await;
     }
-    all_under_one_key(&vault.census().await);
+    all_under_one_key(&vault).await;
     let job = vault.swap_job(&survey, mark(5));
     steps += cut_everywhere(&vault, async || engine.swap(&job, &|_| {}).await).await;
     assert_eq!(vault.census().await, turned(&census));

@@ -10,7 +10,7 @@ use reencrypt::EngineError;
 use rotation::{Direction, FaultCode, Strategy, StrategyChoice};
 use sqlx::AssertSqlSafe;
 
-use crate::farm::{Vault, turned, under};
+use crate::farm::{Vault, all_under_one_key, turned, under};
 use crate::shadow::{copied, swapped, undo, verified};
 
 type Rows = Vec<Vec<Option<Vec<u8>>>>;
@@ -200,10 +200,7 @@ async fn cut_everywhere(vault: &Vault, stride: u64, step: impl AsyncFn() -> Resu
                 let passes = error.is_retryable() || error.code() == FaultCode::Superseded;
                 assert!(passes, "{polls}: {error:?}");
             }
-            None => {
-                let (old, new) = under(&vault.census().await);
-                assert!(old == 0 || new == 0, "{old} under the old key and {new} under the new one");
-            }
+            None => all_under_one_key(vault).await,
         }
     }
     panic!("it never came to its end");
