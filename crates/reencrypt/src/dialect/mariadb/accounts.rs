@@ -170,11 +170,8 @@ async fn end_sessions_of(
     user: &str,
     mark: &LedgerMark,
 ) -> Result<usize, EngineError> {
-    make.enter_transaction(connection).await?;
-    let ended = end_sessions_while_held(connection, make, user, mark).await;
-    let left = make.leave_transaction(connection).await;
-    let ended = ended?;
-    left.map(|()| ended)
+    make.in_transaction(connection, async |connection| end_sessions_while_held(connection, make, user, mark).await)
+        .await
 }
 
 async fn end_sessions_while_held(

@@ -94,10 +94,7 @@ pub(super) async fn note(
         ledger::create(connection).await?;
         sqlx::raw_sql(CREATE).execute(&mut *connection).await.doing(|| "leaving a note in the ledger".to_owned())?;
     }
-    make.enter_transaction(connection).await?;
-    let noted = note_at_once(connection, rotation, kind, node).await;
-    let left = make.leave_transaction(connection).await;
-    noted.and(left)
+    make.in_transaction(connection, async |connection| note_at_once(connection, rotation, kind, node).await).await
 }
 
 async fn note_at_once(

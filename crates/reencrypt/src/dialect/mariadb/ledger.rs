@@ -365,11 +365,7 @@ pub(super) async fn commit(
     chunk: &Chunk<'_>,
     packet_bytes_max: usize,
 ) -> Result<Written, EngineError> {
-    make.enter_transaction(connection).await?;
-    let committed = commit_at_once(connection, chunk, packet_bytes_max).await;
-    let left = make.leave_transaction(connection).await;
-    let committed = committed?;
-    left.map(|()| committed)
+    make.in_transaction(connection, async |connection| commit_at_once(connection, chunk, packet_bytes_max).await).await
 }
 
 async fn commit_at_once(

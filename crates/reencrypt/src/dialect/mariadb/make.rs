@@ -91,6 +91,19 @@ impl Make {
         self.limit_silence(connection, OUTSIDE).await
     }
 
+    /// Does what is one transaction between the two.
+    pub(super) async fn in_transaction<T>(
+        self,
+        connection: &mut MySqlConnection,
+        work: impl AsyncFnOnce(&mut MySqlConnection) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        self.enter_transaction(connection).await?;
+        let done = work(connection).await;
+        let left = self.leave_transaction(connection).await;
+        let done = done?;
+        left.map(|()| done)
+    }
+
     async fn limit_silence(self, connection: &mut MySqlConnection, sql: &'static str) -> Result<(), EngineError> {
         match self {
             Self::MariaDb => Ok(()),

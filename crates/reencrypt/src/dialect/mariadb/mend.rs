@@ -38,11 +38,8 @@ pub(super) async fn mend(
     packet_bytes_max: usize,
 ) -> Result<Written, EngineError> {
     ground::check_writable(connection, make).await?;
-    make.enter_transaction(connection).await?;
-    let written = mend_at_once(connection, table, changes, packet_bytes_max).await;
-    let left = make.leave_transaction(connection).await;
-    let written = written?;
-    left.map(|()| written)
+    make.in_transaction(connection, async |connection| mend_at_once(connection, table, changes, packet_bytes_max).await)
+        .await
 }
 
 async fn mend_at_once(
