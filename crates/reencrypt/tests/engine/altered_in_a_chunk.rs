@@ -69,15 +69,15 @@ async fn comes_to_its_end(vault: &Vault, survey: &Survey) {
 }
 
 /// Alters it in a session of its own, and comes back when that is done or waits.
-async fn altered(vault: &Vault, change: &'static str) -> (JoinHandle<()>, bool) {
+pub(crate) async fn altered(vault: &Vault, change: &'static str) -> (JoinHandle<()>, bool) {
     let waiting = match vault.is_postgres() {
         true => {
             "SELECT count(*)::text FROM pg_locks l JOIN pg_database d ON d.oid = l.database
-             WHERE d.datname = current_database() AND NOT l.granted AND l.mode = 'AccessExclusiveLock'"
+             WHERE d.datname = current_database() AND NOT l.granted AND l.mode IN ('AccessExclusiveLock', 'ShareLock')"
         }
         false => {
             "SELECT CAST(COUNT(*) AS CHAR) FROM information_schema.PROCESSLIST
-             WHERE DB = DATABASE() AND INFO LIKE 'ALTER%' AND STATE LIKE 'Waiting for table%'"
+             WHERE DB = DATABASE() AND (INFO LIKE 'ALTER%' OR INFO LIKE 'CREATE%') AND STATE LIKE 'Waiting for table%'"
         }
     };
     let alter = if vault.is_postgres() {

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic: that is how it fails")]
 
 mod altered_in_a_chunk;
+mod altered_in_a_copy;
 mod altered_under_way;
 mod attached;
 mod bad_input;
