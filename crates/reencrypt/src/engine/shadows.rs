@@ -76,6 +76,11 @@ pub(super) async fn swap(engine: &Engine, job: &SwapJob, progress: Progress<'_>)
         holder.end().await;
         return Ok(());
     }
+    let are = |states: &[ShadowState]| shadows.iter().filter(|shadow| states.contains(&shadow.state)).count();
+    if are(&[ShadowState::Swapped]) > 0 && are(&[ShadowState::Swapped, ShadowState::Built]) == shadows.len() {
+        // All of them go at once, so an earlier worker's swap came about while we looked.
+        return Err(EngineError::Overtaken("swapping tables".to_owned()));
+    }
     for shadow in &shadows {
         if !labels.contains(shadow.label.as_str()) {
             return Err(unfit(shadow, "is not in the plan"));

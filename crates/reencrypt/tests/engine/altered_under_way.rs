@@ -18,16 +18,21 @@ async fn begun(vault: &Vault) -> (Survey, Shard, Census) {
     engine.fence(&vault.mark(1, Direction::Forward)).await.unwrap();
     let shard = survey.shards.iter().find(|shard| shard.table == "connections").unwrap().clone();
     let (cut, mut was_cut) = tokio::sync::mpsc::unbounded_channel();
+    let (gate, stands_until) = std::sync::mpsc::channel::<()>();
+    let stands_until = std::sync::Mutex::new(stands_until);
     let job = vault.job(&shard, 1, vault.mark(2, Direction::Forward));
     let work = tokio::spawn(async move {
         engine
             .reencrypt(&job, &move |rows| {
                 let _ = cut.send(rows);
+                // Stands still until it is cut off, so that no further chunk is begun.
+                let _ = stands_until.lock().unwrap().recv();
             })
             .await
     });
     was_cut.recv().await.unwrap();
     work.abort();
+    drop(gate);
     assert!(work.await.is_err_and(|error| error.is_cancelled()));
     let (old, new) = under(&connections(vault).await);
     assert!(old > 0 && new > 0, "{old} and {new}");

@@ -29,6 +29,8 @@ async fn until(session: &mut PgConnection, sql: &str) {
 /// From now on the standby hears nothing of what is committed. What was committed before, it has.
 async fn stop_following(standby: &Cluster, primary: &Cluster) {
     let mut session = primary.superuser("postgres").await;
+    // Chunks do not wait for the log to be written out, and only what is written out is sent; this does.
+    sqlx::raw_sql("SELECT pg_logical_emit_message(true, '', '')").execute(&mut session).await.unwrap();
     let behind = "SELECT COALESCE(bool_and(replay_lsn >= pg_current_wal_lsn()), false) FROM pg_stat_replication";
     until(&mut session, behind).await;
     let mut session = standby.superuser("postgres").await;

@@ -59,7 +59,7 @@ pub(crate) const TARGETS: &str = r#"
     name = "content"
 "#;
 
-static GRANTING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+pub(crate) static GRANTING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 pub(crate) enum Place {
     Sqlite { directory: TempDir },

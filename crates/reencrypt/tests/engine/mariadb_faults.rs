@@ -203,13 +203,10 @@ async fn a_lock_of_somebody_else_is_a_fault_that_may_be_tried_again(make: Make) 
 /// Ours, and those of the server or the account that are set for everybody.
 async fn no_time_limit_ends_a_statement_and_a_cancelled_one_is_a_fault_that_may_be_tried_again(make: Make) {
     for strategy in strategies(make) {
-        let vault = match make {
-            Make::MariaDb => Vault::bare_made_by(make, TARGETS).await,
-            Make::MySql => {
-                let server = Server::start_of(make, "--max-execution-time=300");
-                Vault::mariadb_bare_on(std::sync::Arc::new(server), TARGETS).await
-            }
-        };
+        let limit = if make == Make::MySql { "--max-execution-time=300" } else { "" };
+        // Its own server: who waits for a row is asked of all of it.
+        let server = std::sync::Arc::new(Server::start_of(make, limit));
+        let vault = Vault::mariadb_bare_on(server, TARGETS).await;
         let farm = Farm::on(vault, strategy, 12, 1).await;
         let Place::Mariadb { agent, .. } = &farm.vault.place else { panic!("MariaDB only") };
         if make == Make::MariaDb {

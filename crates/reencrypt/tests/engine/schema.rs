@@ -2,7 +2,7 @@
 
 use rotation::Direction;
 
-use crate::farm::{Cell, Vault, on_both, turned};
+use crate::farm::{Cell, GRANTING, Vault, on_both, turned};
 
 async fn forward(vault: &Vault) -> u64 {
     let before = vault.census().await;
@@ -146,7 +146,10 @@ on_both! {
 async fn without_the_right_to_turn_triggers_off_only_tables_with_triggers_are_refused() {
     let vault = Vault::postgres().await;
     vault.seed(100).await;
-    vault.run(&vault.named("REVOKE SET ON PARAMETER session_replication_role FROM keyturn_agent")).await;
+    {
+        let _alone = GRANTING.lock().await;
+        vault.run(&vault.named("REVOKE SET ON PARAMETER session_replication_role FROM keyturn_agent")).await;
+    }
     forward(&vault).await;
     vault
         .run(

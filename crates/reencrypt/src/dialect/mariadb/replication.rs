@@ -13,8 +13,9 @@ use crate::EngineError;
 use crate::config::DatabaseUrlError;
 use crate::pace::Lag;
 
-/// How long a replica may take to answer. It is asked once a second, and writers wait meanwhile.
-const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
+/// How long a replica may take to answer, with the connection the first time. It is asked once a second, and writers wait
+/// meanwhile; one that is as busy as it is behind must be heard all the same.
+const ANSWER_TIME_MAX: Duration = Duration::from_millis(1_500);
 
 /// After how long one is asked again that did not answer.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
