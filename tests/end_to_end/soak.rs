@@ -8,7 +8,7 @@ use serde_json::Value;
 fn random_faults_lose_nothing() {
     // A seed of its own each time: whichever fails is printed, and can be run again.
     let output = Command::new(env!("CARGO_BIN_EXE_keyturn"))
-        .args(["soak", "--for", "25s", "--rows", "2000", "-o", "json"])
+        .args(["soak", "--for", "60s", "--rows", "2000", "-o", "json"])
         .output()
         .expect("the binary runs");
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

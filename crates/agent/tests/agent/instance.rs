@@ -7,6 +7,10 @@ use crate::support::{Farm, Leader, finish};
 #[tokio::test]
 async fn an_instance_that_does_not_stop_is_a_fault_and_its_healing_is_noticed() {
     let farm = Farm::new().await;
+    // What never comes is not waited for long.
+    let config = farm.path().join("agent.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(config, text.replace("\"offline\"], deadline_s = 10", "\"offline\"], deadline_s = 3")).unwrap();
     let agent = farm.start().await;
     let mut leader = Leader::planned(&farm, &agent).await;
     farm.instance.write("stubborn", "");

@@ -181,7 +181,13 @@ async fn a_rotation_goes_all_the_way_and_every_agent_gets_its_own_and_no_more() 
         }
         let orders = agent.orders();
         for kind in [WorkKind::StoreKey, WorkKind::TakeOffline, WorkKind::ActivateKey, WorkKind::AdmitInstance] {
-            assert_eq!(count(&orders, kind), 1, "{kind} on {name}: once is enough where nothing fails");
+            // A leader that takes over orders what it does not know to be done.
+            let (times, changes) = (count(&orders, kind), ended.leader_changes);
+            let fits = times == 1 || times > 1 && changes > 0;
+            assert!(
+                fits,
+                "{kind} on {name}: once is enough where nothing fails, not {times} with {changes} new leaders"
+            );
         }
         let fences: Vec<_> = orders.iter().map(|order| (order.fence.term, order.fence.epoch)).collect();
         assert!(fences.is_sorted(), "authority only rises: {fences:?}");

@@ -47,6 +47,32 @@ pub(crate) fn hold(vault: &VaultFarm, phase: &str, more: &[&str]) {
     starting.wait().expect("it ends");
 }
 
+/// Recovers the first node again and again, killed while the named step begins, each time a later one; the step itself may
+/// or may not be done.
+pub(crate) fn kill_at_each(steps: &[&str], vault: &VaultFarm, more: &[&str]) {
+    let mut announced: Vec<String> = Vec::new();
+    for step in steps {
+        let begins = format!("] {step}:");
+        // Before the kill reached it, it may have come further than it was to.
+        if announced.iter().any(|line| line.contains(&begins)) {
+            continue;
+        }
+        let mut recovering = keyturn()
+            .args(["recover", "--yes", "--config", &vault.config(0)])
+            .args(more)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        let mut lines = BufReader::new(recovering.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
+        let begun = lines.any(|line| line.contains(&begins));
+        recovering.kill().expect("it can be killed");
+        recovering.wait().expect("it ends");
+        assert!(begun, "{step} was still to be done");
+        announced.extend(lines);
+    }
+}
+
 pub(crate) fn recover(vault: &VaultFarm, number: usize, more: &[&str]) -> Ran {
     run([&["recover", "--yes", "-o", "json", "--config", &vault.config(number)], more].concat())
 }
@@ -317,22 +343,9 @@ fn one_node_recovered_by_hand_the_other_follows_by_itself() {
 #[test]
 fn a_recovery_that_was_killed_between_any_steps_goes_on() {
     let mut vault = killed_at("start");
-    // Killed while the named step begins, each time one later; the step itself may or may not be done.
-    for step in
-        ["turn-back", "restore-rows", "verify-rows", "end-ledger", "put-file-back", "start-instance", "admit-instance"]
-    {
-        let mut recovering = keyturn()
-            .args(["recover", "--yes", "--config", &vault.config(0)])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("it runs");
-        let mut lines = BufReader::new(recovering.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
-        let begun = lines.any(|line| line.contains(&format!("] {step}:")));
-        recovering.kill().expect("it can be killed");
-        recovering.wait().expect("it ends");
-        assert!(begun, "{step} was still to be done");
-    }
+    let steps =
+        ["turn-back", "restore-rows", "verify-rows", "end-ledger", "put-file-back", "start-instance", "admit-instance"];
+    kill_at_each(&steps, &vault, &[]);
     for number in 0..2 {
         recover(&vault, number, &[]).done();
     }

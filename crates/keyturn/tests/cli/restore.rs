@@ -1,18 +1,16 @@
 //! `keyturn recover --backup`: a database that cannot be undone is put back from the backup that the rotation made, on real
 //! farms of which everything of Keyturn's was killed.
 
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
-use std::process::Stdio;
 
 use serde_json::Value;
 use sqlx::Connection as _;
 
 use crate::recover::{
-    assert_ends_rolled_back, assert_rows_under, assert_serving, bundle_of, hold, killed, recover, states,
+    assert_ends_rolled_back, assert_rows_under, assert_serving, bundle_of, hold, kill_at_each, killed, recover, states,
 };
-use crate::support::{keyturn, run, text};
+use crate::support::{run, text};
 use crate::vault::VaultFarm;
 
 /// The same with a folder for backups on the first node, killed at this phase; and the backup that Preflight made.
@@ -114,19 +112,8 @@ fn a_restore_on_mariadb_that_was_killed_between_any_steps_goes_on() {
 fn goes_on_after_any_step(vault: VaultFarm, damage: impl Fn(&VaultFarm)) {
     let (mut vault, backup) = killed_with_backup(vault, "start");
     damage(&vault);
-    for step in ["load-backup", "put-in-place", "turn-back", "end-ledger", "put-file-back", "start-instance"] {
-        let mut recovering = keyturn()
-            .args(["recover", "--yes", "--config", &vault.config(0), "--backup", text(&backup)])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("it runs");
-        let mut lines = BufReader::new(recovering.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
-        let begun = lines.any(|line| line.contains(&format!("] {step}:")));
-        recovering.kill().expect("it can be killed");
-        recovering.wait().expect("it ends");
-        assert!(begun, "{step} was still to be done");
-    }
+    let steps = ["load-backup", "put-in-place", "turn-back", "end-ledger", "put-file-back", "start-instance"];
+    kill_at_each(&steps, &vault, &["--backup", text(&backup)]);
     recover(&vault, 0, &["--backup", text(&backup)]).done();
     assert_rows_under(&vault, "old");
     assert_ends_rolled_back(&mut vault);

@@ -1,5 +1,6 @@
 //! Real instances behind a real balancer, under the real load.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,11 +46,30 @@ impl Balanced {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+
+    /// Begins sessions until every instance has one: whoever drains an instance counts on the others.
+    async fn all_answer(&self) {
+        let mut silent: BTreeSet<usize> = (0..self.farm.addresses.len()).collect();
+        let answers = async {
+            while !silent.is_empty() {
+                let answer = self.get("/entries/connections/-100", None).await;
+                if let Some(cookie) = answer.headers().get(SET_COOKIE) {
+                    silent.remove(&home(cookie.to_str().unwrap()));
+                }
+            }
+        };
+        tokio::time::timeout(LIMIT, answers).await.expect("every instance answers");
+    }
+}
+
+fn home(cookie: &str) -> usize {
+    cookie.split(';').next().unwrap().rsplit('=').next().unwrap().parse().unwrap()
 }
 
 #[tokio::test]
 async fn a_session_stays_where_it_is_until_its_instance_drains() {
     let balanced = balanced(2).await;
+    balanced.all_answer().await;
     let path = crate::paths::entry_path(&crate::tables::TABLES[0], &key(0, 0));
     let first = balanced.get(&path, None).await;
     let cookie = first.headers()[SET_COOKIE].to_str().unwrap().split(';').next().unwrap().to_owned();
@@ -58,8 +78,7 @@ async fn a_session_stays_where_it_is_until_its_instance_drains() {
         assert!(!answer.headers().contains_key(SET_COOKIE), "the session moved for no reason");
         assert_eq!(answer.body(), first.body());
     }
-    let home: usize = cookie.rsplit('=').next().unwrap().parse().unwrap();
-    balanced.farm.post(home, "/admin/drain").await;
+    balanced.farm.post(home(&cookie), "/admin/drain").await;
     let moved = balanced.get(&path, Some(&cookie)).await;
     assert_eq!(moved.status(), http::StatusCode::OK);
     assert!(moved.headers().contains_key(SET_COOKIE), "the session has a new home");
@@ -69,7 +88,7 @@ async fn a_session_stays_where_it_is_until_its_instance_drains() {
 #[tokio::test]
 async fn clients_notice_nothing_while_one_instance_drains_and_are_refused_while_all_are() {
     let balanced = balanced(2).await;
-    balanced.get("/entries/connections/-100", None).await;
+    balanced.all_answer().await;
     let load = Load::start(balanced.address, Counts::of(400));
     assert!(load.goes_on(30, LIMIT).await);
     balanced.farm.post(0, "/admin/drain").await;

@@ -32,6 +32,9 @@ const REQUESTS_LIMIT: Duration = Duration::from_secs(60);
 /// How long an instance may take to open a canary.
 const CANARY_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long a node is asked again whose answer does not come: a busy machine may be too slow for one question.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+
 /// Rows that are named when they are wrong; the rest is counted.
 const NAMED_MAX: usize = 5;
 
@@ -125,17 +128,32 @@ pub(crate) async fn check_and_rest(
 async fn nodes_now(farm: &Farm, expected: &SecretKey) -> Vec<NodeNow> {
     let mut nodes = Vec::new();
     for node in &farm.nodes {
-        let key = match farm.operator() {
-            Ok(operator) => operator.describe(node).await.map(|answer| answer.current_key).unwrap_or_default(),
-            Err(_) => String::new(),
-        };
+        let described = answered(|| async { farm.operator()?.describe(node).await }).await;
+        let key = described.map(|answer| answer.current_key).unwrap_or_default();
         let challenge = canary::challenge(expected);
-        let question = request(Method::POST, node.instance, "/canary", challenge.ciphertext_base64.clone().into());
-        let answer = send(node.instance, question, CANARY_LIMIT).await;
+        let answer = answered(|| {
+            let question = request(Method::POST, node.instance, "/canary", challenge.ciphertext_base64.clone().into());
+            send(node.instance, question, CANARY_LIMIT)
+        })
+        .await;
         let canary_ok = answer.is_ok_and(|answer| challenge.is_answered_by(answer.body()));
         nodes.push(NodeNow { id: node.id.to_string(), key, canary_ok });
     }
     nodes
+}
+
+/// Asks until an answer comes, whatever it says.
+async fn answered<T, E, F>(ask: impl Fn() -> F) -> Result<T, E>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    let deadline = tokio::time::Instant::now() + ANSWER_LIMIT;
+    loop {
+        match ask().await {
+            Err(_) if tokio::time::Instant::now() < deadline => tokio::time::sleep(POLL).await,
+            answer => return answer,
+        }
+    }
 }
 
 /// Waits until every node is back with that key, and says what is wrong with those that are not.

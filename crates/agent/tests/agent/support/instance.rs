@@ -151,7 +151,7 @@ impl Instance {
              machine_id = \"{folder}/machine-id\"\n[instance]\n"
         );
         for (verb, deadline_s) in
-            [("drain", 60), ("offline", 3), ("start", 10), ("observe", 10), ("canary", 20), ("admit", 10)]
+            [("drain", 60), ("offline", 10), ("start", 10), ("observe", 10), ("canary", 20), ("admit", 10)]
         {
             writeln!(
                 text,

@@ -141,14 +141,20 @@ impl Farm {
         // Only the leader answers a command; this one is refused without changing anything.
         let refused = self.call(tls, |mut client| async move { client.remove_node(nobody()).await }).await;
         refused.expect_err("there is no such node");
-        for (place, replica) in self.replicas.iter().enumerate().filter(|(_, replica)| replica.is_running()) {
-            let farm = client(tls, &replica.address()).get_farm(v1::GetFarmRequest {}).await;
-            let leads = |farm: &v1::Farm| farm.replicas.iter().any(|replica| replica.leader && replica.answering);
-            if farm.is_ok_and(|farm| leads(farm.get_ref())) {
-                return place;
+        let leads = |farm: &v1::Farm| farm.replicas.iter().any(|replica| replica.leader && replica.answering);
+        // The lead may pass to one that was asked already.
+        let search = async {
+            loop {
+                for (place, replica) in self.replicas.iter().enumerate().filter(|(_, replica)| replica.is_running()) {
+                    let farm = client(tls, &replica.address()).get_farm(v1::GetFarmRequest {}).await;
+                    if farm.is_ok_and(|farm| leads(farm.get_ref())) {
+                        return place;
+                    }
+                }
+                tokio::time::sleep(RETRY).await;
             }
-        }
-        panic!("no replica says that it leads, though one has just answered as the leader");
+        };
+        tokio::time::timeout(BOUND, search).await.expect("a replica says in time that it leads")
     }
 }
 
