@@ -16,7 +16,7 @@ use crate::SecretKey;
 use parse::Parsed;
 
 pub use error::{Base64Problem, ValueError};
-pub use header::{BASE64_HEADER_CHARS, ValueHeader, ValueKind};
+pub use header::{BASE64_HEADER_CHARS, BASE64_HEADER_PATTERNS, ValueHeader, ValueKind};
 pub use speed::{RewrapSpeed, measure as measure_speed};
 
 /// The largest stored value that is read, bytes. A value, its ciphertext and its copy in the other form are in

@@ -17,7 +17,7 @@ pub use exclude::Exclude;
 const VERSION: u32 = 1;
 
 /// More columns in one table than any application encrypts; keeps a batch's parameters far below the drivers' limits.
-const COLUMNS_MAX: usize = 32;
+pub(crate) const COLUMNS_MAX: usize = 32;
 
 /// A file that registers ten thousand tables has this size; what is larger is another file, or has no end.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -244,7 +244,7 @@ impl TableTarget {
         label(self.schema.as_deref(), &self.name)
     }
 
-    fn problem(&self) -> Option<String> {
+    pub(crate) fn problem(&self) -> Option<String> {
         let mut names: Vec<&String> = self.schema.iter().chain([&self.name]).chain(&self.key).collect();
         names.extend(self.columns.iter().map(|column| &column.name));
         if names.iter().any(|name| name.is_empty() || name.contains('\0')) {

@@ -15,6 +15,14 @@ const NUMBER_MAX: u16 = 63;
 /// How many symbols of base64 are enough: ten hold all but four bits, which are zero in every version below 4096.
 pub const BASE64_HEADER_CHARS: usize = 10;
 
+/// Those symbols as they are in every header, for a database to look for: one of two patterns, of letters and classes alone,
+/// which GLOB and every kind of regular expression read alike.
+pub const BASE64_HEADER_PATTERNS: [&str; 2] = [
+    "DQw[B-Za-z0-9+/_-]A[A-D][AEIMQUYcgkosw048]A[B-P][AQgw]",
+    // Version 0 has never been given out.
+    "DQw[B-Za-z0-9+/_-]A[A-D][AEIMQUYcgkosw048]AA[Qgw]",
+];
+
 /// The eleventh symbol of every header: the rest of the version, and two bits of what follows.
 const LAST_SYMBOL: char = 'A';
 
@@ -193,6 +201,38 @@ mod tests {
         none(b"\x0d\x0c\x02\0\x01\0\0\0");
         assert_eq!(ValueHeader::of_base64("DQwCzzzzzz"), None);
         assert_eq!(ValueHeader::of_base64("DQw not it"), None);
+    }
+
+    /// Whether the text is as the pattern, of letters and classes, says.
+    fn matches(mut pattern: &str, text: &str) -> bool {
+        text.chars().all(|letter| {
+            let (class, rest) = match pattern.strip_prefix('[') {
+                Some(rest) => rest.split_once(']').unwrap(),
+                None => pattern.split_at(1),
+            };
+            pattern = rest;
+            let members: Vec<char> = class.chars().collect();
+            let between = |three: &[char]| three[1] == '-' && three[0] <= letter && letter <= three[2];
+            (letter != '-' && members.contains(&letter)) || members.windows(3).any(between)
+        }) && pattern.is_empty()
+    }
+
+    #[test]
+    fn the_patterns_know_every_header_and_nothing_else() {
+        let base64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+        let known = |bytes: &[u8]| {
+            let text = base64(bytes)[..BASE64_HEADER_CHARS].to_owned();
+            let known = BASE64_HEADER_PATTERNS.iter().any(|pattern| matches(pattern, &text));
+            assert_eq!(known, ValueHeader::of_base64(&text).is_some(), "{bytes:?} {text}");
+        };
+        for number in 0..=80 {
+            for other in 0..=80 {
+                known(&[0x0d, 0x0c, number, 0, other, 0, 2, 0, 7]);
+                known(&[0x0d, 0x0c, 2, 0, number, 0, other, 0, 7]);
+            }
+            known(&[0x0d, 0x0c, 2, number, 1, 0, 2, 0, 7]);
+            known(&[0x0d, 0x0c, 2, 0, 1, number, 2, 0, 7]);
+        }
     }
 
     #[test]

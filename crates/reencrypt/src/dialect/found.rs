@@ -1,6 +1,9 @@
 //! What a look through a whole database answers: for every column that holds values of devolutions-crypto, how their
 //! headers read, counted by the database itself.
 
+/// How much of a text is looked through for a header, from the first place on that begins like one.
+pub(crate) const WITHIN_CHARS_MAX: u32 = 16 << 20;
+
 /// How a value stands in its column, as the database's own expression tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Form {
@@ -82,6 +85,8 @@ pub(crate) struct UnseenPlace {
 /// Everything.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
+    /// The schema that targets.toml may leave out.
+    pub(crate) default_schema: Option<String>,
     pub(crate) tables: Vec<SeenTable>,
     pub(crate) unseen: Vec<UnseenPlace>,
     /// Keyturn's own tables, which were passed over.

@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use keys::value::{Encoding, ValueHeader, ValueKind};
-use rotation::{DatabaseKind, NotLookedInto, Unseen};
+use rotation::{NotLookedInto, Unseen};
 use serde::Serialize;
 
 use crate::dialect::found::{Form, Seen, SeenColumn, SeenTable, UnseenPlace};
 use crate::dialect::{Dialect, Session};
 use crate::engine::Progress;
-use crate::targets::{ColumnTarget, TableTarget, label};
+use crate::targets::{COLUMNS_MAX, ColumnTarget, TableTarget, label};
 use crate::{EngineError, Targets};
 
 pub use targets::targets_file;
@@ -24,9 +24,6 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// What every problem with a table says that is one of rights.
 const OF_RIGHTS: &str = "the agent's role may not";
-
-/// The schema that targets.toml leaves out, by system.
-const DEFAULT_SCHEMAS: [(DatabaseKind, &str); 2] = [(DatabaseKind::Postgres, "public"), (DatabaseKind::Sqlite, "main")];
 
 /// What was found in a database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -130,15 +127,30 @@ pub(crate) async fn scan(
         own_tables: seen.own.clone(),
     };
     for (table, column, values) in holders(&seen) {
-        let mut scanned = scanned(dialect.kind(), registered, table, column, values);
+        let mut scanned = scanned(&seen, registered, table, column, values);
         if scanned.state != ColumnState::Unaffected && scanned.state != ColumnState::Registered {
             (scanned.obstacle, scanned.missing_rights) = obstacle(session.as_mut(), &scanned).await?;
         }
         report.found.push(scanned);
     }
+    too_many(&mut report.found, registered);
     report.not_looked_into = not_looked_into(&seen);
     session.end().await;
     Ok(report)
+}
+
+/// What a table holds beyond as many columns as it may register cannot be.
+fn too_many(found: &mut [ScannedColumn], registered: &Targets) {
+    let mut columns: BTreeMap<String, usize> =
+        registered.tables().iter().map(|table| (table.label(), table.columns.len())).collect();
+    for scanned in found.iter_mut().filter(|found| found.state == ColumnState::Unregistered && found.obstacle.is_none())
+    {
+        let count = columns.entry(scanned.table.clone()).or_default();
+        *count += 1;
+        if *count > COLUMNS_MAX {
+            scanned.obstacle = Some(format!("a table may register {COLUMNS_MAX} columns, and no more"));
+        }
+    }
 }
 
 fn not_looked_into(seen: &Seen) -> Vec<NotLookedInto> {
@@ -168,7 +180,7 @@ pub(crate) async fn check(
     };
     let mut unregistered = Vec::new();
     for (table, column, values) in holders(&seen) {
-        let scanned = scanned(dialect.kind(), registered, table, column, values);
+        let scanned = scanned(&seen, registered, table, column, values);
         if scanned.state == ColumnState::Unregistered {
             let count: u64 =
                 scanned.values.iter().filter(|group| group.kind.concerns_farm_key()).map(|group| group.values).sum();
@@ -276,17 +288,14 @@ fn registrable(encoding: &str) -> Option<Encoding> {
 }
 
 fn scanned(
-    kind: DatabaseKind,
+    seen: &Seen,
     registered: &Targets,
     table: &SeenTable,
     column: &SeenColumn,
     values: Vec<ValueGroup>,
 ) -> ScannedColumn {
-    let schema_default = DEFAULT_SCHEMAS.iter().find(|(of, _)| *of == kind).map(|(_, schema)| *schema);
-    let is_it = |schema: &Option<String>, name: &str| {
-        name == table.name
-            && schema.as_deref().filter(|schema| Some(*schema) != schema_default) == table.schema.as_deref()
-    };
+    let named = |schema: &Option<String>| schema.clone().filter(|_| *schema != seen.default_schema);
+    let is_it = |schema: &Option<String>, name: &str| name == table.name && named(schema) == table.schema;
     let target: Option<&TableTarget> = registered.tables().iter().find(|target| is_it(&target.schema, &target.name));
     let own: Option<&ColumnTarget> =
         target.and_then(|target| target.columns.iter().find(|own| own.name == column.name));
@@ -350,6 +359,9 @@ async fn obstacle(
         key: scanned.key.clone(),
         columns: vec![column],
     };
+    if let Some(problem) = target.problem() {
+        return Ok((Some(format!("its table {problem}")), None));
+    }
     let problems = match session.tables(&Targets::only(target)).await {
         Ok(_) => Vec::new(),
         Err(EngineError::Targets(problems)) => problems,

@@ -1,11 +1,13 @@
 //! Looks through a whole MariaDB or MySQL database for values of devolutions-crypto. The database filters and counts; only
 //! headers travel.
 
-use keys::value::BASE64_HEADER_CHARS;
+use std::collections::BTreeMap;
+
+use keys::value::{BASE64_HEADER_CHARS, BASE64_HEADER_PATTERNS};
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
-use super::super::found::{Seen, SeenColumn, SeenTable, Tagged, UnseenPlace};
+use super::super::found::{Seen, SeenColumn, SeenTable, Tagged, UnseenPlace, WITHIN_CHARS_MAX};
 use super::grants::Grants;
 use super::make::Make;
 use super::{Connected, catalog, connect, quote};
@@ -13,11 +15,10 @@ use crate::EngineError;
 use crate::error::{Doing, mariadb_number};
 use crate::targets::Exclude;
 
-/// Everything that the account may see.
+/// Everything that the account may see, and whether it keeps what its rows were.
 const TABLES: &str = "
-    SELECT TABLE_NAME, TABLE_TYPE FROM information_schema.TABLES
-    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED')
-    ORDER BY CAST(TABLE_NAME AS BINARY)";
+    SELECT TABLE_NAME, TABLE_TYPE = 'SYSTEM VERSIONED' FROM information_schema.TABLES
+    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED')";
 
 /// Everything that InnoDB keeps in this database, whoever may see it: tables by themselves or as partitions, behind a `#`.
 /// Not what it keeps for itself: tables that are half made, those of full-text indexes, and sequences, which hold numbers.
@@ -70,7 +71,10 @@ pub(super) async fn see(options: &MySqlConnectOptions) -> Result<Seen, EngineErr
     let Connected { mut connection, make, .. } = connect(options).await?;
     let doing = || "listing the tables of the database".to_owned();
     let names = |rows: Vec<MySqlRow>| rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>();
-    let visible = sqlx::raw_sql(TABLES).fetch_all(&mut connection).await.and_then(names).doing(doing)?;
+    let both = |row: &MySqlRow| Ok((row.try_get(0)?, row.try_get(1)?));
+    let visible = sqlx::raw_sql(TABLES).fetch_all(&mut connection).await;
+    let visible: BTreeMap<String, bool> =
+        visible.and_then(|rows| rows.iter().map(both).collect::<Result<_, sqlx::Error>>()).doing(doing)?;
     let kept = match make {
         Make::MariaDb => match sqlx::raw_sql(KEPT).fetch_all(&mut connection).await.and_then(names) {
             Ok(kept) => Some(kept),
@@ -85,7 +89,7 @@ pub(super) async fn see(options: &MySqlConnectOptions) -> Result<Seen, EngineErr
         .await
         .and_then(|row| row.try_get(0))
         .doing(doing)?;
-    let mut seen = Seen::default();
+    let mut seen = Seen { default_schema: Some(database.clone()), ..Seen::default() };
     if !Grants::of(&mut connection, make).await?.on_database("SELECT", &database) {
         let hidden = match &kept {
             Some(_) => "tables that InnoDB does not keep",
@@ -100,15 +104,15 @@ pub(super) async fn see(options: &MySqlConnectOptions) -> Result<Seen, EngineErr
             ),
         });
     }
-    for table in kept.into_iter().flatten().filter(|name| !visible.contains(name) && !is_own(name)) {
+    for table in kept.into_iter().flatten().filter(|name| !visible.contains_key(name) && !is_own(name)) {
         let reason = "the account may not SELECT it".to_owned();
         seen.unseen.push(UnseenPlace { schema: None, table, column: None, reason });
     }
-    for name in visible {
+    for (name, versioned) in visible {
         if is_own(&name) {
             seen.own.push(name);
         } else {
-            see_table(&mut connection, name, &mut seen).await?;
+            see_table(&mut connection, name, versioned, &mut seen).await?;
         }
     }
     let _ = connection.close().await;
@@ -183,7 +187,14 @@ async fn may_be_hidden(
 }
 
 /// One reading of the table for each column, so that of values that are kept apart from their rows each is read once.
-async fn see_table(connection: &mut MySqlConnection, name: String, seen: &mut Seen) -> Result<(), EngineError> {
+async fn see_table(
+    connection: &mut MySqlConnection,
+    name: String,
+    versioned: bool,
+    seen: &mut Seen,
+) -> Result<(), EngineError> {
+    // What was is kept beside what is.
+    let history = if versioned { "FOR SYSTEM_TIME ALL" } else { "" };
     let doing = || format!("looking into {name}");
     let unseen = |column: &str, reason: &str| UnseenPlace {
         schema: None,
@@ -205,7 +216,7 @@ async fn see_table(connection: &mut MySqlConnection, name: String, seen: &mut Se
         }
         // Reviewed: quoted identifiers and constants only.
         let sql = format!(
-            "SELECT CAST(x.tag AS CHAR(40)), COUNT(*) FROM (SELECT {} AS tag FROM {} AS t) x
+            "SELECT CAST(x.tag AS CHAR(40)), COUNT(*) FROM (SELECT {} AS tag FROM {} {history} AS t) x
              WHERE x.tag IS NOT NULL GROUP BY x.tag ORDER BY x.tag",
             tag(&format!("t.{}", quote(&column)), look),
             quote(&name),
@@ -262,7 +273,12 @@ fn tag(column: &str, look: Look) -> String {
     // Each symbol of the header may stand in a line of its own.
     let beginning = format!("LEFT({bytes}, {})", 3 * BASE64_HEADER_CHARS);
     let head = format!("LEFT(REPLACE(REPLACE({beginning}, x'0A', ''), x'0D', ''), {BASE64_HEADER_CHARS})");
-    let is_base64 = format!("LEFT({bytes}, 1) = x'44' AND LEFT({head}, 3) = x'445177'");
+    let [one, other] = BASE64_HEADER_PATTERNS;
+    let is_base64 = format!(
+        "LEFT({bytes}, 1) = x'44' AND LEFT({head}, 3) = x'445177'
+         AND ({} REGEXP '(?-i)^(?:{one}|{other})' OR LENGTH(TRIM(TRAILING '=' FROM {head})) < {BASE64_HEADER_CHARS})",
+        text(&head),
+    );
     let base64 = format!(
         "CONCAT(CASE WHEN LOCATE('-', {bytes}) > 0 OR LOCATE('_', {bytes}) > 0
                      THEN IF(RIGHT({end}, 1) = '=' OR {symbols} % 4 = 0, 's', 'v')
@@ -279,13 +295,17 @@ fn tag(column: &str, look: Look) -> String {
             let start = text(&format!("LEFT({bytes}, 6)"));
             let hexadecimal = format!("LOCATE('0d0c', LOWER({start}))");
             let within = format!("LOCATE(x'445177', {bytes})");
+            // In a character set of single letters any bytes are text.
+            let stored = format!("LEFT(CAST(LEFT({column}, 8) AS BINARY), 8)");
             format!(
-                "CASE WHEN {is_base64} THEN {base64}
+                "CASE WHEN LEFT({stored}, 2) = x'0D0C' THEN CONCAT('r', LOWER(HEX({stored})))
+                      WHEN {is_base64} THEN {base64}
                       WHEN {hexadecimal} IN (1, 3) THEN CONCAT('h', {})
-                      WHEN {within} > 1 AND {} NOT REGEXP '[A-Za-z0-9+/_-]' THEN CONCAT('e', {}) END",
+                      WHEN {within} > 0
+                      THEN CONCAT('e', REGEXP_SUBSTR({}, '(?-i)(?<![A-Za-z0-9+/_-])(?:{one}|{other})')) END",
                 text(&format!("SUBSTRING({bytes}, {hexadecimal}, 16)")),
-                text(&format!("SUBSTRING({bytes}, {within} - 1, 1)")),
-                text(&format!("SUBSTRING({bytes}, {within}, 10)")),
+                // With the letter before it.
+                text(&format!("SUBSTRING({bytes}, GREATEST({within} - 1, 1), {WITHIN_CHARS_MAX})")),
             )
         }
     }

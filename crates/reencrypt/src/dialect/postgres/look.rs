@@ -3,11 +3,11 @@
 
 mod partitions;
 
-use keys::value::BASE64_HEADER_CHARS;
+use keys::value::{BASE64_HEADER_CHARS, BASE64_HEADER_PATTERNS};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 
-use super::super::found::{Seen, SeenColumn, SeenTable, Tagged, UnseenPlace};
+use super::super::found::{Seen, SeenColumn, SeenTable, Tagged, UnseenPlace, WITHIN_CHARS_MAX};
 use super::catalog::SCHEMA_DEFAULT;
 use super::connect;
 use crate::EngineError;
@@ -115,7 +115,7 @@ pub(super) async fn see(options: &PgConnectOptions) -> Result<Seen, EngineError>
     let mut connection = open(options).await?;
     let doing = || "listing the tables of the database".to_owned();
     let relations = sqlx::query(RELATIONS).fetch_all(&mut connection).await.doing(doing)?;
-    let mut seen = Seen::default();
+    let mut seen = Seen { default_schema: Some("public".to_owned()), ..Seen::default() };
     for relation in &relations {
         see_relation(&mut connection, relation, &mut seen).await?;
     }
@@ -337,27 +337,31 @@ fn elements(array: &str, arrays: i32) -> String {
 /// as its header, unless it is one of ours in base64.
 fn tag(column: &str, look: Look) -> String {
     match look {
-        Look::Bytes => format!(
-            "CASE WHEN substring({column} FROM 1 FOR 2) = '\\x0d0c'::bytea
+        Look::Bytes => {
+            let beginning = format!("encode(substring({column} FROM 1 FOR {HEAD_CHARS}), 'escape')");
+            format!(
+                "CASE WHEN substring({column} FROM 1 FOR 2) = '\\x0d0c'::bytea
                   THEN 'r' || encode(substring({column} FROM 1 FOR 8), 'hex')
-                  WHEN substring({column} FROM 1 FOR 1) = '\\x44'::bytea AND left({head}, 3) = 'DQw'
+                  WHEN substring({column} FROM 1 FOR 1) = '\\x44'::bytea AND {is_header}
                   THEN {form} || {head} END",
-            head = head(&format!("encode(substring({column} FROM 1 FOR {HEAD_CHARS}), 'escape')")),
-            form = form(
-                &format!("position('-'::bytea IN {column}) > 0 OR position('_'::bytea IN {column}) > 0"),
-                &format!(
-                    "rtrim(encode(substring({column} FROM greatest(octet_length({column}) - 15, 1)), 'escape'), E' \\t\\r\\n')"
+                head = head(&beginning),
+                is_header = is_header(&head(&beginning)),
+                form = form(
+                    &format!("position('-'::bytea IN {column}) > 0 OR position('_'::bytea IN {column}) > 0"),
+                    &format!(
+                        "rtrim(encode(substring({column} FROM greatest(octet_length({column}) - 15, 1)), 'escape'), E' \\t\\r\\n')"
+                    ),
+                    &symbols(column, &format!("encode({column}, 'escape')")),
                 ),
-                &symbols(column, &format!("encode({column}, 'escape')")),
-            ),
-        ),
+            )
+        }
         Look::Text | Look::OwnText => {
             let text = match look {
                 Look::Text => format!("({column}::text COLLATE \"C\")"),
                 _ => shown(column),
             };
             format!(
-                "CASE WHEN left({text}, 1) = 'D' AND left({head}, 3) = 'DQw' THEN {form} || {head}
+                "CASE WHEN left({text}, 1) = 'D' AND {is_header} THEN {form} || {head}
                       WHEN strpos(lower(left({text}, 6)), '0d0c') IN (1, 3)
                       THEN 'h' || substring({text} FROM '^(?:0[xX]|\\\\x)?(0[dD]0[cC][0-9a-fA-F]{{4,12}})')
                       ELSE {within} END",
@@ -367,6 +371,7 @@ fn tag(column: &str, look: Look) -> String {
                     &symbols(&text, &text),
                 ),
                 head = head(&format!("left({text}, {HEAD_CHARS})")),
+                is_header = is_header(&head(&format!("left({text}, {HEAD_CHARS})"))),
                 within = within(&text),
             )
         }
@@ -402,10 +407,22 @@ fn symbols(value: &str, text: &str) -> String {
     )
 }
 
+/// Whether these are a header's first symbols, or all that there is of one.
+fn is_header(head: &str) -> String {
+    let [one, other] = BASE64_HEADER_PATTERNS;
+    format!(
+        "(left({head}, 3) = 'DQw' AND ({head} ~ '^(?:{one}|{other})' OR length(rtrim({head}, '=')) < {BASE64_HEADER_CHARS}))"
+    )
+}
+
+/// Whatever else begins like one by chance, what looks like a header counts. A regular expression takes four bytes a letter,
+/// so of what is large no more is looked through.
 fn within(text: &str) -> String {
+    let [one, other] = BASE64_HEADER_PATTERNS;
+    let part = format!("substring({text} FROM greatest(strpos({text}, 'DQw') - 1, 1) FOR {WITHIN_CHARS_MAX})");
     format!(
         "CASE WHEN strpos({text}, 'DQw') > 0
-              THEN 'e' || substring({text} FROM '(?:^|[^A-Za-z0-9+/_-])(DQw[A-Za-z0-9+/_-]{{7}})') END"
+              THEN 'e' || substring({part} FROM '(?:^|[^A-Za-z0-9+/_-])((?:{one}|{other}))') END"
     )
 }
 

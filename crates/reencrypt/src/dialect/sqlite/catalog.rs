@@ -12,7 +12,7 @@ use crate::targets::TableTarget;
 use crate::{EngineError, Targets};
 
 /// The database that the URL names; others would have to be attached, and we attach none.
-const SCHEMA: &str = "main";
+pub(super) const SCHEMA: &str = "main";
 
 /// Columns with their place in the primary key (0: none) and whether they are generated (`hidden` 2 and 3).
 const COLUMNS: &str = "SELECT name, upper(type), \"notnull\", pk, hidden, cid FROM pragma_table_xinfo(?)";
@@ -47,6 +47,7 @@ pub(super) async fn tables(
     targets: &Targets,
     used: Use,
 ) -> Result<Vec<Table>, EngineError> {
+    check_encoding(connection).await?;
     let mut tables = Vec::new();
     let mut problems = Vec::new();
     let mut labels: BTreeMap<String, String> = BTreeMap::new();
@@ -61,6 +62,19 @@ pub(super) async fn tables(
         problems.extend(found.into_iter().map(|problem| format!("table {} {problem}", target.label())));
     }
     if problems.is_empty() { Ok(tables) } else { Err(EngineError::Targets(problems)) }
+}
+
+/// What is compared as text would be other bytes in another encoding.
+pub(super) async fn check_encoding(connection: &mut SqliteConnection) -> Result<(), EngineError> {
+    let encoding: String = sqlx::query("PRAGMA encoding")
+        .fetch_one(connection)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(|| "asking for the database's encoding".to_owned())?;
+    if encoding == "UTF-8" {
+        return Ok(());
+    }
+    Err(EngineError::Unsupported(format!("the database stores text as {encoding}; only UTF-8 is supported")))
 }
 
 async fn describe(
@@ -91,6 +105,12 @@ async fn describe(
     }
     if definition.trim_start().to_ascii_uppercase().starts_with("CREATE VIRTUAL") {
         problems.push("is a virtual table; register the tables that hold the data".to_owned());
+        return Ok(None);
+    }
+    if is_shadow(connection, &target.name).await.doing(doing)? {
+        let problem = "is what a virtual table keeps its data in, which would be damaged; exclude it, and write its values \
+                       anew through the virtual table after the rotation";
+        problems.push(problem.to_owned());
         return Ok(None);
     }
     let columns = columns(connection, target).await.doing(doing)?;
@@ -128,8 +148,15 @@ async fn describe(
     };
     if problems.is_empty() {
         nulls(connection, target, &table, &columns, problems).await?;
+        reals(connection, target, &table, &columns, problems).await?;
     }
     Ok(Some(table))
+}
+
+/// Whether it belongs to a virtual table, whose module alone may write it.
+async fn is_shadow(connection: &mut SqliteConnection, name: &str) -> Result<bool, sqlx::Error> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM pragma_table_list WHERE schema = 'main' AND name = ? AND type = 'shadow')";
+    sqlx::query(sql).bind(name).fetch_one(connection).await?.try_get(0)
 }
 
 /// The rest of a row, in the order of the table. A rowid that is not the key belongs to it: applications remember it.
@@ -186,6 +213,42 @@ async fn nulls(
         .doing(|| format!("looking for NULL keys in {}", table.label))?;
     if count > 0 {
         problems.push(format!("has {count} rows with NULL in their primary key; give them a key"));
+    }
+    Ok(())
+}
+
+/// By a floating-point number no row is found again exactly.
+async fn reals(
+    connection: &mut SqliteConnection,
+    target: &TableTarget,
+    table: &Table,
+    columns: &BTreeMap<String, Column>,
+    problems: &mut Vec<String>,
+) -> Result<(), EngineError> {
+    // Others may hold one too, which is named when its row is read.
+    let keeps = |declared: &str| ["REAL", "FLOA", "DOUB", "NUM", "DEC"].iter().any(|kind| declared.contains(kind));
+    let tests: Vec<String> = target
+        .key
+        .iter()
+        .filter(|name| columns.get(*name).is_some_and(|column| keeps(&column.declared)))
+        .map(|name| format!("typeof({}) = 'real'", quote(name)))
+        .collect();
+    if tests.is_empty() {
+        return Ok(());
+    }
+    // Reviewed: quoted identifiers only.
+    let sql = format!("SELECT EXISTS (SELECT 1 FROM {} WHERE {})", table.from, tests.join(" OR "));
+    let found: bool = sqlx::query(AssertSqlSafe(sql))
+        .fetch_one(connection)
+        .await
+        .and_then(|row| row.try_get(0))
+        .doing(|| format!("looking for keys of {} that are no whole numbers", table.label))?;
+    if found {
+        problems.push(
+            "has rows with a floating-point number in their primary key, by which they cannot be found again \
+                       exactly; exclude its columns"
+                .to_owned(),
+        );
     }
     Ok(())
 }

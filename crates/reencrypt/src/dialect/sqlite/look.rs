@@ -1,11 +1,12 @@
 //! Looks through a whole SQLite file for values of devolutions-crypto. Every column of every table is looked into, since
 //! SQLite's values have types of their own.
 
-use keys::value::BASE64_HEADER_CHARS;
+use keys::value::{BASE64_HEADER_CHARS, BASE64_HEADER_PATTERNS};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 
 use super::super::found::{Seen, SeenColumn, SeenTable, Tagged, UnseenPlace};
+use super::catalog::{self, SCHEMA};
 use crate::EngineError;
 use crate::error::Doing;
 use crate::table::quote;
@@ -27,9 +28,10 @@ const MISSING: &str = "SELECT count(*) FROM pragma_table_xinfo(?1) x JOIN main.s
 
 pub(super) async fn see(options: &SqliteConnectOptions) -> Result<Seen, EngineError> {
     let mut connection = open(options).await?;
+    catalog::check_encoding(&mut connection).await?;
     let doing = || "listing the tables of the database".to_owned();
     let tables = sqlx::query(TABLES).fetch_all(&mut connection).await.doing(doing)?;
-    let mut seen = Seen::default();
+    let mut seen = Seen { default_schema: Some(SCHEMA.to_owned()), ..Seen::default() };
     for table in &tables {
         let name: String = table.try_get(0).doing(doing)?;
         let (is_virtual, own): (bool, bool) = (table.try_get(1).doing(doing)?, table.try_get(2).doing(doing)?);
@@ -157,7 +159,26 @@ fn tag(column: &str) -> String {
     // Each symbol of the header may stand in a line of its own.
     let beginning = format!("CAST(substr({column}, 1, {}) AS TEXT)", 3 * BASE64_HEADER_CHARS);
     let head = format!("substr(replace(replace({beginning}, char(13), ''), char(10), ''), 1, {BASE64_HEADER_CHARS})");
-    let is_base64 = format!("substr({head}, 1, 3) = 'DQw' COLLATE BINARY");
+    let [one, other] = BASE64_HEADER_PATTERNS;
+    let is_base64 = format!(
+        "substr({head}, 1, 3) = 'DQw' COLLATE BINARY
+         AND ({head} GLOB '{one}' OR {head} GLOB '{other}' OR length(rtrim({head}, '=')) < {BASE64_HEADER_CHARS})"
+    );
+    // A blank before it is no symbol. Only where there is a header are all places gone through that begin like one.
+    let blank = "[^A-Za-z0-9+/_-]";
+    let holds_header = format!(
+        "instr({column}, 'DQw') > 0
+         AND (' ' || {column} GLOB '*{blank}{one}*' OR ' ' || {column} GLOB '*{blank}{other}*')"
+    );
+    let embedded = format!(
+        "(WITH RECURSIVE keyturn_o(rest) AS (
+              SELECT ' ' || {column}
+              UNION ALL
+              SELECT substr(rest, instr(substr(rest, 3), 'DQw') + 1) FROM keyturn_o
+              WHERE instr(substr(rest, 3), 'DQw') > 0)
+          SELECT 'e' || substr(rest, 2, {BASE64_HEADER_CHARS}) FROM keyturn_o
+          WHERE rest GLOB '{blank}{one}*' OR rest GLOB '{blank}{other}*' LIMIT 1)"
+    );
     let tail = format!("substr({column}, -{TAIL_CHARS})");
     format!(
         "CASE typeof({column})
@@ -165,12 +186,12 @@ fn tag(column: &str) -> String {
              WHEN substr({column}, 1, 2) = x'0D0C' THEN 'r' || lower(hex(substr({column}, 1, 8)))
              WHEN substr({column}, 1, 1) = x'44' AND {is_base64} THEN {of_blob} END
          WHEN 'text' THEN CASE
+             WHEN substr({column}, 1, 2) = char(13, 12) COLLATE BINARY
+                  THEN 'r' || lower(hex(substr(CAST({column} AS BLOB), 1, 8)))
              WHEN substr({column}, 1, 1) = 'D' COLLATE BINARY AND {is_base64} THEN {of_text}
              WHEN instr(lower(substr({column}, 1, 6)), '0d0c') IN (1, 3)
              THEN 'h' || substr({column}, instr(lower(substr({column}, 1, 6)), '0d0c'), 16)
-             WHEN instr({column}, 'DQw') > 1
-                  AND substr({column}, instr({column}, 'DQw') - 1, 1) NOT GLOB '[A-Za-z0-9+/_-]'
-             THEN 'e' || substr({column}, instr({column}, 'DQw'), 10) END
+             WHEN {holds_header} THEN {embedded} END
          END",
         of_blob = base64(&head, &format!("CAST({tail} AS TEXT)"), ["x'2D'", "x'5F'", "x'0A'"]),
         of_text = base64(&head, &tail, ["'-'", "'_'", "char(10)"]),

@@ -25,8 +25,8 @@ pub(crate) use place::SqlitePlace;
 use async_trait::async_trait;
 use fail_points::point;
 use rotation::{DatabaseIdentity, DatabaseKind, DatabasePosition, RotationId, ShardId};
+use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
-use sqlx::{Connection, Row as _};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::found::Seen;
@@ -165,21 +165,9 @@ impl Session for SqliteSession {
     }
 
     async fn check_rights(&mut self) -> Result<(), EngineError> {
-        let doing = || format!("looking whether {} can be written", self.file.display());
-        let encoding: String = sqlx::query("PRAGMA encoding")
-            .fetch_one(&mut self.connection)
-            .await
-            .and_then(|row| row.try_get(0))
-            .doing(doing)?;
-        let mut problems = Vec::new();
-        if encoding != "UTF-8" {
-            problems.push(format!("the database stores text as {encoding}; only UTF-8 is supported"));
-        }
         let query_only = std::fs::metadata(&self.file).is_ok_and(|metadata| metadata.permissions().readonly());
-        if query_only {
-            problems.push(format!("{} is not writable", self.file.display()));
-        }
-        if problems.is_empty() { Ok(()) } else { Err(EngineError::Rights(problems)) }
+        let problem = || format!("{} is not writable", self.file.display());
+        if query_only { Err(EngineError::Rights(vec![problem()])) } else { Ok(()) }
     }
 
     async fn page(&mut self, scan: &Scan<'_>, limit: PageLimit) -> Result<Vec<Row>, EngineError> {
