@@ -12,8 +12,8 @@ use crate::DatabaseUrlError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// The configured URL cannot be used.
-    #[error("the database url in the agent's configuration cannot be used")]
+    /// The URL cannot be used.
+    #[error("the database url cannot be used")]
     Url(#[source] DatabaseUrlError),
     /// The rest of the database's configuration cannot be used.
     #[error("the agent's [database] configuration cannot be used: {0}")]
@@ -338,9 +338,10 @@ impl EngineError {
     /// What a person can do about it.
     pub fn next_step(&self) -> &'static str {
         match self {
-            Self::Url(_) | Self::Configuration(_) => {
-                "correct [database] in the agent's configuration and restart the agent"
+            Self::Url(_) => {
+                "correct the url where it comes from: --database, or [database] in the agent's configuration (then restart the agent)"
             }
+            Self::Configuration(_) => "correct [database] in the agent's configuration and restart the agent",
             Self::Targets(_) => {
                 "correct targets.toml on every node and restart the agents, or correct the tables or grants it names \
                  (docs/database.md)"

@@ -2,6 +2,9 @@
 
 use std::io::IsTerminal;
 
+/// Every code that is written here.
+pub(super) const CODES: [&str; 5] = ["0", "1", "1;31", "32", "33"];
+
 /// Paints text, or leaves it as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Paint {
@@ -31,6 +34,7 @@ impl Paint {
     }
 
     fn wrap(self, code: &str, text: &str) -> String {
+        debug_assert!(CODES.contains(&code), "{code} would be withheld");
         if self.coloured { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 

@@ -1,6 +1,8 @@
 //! Text that a terminal only shows. Names, messages and plans come from elsewhere, and a terminal obeys what some
 //! characters say: move up, clear, write over the line that was just read.
 
+use super::paint::CODES;
+
 /// Stands for a character that is not shown.
 pub(super) const WITHHELD: char = '\u{fffd}';
 
@@ -20,11 +22,11 @@ pub(crate) fn plain(text: &str) -> String {
     shown
 }
 
-/// How long the colour is that the text begins with, as [`super::Paint`] writes it: `ESC [ 1;31 m`.
+/// How long the colour is that the text begins with, if it is one that [`super::Paint`] writes: another could hide what
+/// follows.
 fn colour_length(text: &str) -> Option<usize> {
-    let code = text.strip_prefix("\x1b[")?;
-    let end = code.find(|c: char| !c.is_ascii_digit() && c != ';')?;
-    code[end..].starts_with('m').then_some(end + "\x1b[m".len())
+    let (code, _) = text.strip_prefix("\x1b[")?.split_once('m')?;
+    CODES.contains(&code).then_some(code.len() + "\x1b[m".len())
 }
 
 fn is_harmless(character: char) -> bool {
@@ -40,6 +42,7 @@ mod tests {
     fn what_a_terminal_would_obey_is_withheld() {
         assert_eq!(plain("node-1\tis höld …\n"), "node-1\tis höld …\n");
         assert_eq!(plain("\x1b[1;31merror\x1b[0m"), "\x1b[1;31merror\x1b[0m", "our own colours");
+        assert_eq!(plain("\x1b[8mhidden"), "\u{fffd}[8mhidden");
         assert_eq!(plain("bad\x1b[2A\x1b[Jgood"), "bad\u{fffd}[2A\u{fffd}[Jgood");
         assert_eq!(plain("\x1b]0;title\x07\r\u{9b}2J\x1b"), "\u{fffd}]0;title\u{fffd}\u{fffd}\u{fffd}2J\u{fffd}");
         assert_eq!(plain("a\u{202e}b"), "a\u{fffd}b");
