@@ -41,6 +41,7 @@ mod restore;
 mod restore_mariadb;
 mod rotate;
 mod scan;
+mod scan_odd;
 mod schema;
 mod sessions;
 mod shadow;

@@ -9,10 +9,10 @@ use reencrypt::{Engine, EngineError, Targets};
 use rotation::Survey;
 
 use crate::documented::documented;
-use crate::farm::{Cell, Place, TARGETS, Vault, in_lines, on_both, request};
+use crate::farm::{Cell, Place, Vault, in_lines, on_both, request};
 
 /// Lets the role see everything, as docs/database.md advises.
-async fn see_all(vault: &Vault) {
+pub(crate) async fn see_all(vault: &Vault) {
     let sql = match vault.place {
         Place::Postgres { .. } => documented("see all"),
         Place::Mariadb { .. } => vault.documented("see all"),
@@ -21,24 +21,24 @@ async fn see_all(vault: &Vault) {
     vault.run(&vault.named(&sql)).await;
 }
 
-async fn scan(vault: &Vault) -> ScanReport {
+pub(crate) async fn scan(vault: &Vault) -> ScanReport {
     vault.engine().await.scan(&|_| {}).await.unwrap()
 }
 
-async fn survey(vault: &Vault, targets: &Targets) -> Result<Survey, EngineError> {
+pub(crate) async fn survey(vault: &Vault, targets: &Targets) -> Result<Survey, EngineError> {
     let ring = KeySet::new("farm", vault.old.clone(), 0);
     let engine = Engine::connect(&vault.config, targets.clone()).await.unwrap();
     engine.survey(&request(&ring, &[], 8), &|_| {}).await
 }
 
 #[track_caller]
-fn found<'a>(report: &'a ScanReport, table: &str, column: &str) -> &'a ScannedColumn {
+pub(crate) fn found<'a>(report: &'a ScanReport, table: &str, column: &str) -> &'a ScannedColumn {
     let it = report.found.iter().find(|found| found.table == table && found.column == column);
     it.unwrap_or_else(|| panic!("{table}.{column} is not in {:?}", report.found))
 }
 
 /// What a column holds, as `kind version encoding count`.
-fn groups(column: &ScannedColumn) -> Vec<String> {
+pub(crate) fn groups(column: &ScannedColumn) -> Vec<String> {
     let group = |group: &reencrypt::scan::ValueGroup| {
         format!("{} {} {} {}", group.kind, group.version, group.encoding, group.values)
     };
@@ -201,44 +201,6 @@ on_both! {
             assert_eq!(groups(found(&report, "wrapped", column)), ["symmetric ciphertext 2 base64 7"]);
             assert_eq!(found(&report, "wrapped", column).obstacle, None);
         }
-    }
-
-    async fn what_begins_like_a_header_by_chance_hides_none_behind_it(vault) {
-        vault.run("CREATE TABLE odd (id integer PRIMARY KEY, t text);").await;
-        let Cell::Text(text) = vault.base64("behind it") else { panic!("base64 values are text") };
-        let texts = [
-            format!("{{\"x\": \"ADQwzz\", \"p\": \"{text}\"}}"),
-            format!("{{\"x\": \"DQwzz\", \"p\": \"{text}\"}}"),
-            format!("{{\"id\": \"xDQw1\", \"p\": \"{text}\"}}"),
-            format!("DQwReference99 {text}"),
-            format!("DQwReference99 DQwCAAAAAA ADQwDQwDQw DQw,{text}"),
-            "DQwReference99 and no value".to_owned(),
-            format!("within{text}"),
-        ];
-        for (id, text) in (1..).zip(texts) {
-            vault.insert("odd", &[vec![Cell::Integer(id), Cell::Text(text)]]).await;
-        }
-        see_all(&vault).await;
-        assert_eq!(groups(found(&scan(&vault).await, "odd", "t")), ["symmetric ciphertext 2 within other text 5"]);
-    }
-
-    async fn the_file_that_a_scan_writes_registers_nothing_that_is_refused(vault) {
-        let blob = vault.types("{blob}");
-        let keyed = if vault.is_mariadb() { "varchar(300)" } else { "text" };
-        let columns: Vec<String> = (0..40).map(|at| format!("c{at} {blob}")).collect();
-        vault.run(&format!("CREATE TABLE wide (id integer PRIMARY KEY, {});
-                            CREATE TABLE keyed (secret {keyed} PRIMARY KEY);", columns.join(", "))).await;
-        vault.insert("wide", &[[vec![Cell::Integer(1)], vec![vault.raw("one", ""); 40]].concat()]).await;
-        vault.insert("keyed", &[vec![vault.base64("a key")]]).await;
-        see_all(&vault).await;
-        let report = scan(&vault).await;
-        let obstacle = |table: &str, column: &str| found(&report, table, column).obstacle.clone().unwrap_or_default();
-        assert!(obstacle("keyed", "secret").contains("both in its key and as an encrypted column"), "{}", obstacle("keyed", "secret"));
-        let wide = report.found.iter().filter(|found| found.table == "wide");
-        assert_eq!(wide.clone().filter(|found| found.obstacle.is_none()).count(), 32);
-        assert!(wide.filter_map(|found| found.obstacle.clone()).all(|why| why.contains("32 columns")));
-        let written = Targets::parse(&targets_file(&report, &Targets::none())).unwrap();
-        assert_eq!(written.table("wide").unwrap().columns.len(), 32);
     }
 
     async fn a_column_that_holds_nothing_of_the_farms_key_keeps_no_rotation_from_beginning(vault) {
@@ -644,102 +606,4 @@ async fn a_value_too_large_for_a_text_of_its_escapes_hides_no_table_from_a_scan_
         .await;
     see_all(&vault).await;
     assert_eq!(scan(&vault).await.not_looked_into, []);
-}
-
-#[tokio::test]
-async fn what_a_full_text_table_of_sqlite_keeps_its_data_in_is_found_and_never_written() {
-    let vault = Vault::sqlite_bare(TARGETS);
-    let value = vault.literal(&vault.base64("in an index"));
-    vault
-        .run(&format!("CREATE VIRTUAL TABLE docs USING fts5(title, secret); INSERT INTO docs VALUES ('one', {value})"))
-        .await;
-    let report = scan(&vault).await;
-    let content = found(&report, "docs_content", "c1");
-    assert!(content.obstacle.as_ref().is_some_and(|why| why.contains("virtual table keeps its data")), "{content:?}");
-    let by_hand = "version = 1\n[[table]]\nname = 'docs_content'\nkey = ['id']\n[[table.column]]\nname = 'c1'\nencoding = 'base64'";
-    let refused = survey(&vault, &Targets::parse(by_hand).unwrap()).await.unwrap_err();
-    assert!(refused.to_string().contains("virtual table keeps its data"), "{refused}");
-}
-
-/// As a driver leaves it that binds everything as text.
-#[tokio::test]
-async fn raw_values_that_sqlite_stores_as_text_are_found() {
-    let vault = Vault::sqlite_bare(TARGETS);
-    vault
-        .run("CREATE TABLE bound (id INTEGER PRIMARY KEY, s BLOB); CREATE TABLE reals (id REAL PRIMARY KEY, s BLOB)")
-        .await;
-    let value = vault.literal(&vault.raw("bound as text", ""));
-    vault
-        .run(&format!("INSERT INTO bound VALUES (1, CAST({value} AS TEXT)); INSERT INTO reals VALUES (1.5, {value})"))
-        .await;
-    let report = scan(&vault).await;
-    assert_eq!(groups(found(&report, "bound", "s")), ["symmetric ciphertext 2 raw 1"]);
-    assert!(found(&report, "bound", "s").obstacle.is_none());
-    let reals = found(&report, "reals", "s").obstacle.clone().unwrap_or_default();
-    assert!(reals.contains("floating-point"), "{reals}");
-}
-
-#[tokio::test]
-async fn a_sqlite_file_in_another_encoding_is_refused_by_whoever_looks() {
-    let vault = Vault::sqlite_bare("version = 1\n[[table]]\nname = 't'\nkey = ['id']\n[[table.column]]\nname = 's'");
-    vault.run("PRAGMA encoding = 'UTF-16le'; CREATE TABLE t (id INTEGER PRIMARY KEY, s TEXT)").await;
-    let ring = KeySet::new("farm", vault.old.clone(), 0);
-    let engine = vault.engine().await;
-    for refused in [
-        engine.scan(&|_| {}).await.unwrap_err(),
-        engine.doctor(&ring, &[], false, &|_| {}).await.unwrap_err(),
-        survey(&vault, &vault.targets).await.unwrap_err(),
-    ] {
-        assert!(refused.to_string().contains("stores text as UTF-16le"), "{refused}");
-    }
-}
-
-#[tokio::test]
-async fn of_mariadb_raw_values_in_text_and_what_rows_were_are_found() {
-    let vault = Vault::mariadb_bare(TARGETS).await;
-    let (raw, text) = (vault.literal(&vault.raw("as text", "")), vault.literal(&vault.base64("gone")));
-    vault
-        .run(&format!(
-            "CREATE TABLE latin (id int PRIMARY KEY, s varchar(300), t text, c char(200)) CHARACTER SET latin1;
-             INSERT INTO latin VALUES (1, {raw}, {raw}, {raw});
-             CREATE TABLE versioned (id int PRIMARY KEY, s text) WITH SYSTEM VERSIONING;
-             INSERT INTO versioned VALUES (1, {text}); DELETE FROM versioned;"
-        ))
-        .await;
-    see_all(&vault).await;
-    let report = scan(&vault).await;
-    for column in ["s", "t", "c"] {
-        let found = found(&report, "latin", column);
-        assert_eq!(groups(found), ["symmetric ciphertext 2 raw 1"]);
-        assert!(found.obstacle.is_some(), "{found:?}");
-    }
-    let versioned = found(&report, "versioned", "s");
-    assert_eq!(groups(versioned), ["symmetric ciphertext 2 base64 1"]);
-    assert!(versioned.obstacle.is_some(), "{versioned:?}");
-    survey(&vault, &vault.targets).await.unwrap_err();
-}
-
-#[tokio::test]
-async fn the_databases_own_name_may_stand_for_the_schema_in_mariadb() {
-    let vault = Vault::mariadb_bare(TARGETS).await;
-    let value = vault.literal(&vault.raw("one", ""));
-    vault
-        .run(&format!(
-            "CREATE TABLE a (id int PRIMARY KEY, s longblob); INSERT INTO a VALUES (1, {value});
-             CREATE TABLE b (id int PRIMARY KEY, s longblob); INSERT INTO b VALUES (1, {value});"
-        ))
-        .await;
-    see_all(&vault).await;
-    vault.grant("a", "id", "s").await;
-    let schema = vault.text("SELECT DATABASE()").await;
-    let targets = Targets::parse(&format!(
-        "version = 1\n[[table]]\nschema = '{schema}'\nname = 'a'\nkey = ['id']\n[[table.column]]\nname = 's'\n
-         [[exclude]]\nschema = '{schema}'\ntable = 'b'\ncolumns = ['s']\nreason = 'r'"
-    ))
-    .unwrap();
-    survey(&vault, &targets).await.unwrap();
-    let report = Engine::connect(&vault.config, targets.clone()).await.unwrap().scan(&|_| {}).await.unwrap();
-    let states: Vec<ColumnState> = report.found.iter().map(|found| found.state).collect();
-    assert_eq!(states, [ColumnState::Registered, ColumnState::Excluded], "{:?}", report.found);
-    assert_eq!(Targets::parse(&targets_file(&report, &targets)).unwrap().digest(), targets.digest());
 }
