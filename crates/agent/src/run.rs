@@ -8,6 +8,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::{FutureExt as _, poll};
 use keys::KeyStore;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -154,6 +155,9 @@ pub async fn run_with(
 
     let stop = CancellationToken::new();
     let guard = tokio::spawn(guard::keep_held(Arc::clone(&node), stop.clone()));
+    // It listens from its first poll on: whoever reads that we serve may tell us to stop.
+    let shutdown = shutdown.shared();
+    let _ = poll!(shutdown.clone());
     tracing::info!(node = %config.node, listen = ?listener.local_addr().ok(), "the agent serves");
     if let Err(error) = notify::ready() {
         tracing::warn!(%error, "the service manager could not be told that the agent is ready");

@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{FutureExt as _, poll};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -115,6 +116,9 @@ pub async fn run_with(
     let routes =
         Routes::new(wire::rpc::raft_server(consensus.service())).add_service(wire::rpc::operator_server(operator));
 
+    // It listens from its first poll on: whoever reads that we do may tell us to stop.
+    let shutdown = shutdown.shared();
+    let _ = poll!(shutdown.clone());
     tracing::info!(replica = config.id, %address, "listening");
     notify::notify(notify::READY);
     let (ended, closed) = {

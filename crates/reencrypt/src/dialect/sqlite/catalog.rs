@@ -147,8 +147,7 @@ async fn describe(
         exact: Vec::new(),
     };
     if problems.is_empty() {
-        nulls(connection, target, &table, &columns, problems).await?;
-        reals(connection, target, &table, &columns, problems).await?;
+        nameless(connection, target, &table, &columns, problems).await?;
     }
     Ok(Some(table))
 }
@@ -188,9 +187,8 @@ async fn others(
     Ok(others.into_iter().map(|(_, name)| name).collect())
 }
 
-/// SQLite takes NULL, and more than one, in a primary key that is not declared NOT NULL. Such rows have no name by
-/// which they could be found again.
-async fn nulls(
+/// Refuses keys by which a row could not be found again.
+async fn nameless(
     connection: &mut SqliteConnection,
     target: &TableTarget,
     table: &Table,
@@ -198,59 +196,38 @@ async fn nulls(
     problems: &mut Vec<String>,
 ) -> Result<(), EngineError> {
     let is_rowid = |column: &Column| target.key.len() == 1 && column.declared == "INTEGER";
-    let nullable = |name: &String| columns.get(name).is_some_and(|column| !column.not_null && !is_rowid(column));
-    let tests: Vec<String> =
-        target.key.iter().filter(|name| nullable(name)).map(|name| format!("{} IS NULL", quote(name))).collect();
-    if tests.is_empty() {
-        return Ok(());
-    }
-    // Reviewed: quoted identifiers only.
-    let sql = format!("SELECT count(*) FROM {} WHERE {}", table.from, tests.join(" OR "));
-    let count: i64 = sqlx::query(AssertSqlSafe(sql))
-        .fetch_one(connection)
-        .await
-        .and_then(|row| row.try_get(0))
-        .doing(|| format!("looking for NULL keys in {}", table.label))?;
+    let keeps_reals =
+        |column: &Column| ["REAL", "FLOA", "DOUB", "NUM", "DEC"].iter().any(|kind| column.declared.contains(kind));
+    let of_key = |is: &dyn Fn(&Column) -> bool, test: &dyn Fn(String) -> String| -> Vec<String> {
+        let those = target.key.iter().filter(|name| columns.get(*name).is_some_and(is));
+        those.map(|name| test(quote(name))).collect()
+    };
+    // SQLite takes NULL, and more than one, in a primary key that is not declared NOT NULL.
+    let nulls = of_key(&|column| !column.not_null && !is_rowid(column), &|name| format!("{name} IS NULL"));
+    let count = rows_with_any(connection, table, &nulls).await?;
     if count > 0 {
         problems.push(format!("has {count} rows with NULL in their primary key; give them a key"));
+    }
+    // Columns of other types may hold one too, which is named when its row is read.
+    let reals = of_key(&keeps_reals, &|name| format!("typeof({name}) = 'real'"));
+    let count = rows_with_any(connection, table, &reals).await?;
+    if count > 0 {
+        problems.push(format!(
+            "has {count} rows with a floating-point number in their primary key, by which they cannot be found again \
+             exactly; exclude its columns"
+        ));
     }
     Ok(())
 }
 
-/// By a floating-point number no row is found again exactly.
-async fn reals(
-    connection: &mut SqliteConnection,
-    target: &TableTarget,
-    table: &Table,
-    columns: &BTreeMap<String, Column>,
-    problems: &mut Vec<String>,
-) -> Result<(), EngineError> {
-    // Others may hold one too, which is named when its row is read.
-    let keeps = |declared: &str| ["REAL", "FLOA", "DOUB", "NUM", "DEC"].iter().any(|kind| declared.contains(kind));
-    let tests: Vec<String> = target
-        .key
-        .iter()
-        .filter(|name| columns.get(*name).is_some_and(|column| keeps(&column.declared)))
-        .map(|name| format!("typeof({}) = 'real'", quote(name)))
-        .collect();
+async fn rows_with_any(connection: &mut SqliteConnection, table: &Table, tests: &[String]) -> Result<i64, EngineError> {
     if tests.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     // Reviewed: quoted identifiers only.
-    let sql = format!("SELECT EXISTS (SELECT 1 FROM {} WHERE {})", table.from, tests.join(" OR "));
-    let found: bool = sqlx::query(AssertSqlSafe(sql))
-        .fetch_one(connection)
-        .await
-        .and_then(|row| row.try_get(0))
-        .doing(|| format!("looking for keys of {} that are no whole numbers", table.label))?;
-    if found {
-        problems.push(
-            "has rows with a floating-point number in their primary key, by which they cannot be found again \
-                       exactly; exclude its columns"
-                .to_owned(),
-        );
-    }
-    Ok(())
+    let sql = format!("SELECT count(*) FROM {} WHERE {}", table.from, tests.join(" OR "));
+    let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(connection).await;
+    row.and_then(|row| row.try_get(0)).doing(|| format!("looking at the keys of {}", table.label))
 }
 
 async fn columns(
