@@ -190,7 +190,7 @@ impl Coordinators {
     }
 
     /// How long a leader is waited for.
-    pub(super) fn leader_wait(&self) -> Duration {
+    pub(crate) fn leader_wait(&self) -> Duration {
         self.scaled(LEADER_WAIT)
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use rotation::NodeId;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 use wire::pki::Role;
 use wire::tls::ExpectedPeer;
@@ -18,6 +18,9 @@ use crate::problem::Problem;
 
 /// An agent answers at once or not at all.
 const ADOPT_MAX: Duration = Duration::from_secs(10);
+
+/// How long to wait before asking again whether there is a cluster.
+const FORMED_PAUSE: Duration = Duration::from_millis(200);
 
 /// Which node.
 #[derive(Debug, Args)]
@@ -33,19 +36,31 @@ pub(crate) struct Enroll {
     operator: OperatorArgs,
 }
 
-impl Enroll {
-    /// Enrolls it.
-    pub(crate) async fn run(self) -> Result<Exit, Problem> {
-        let coordinators = self.operator.coordinators()?;
-        let get_farm = |mut client: Client| async move { client.get_farm(v1::GetFarmRequest {}).await };
+/// The farm, once its coordinators have formed their cluster: the first leader does so right after it was elected.
+async fn formed(coordinators: &Coordinators) -> Result<v1::Farm, Problem> {
+    let get_farm = |mut client: Client| async move { client.get_farm(v1::GetFarmRequest {}).await };
+    let deadline = Instant::now() + coordinators.leader_wait();
+    loop {
         let farm = coordinators.call("asking for the farm", get_farm).await?.value;
-        if farm.cluster.is_empty() {
+        if !farm.cluster.is_empty() {
+            return Ok(farm);
+        }
+        if Instant::now() >= deadline {
             return Err(Problem::unreachable(
                 "no-leader",
                 "the coordinators have not formed a cluster yet",
                 "start all of them; the first time, all must be there",
             ));
         }
+        sleep(FORMED_PAUSE).await;
+    }
+}
+
+impl Enroll {
+    /// Enrolls it.
+    pub(crate) async fn run(self) -> Result<Exit, Problem> {
+        let coordinators = self.operator.coordinators()?;
+        let farm = formed(&coordinators).await?;
         self.adopt(&coordinators, farm).await?;
         let request = v1::EnrollNodeRequest { id: self.node.to_string(), address: self.address.clone() };
         let enroll = |mut client: Client| {
