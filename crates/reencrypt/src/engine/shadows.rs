@@ -76,8 +76,9 @@ pub(super) async fn swap(engine: &Engine, job: &SwapJob, progress: Progress<'_>)
         holder.end().await;
         return Ok(());
     }
-    let are = |states: &[ShadowState]| shadows.iter().filter(|shadow| states.contains(&shadow.state)).count();
-    if are(&[ShadowState::Swapped]) > 0 && are(&[ShadowState::Swapped, ShadowState::Built]) == shadows.len() {
+    let are = |state: ShadowState| shadows.iter().filter(|shadow| shadow.state == state).count();
+    let (swapped, built) = (are(ShadowState::Swapped), are(ShadowState::Built));
+    if swapped > 0 && built > 0 && swapped + built == shadows.len() {
         // All of them go at once, so an earlier worker's swap came about while we looked.
         return Err(EngineError::Overtaken("swapping tables".to_owned()));
     }
