@@ -211,16 +211,18 @@ impl Estimate {
         slowness.clamp(SLOWNESS_MIN, SLOWNESS_MAX)
     }
 
-    /// What is left of a pass when its leased shards have come as far as their time allows at this slowness, each going
-    /// at its share of the whole speed.
+    /// What is left of a pass when its leased shards have come as far as their time allows at this slowness and under the
+    /// throttle, each going at its share of the whole speed.
     fn left(&self, pass: Pass, slowness: u64, now: Millis) -> Cost {
         let at_once = u128::try_from(self.leases.len()).unwrap_or(u128::MAX).max(1);
         let begun = self.leases.iter().fold(Cost::default(), |begun, (since, costs)| {
             let whole = costs.in_pass(pass);
-            let worked = u128::from(now.since(*since)) * 1_000 * u128::from(AS_FORECAST);
-            let us = u64::try_from(worked / (u128::from(slowness.max(1)) * at_once)).unwrap_or(u64::MAX).min(whole.us);
+            let worked_ms = u128::from(now.since(*since));
+            let free = worked_ms * 1_000 * u128::from(AS_FORECAST) / (u128::from(slowness.max(1)) * at_once);
+            let us = u64::try_from(free).unwrap_or(u64::MAX).min(whole.us);
             let rows = u128::from(whole.rows) * u128::from(us) / u128::from(whole.us.max(1));
-            begun.plus(Cost { us, rows: u64::try_from(rows).unwrap_or(whole.rows) })
+            let bound = self.throttle.map_or(rows, |limit| u128::from(limit) * worked_ms / (1_000 * at_once));
+            begun.plus(Cost { us, rows: u64::try_from(rows.min(bound)).unwrap_or(whole.rows) })
         });
         let (all, through) = (self.all.in_pass(pass), self.done.in_pass(pass).plus(begun));
         Cost { us: all.us.saturating_sub(through.us), rows: all.rows.saturating_sub(through.rows) }

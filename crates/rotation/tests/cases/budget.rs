@@ -282,6 +282,10 @@ fn a_throttle_under_way_slows_both_ways_and_leads_back() {
     // 200 rows at one a second, each way; the way back reads them only, and no shadow needs turning back.
     assert!(throttled.back_ms.expect("offline") >= 200_000, "{throttled:?}");
     assert!(throttled.forward_ms.expect("offline") >= 400_000, "{throttled:?}");
+    // What is under way has come no further than the throttle allows, however fast the database could be.
+    farm.wait(30_000);
+    let later = budget_standing(farm.rotation(), farm.now()).expect("it has a budget");
+    assert!(later.forward_ms.expect("offline") + 30_000 >= throttled.forward_ms.expect("offline"), "{later:?}");
     assert!(seconds_until_decided(&mut farm) <= 60);
     farm.go_on();
     check(&farm, "ended:rolled-back", &[]);
