@@ -18,6 +18,7 @@ pub(crate) fn check(text: &str) {
         tables: 0,
         columns: 0,
         found: Vec::new(),
+        registered_problems: Vec::new(),
         not_looked_into: Vec::new(),
         own_tables: Vec::new(),
     };

@@ -36,6 +36,9 @@ pub struct ScanReport {
     pub columns: u64,
     /// Columns that hold values of devolutions-crypto, by table and column.
     pub found: Vec<ScannedColumn>,
+    /// Why registered tables cannot be turned as they are registered, such as one that does not exist. Rights that the role
+    /// lacks are not among it: it may be another one than the agent's.
+    pub registered_problems: Vec<String>,
     /// What was not looked into.
     pub not_looked_into: Vec<NotLookedInto>,
     /// Keyturn's own tables, passed over.
@@ -123,6 +126,7 @@ pub(crate) async fn scan(
         tables: seen.tables.len() as u64,
         columns: seen.tables.iter().map(|table| table.columns.len() as u64).sum(),
         found: Vec::new(),
+        registered_problems: Vec::new(),
         not_looked_into: Vec::new(),
         own_tables: seen.own.clone(),
     };
@@ -134,6 +138,10 @@ pub(crate) async fn scan(
         report.found.push(scanned);
     }
     too_many(&mut report.found, registered);
+    for target in registered.tables() {
+        let (_, problems) = problems(session.as_mut(), target.clone()).await?;
+        report.registered_problems.extend(problems);
+    }
     report.not_looked_into = not_looked_into(&seen);
     session.end().await;
     Ok(report)
@@ -339,6 +347,17 @@ fn commonest(values: &[ValueGroup]) -> Option<Encoding> {
     }
 }
 
+/// What stands against turning this table: rights that the role lacks, and everything else.
+async fn problems(session: &mut dyn Session, target: TableTarget) -> Result<(Vec<String>, Vec<String>), EngineError> {
+    match session.tables(&Targets::only(target)).await {
+        Ok(_) => Ok((Vec::new(), Vec::new())),
+        Err(EngineError::Targets(problems)) => {
+            Ok(problems.into_iter().partition(|problem| problem.contains(OF_RIGHTS)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Why the column cannot be registered, as the engine itself would say it; and the rights that the role lacks.
 async fn obstacle(
     session: &mut dyn Session,
@@ -349,9 +368,6 @@ async fn obstacle(
         let forms: Vec<&str> = forms.into_iter().collect();
         return Ok((Some(format!("its values stand as {}, which is not supported", forms.join(" and "))), None));
     };
-    if scanned.key.is_empty() {
-        return Ok((Some("its table has no primary key".to_owned()), None));
-    }
     let column = ColumnTarget { encoding, ..ColumnTarget::raw(&scanned.column) };
     let target = TableTarget {
         schema: scanned.schema.clone(),
@@ -359,16 +375,11 @@ async fn obstacle(
         key: scanned.key.clone(),
         columns: vec![column],
     };
-    if let Some(problem) = target.problem() {
+    // One without a key is no table, or has none, which the database knows better.
+    if let Some(problem) = target.problem().filter(|_| !target.key.is_empty()) {
         return Ok((Some(format!("its table {problem}")), None));
     }
-    let problems = match session.tables(&Targets::only(target)).await {
-        Ok(_) => Vec::new(),
-        Err(EngineError::Targets(problems)) => problems,
-        Err(error) => return Err(error),
-    };
-    let (rights, mut obstacles): (Vec<String>, Vec<String>) =
-        problems.into_iter().partition(|problem| problem.contains(OF_RIGHTS));
+    let (rights, mut obstacles) = problems(session, target).await?;
     let is_other =
         |group: &&ValueGroup| group.kind.concerns_farm_key() && registrable(group.encoding) != Some(encoding);
     let other: u64 = scanned.values.iter().filter(is_other).map(|group| group.values).sum();

@@ -54,6 +54,7 @@ pub fn targets_file(report: &ScanReport, before: &Targets) -> String {
             }
         }
     }
+    left.extend(report.registered_problems.iter().map(|problem| format!("{problem}.")));
     for unseen in &report.not_looked_into {
         let column = unseen.column.as_ref().map_or(String::new(), |column| format!(".{column}"));
         left.push(format!("{}{column} was not looked into: {}.", unseen.table, unseen.reason));
@@ -154,6 +155,7 @@ mod tests {
                 column("keyless", "e", ColumnState::Unregistered, Some("its table has no primary key")),
                 column("users", "hash", ColumnState::Unaffected, None),
             ],
+            registered_problems: vec!["table t is\nno table".to_owned()],
             not_looked_into: vec![NotLookedInto {
                 table: "evil\nversion = 2".to_owned(),
                 column: None,
@@ -169,9 +171,12 @@ mod tests {
         assert_eq!(table.columns[1].name, "new \"one\"\n");
         assert_eq!(read.table("u").unwrap().columns[0].encoding, Encoding::Base64);
         assert!(read.table("keyless").is_none());
-        for said in
-            ["# keyless.e CANNOT BE REGISTERED: its table has no primary key", "7 × password hash", "# evil version"]
-        {
+        for said in [
+            "# keyless.e CANNOT BE REGISTERED: its table has no primary key",
+            "7 × password hash",
+            "# table t is no table.",
+            "# evil version",
+        ] {
             assert!(text.contains(said), "{said}: {text}");
         }
     }

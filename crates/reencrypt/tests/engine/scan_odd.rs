@@ -28,6 +28,27 @@ on_both! {
         assert_eq!(groups(found(&scan(&vault).await, "odd", "t")), ["symmetric ciphertext 2 within other text 5"]);
     }
 
+    async fn what_is_registered_and_is_not_there_is_named(vault) {
+        see_all(&vault).await;
+        assert_eq!(scan(&vault).await.registered_problems, [""; 0]);
+        let gone = "version = 1
+            [[table]]
+            name = \"connections\"
+            key = [\"id\"]
+            [[table.column]]
+            name = \"pasword\"
+            [[table]]
+            name = \"conections\"
+            key = [\"id\"]
+            [[table.column]]
+            name = \"password\"";
+        let engine = Engine::connect(&vault.config, Targets::parse(gone).unwrap()).await.unwrap();
+        let problems = engine.scan(&|_| {}).await.unwrap().registered_problems;
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems.iter().any(|problem| problem.contains("table conections does not exist")), "{problems:?}");
+        assert!(problems.iter().any(|problem| problem.contains("\"pasword\"")), "{problems:?}");
+    }
+
     async fn the_file_that_a_scan_writes_registers_nothing_that_is_refused(vault) {
         let blob = vault.types("{blob}");
         let keyed = if vault.is_mariadb() { "varchar(300)" } else { "text" };

@@ -117,6 +117,9 @@ fn text(report: &ScanReport) -> String {
     for (column, rights) in report.found.iter().filter_map(|column| Some((column, column.missing_rights.as_ref()?))) {
         text.push_str(&format!("\n{}.{}: {rights}.", column.table, column.column));
     }
+    for problem in &report.registered_problems {
+        text.push_str(&format!("\nRegistered, and cannot be turned: {problem}."));
+    }
     for unseen in &report.not_looked_into {
         let column = unseen.column.as_ref().map_or(String::new(), |column| format!(".{column}"));
         text.push_str(&format!("\n{}{column} was not looked into: {}.", unseen.table, unseen.reason));
