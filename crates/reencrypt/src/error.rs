@@ -517,6 +517,13 @@ fn sqlstate_next_step(code: &str) -> Option<&'static str> {
         }
         (_, "28000" | "28P01" | "3D000") => "correct the url in the agent's [database] configuration",
         (_, "53100") => "make room on the database's disk",
+        (_, "53200") => {
+            "give the server more memory; where it is out of shared memory, more locks: raise max_locks_per_transaction \
+             and restart it"
+        }
+        (_, "22021" | "22P05") => {
+            "correct the text that has no form in UTF-8; the key columns of a registered table must have one"
+        }
         (_, "25006") => "point the url in the agent's [database] configuration to the primary",
         (_, "40P01" | "55P03" | "57014") => "see which session holds the lock, and try again",
         (_, "55000") => {

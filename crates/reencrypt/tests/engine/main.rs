@@ -7,6 +7,7 @@ mod altered_in_a_chunk;
 mod altered_in_a_copy;
 mod altered_under_way;
 mod attached;
+mod backslashes;
 mod bad_input;
 mod bad_values;
 mod bench;

@@ -199,13 +199,17 @@ impl Dialect for Postgres {
     }
 }
 
+/// A session in which a backslash within quotes is a backslash, whatever the defaults of database and role are.
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, EngineError> {
-    match tokio::time::timeout(CONNECT_TIME_MAX, PgConnection::connect_with(options)).await {
-        Ok(connected) => connected.doing(|| "connecting to PostgreSQL".to_owned()),
-        Err(_) => {
-            let doing = "connecting to PostgreSQL".to_owned();
-            Err(EngineError::TimedOut { doing, seconds: CONNECT_TIME_MAX.as_secs() })
-        }
+    let doing = || "connecting to PostgreSQL".to_owned();
+    let connecting = async {
+        let mut connection = PgConnection::connect_with(options).await?;
+        sqlx::raw_sql("SET standard_conforming_strings = on").execute(&mut connection).await?;
+        Ok(connection)
+    };
+    match tokio::time::timeout(CONNECT_TIME_MAX, connecting).await {
+        Ok(connected) => connected.doing(doing),
+        Err(_) => Err(EngineError::TimedOut { doing: doing(), seconds: CONNECT_TIME_MAX.as_secs() }),
     }
 }
 

@@ -9,7 +9,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use sqlx::postgres::PgConnection;
 
 use self::pieces::Pieces;
-use super::layout::{Layout, needs_text};
+use super::layout::{Layout, RestColumn, needs_text};
 use super::rows::text;
 use crate::EngineError;
 use crate::dialect::{Fields, Scan};
@@ -94,10 +94,7 @@ fn malformed(table: &Table) -> EngineError {
 /// The statement. A copy takes no parameters, so the bounds stand in it as literals, cast as everywhere else.
 fn sql(scan: &Scan<'_>, layout: &Layout) -> String {
     let Scan { table, range, fields } = *scan;
-    let rest = layout
-        .rest
-        .iter()
-        .map(|column| if column.binary { format!("t.{}", column.sql) } else { format!("t.{}::text", column.sql) });
+    let rest = layout.rest.iter().map(RestColumn::read);
     let values = table.columns.iter().map(|column| format!("t.{}", column.sql));
     let texts = table.key.iter().filter(|key| needs_text(key.kind)).map(|key| format!("t.{}::text", key.sql));
     let version = fields.has_version().then(|| "t.xmin".to_owned());
@@ -117,7 +114,7 @@ fn condition(table: &Table, range: &KeyRange, keys: &str) -> String {
     for (bound, operator) in [(&range.after, ">"), (&range.through, "<=")] {
         if let Some(bound) = bound {
             let literal = |(value, key): (&KeyValue, &crate::table::KeyColumn)| {
-                format!("'{}'::text::{}", text(value).replace('\'', "''"), key.cast)
+                format!("{}::text::{}", super::literal(&text(value)), key.cast)
             };
             let literals: Vec<String> = bound.0.iter().zip(&table.key).map(literal).collect();
             conditions.push(format!("({keys}) {operator} ({})", literals.join(", ")));

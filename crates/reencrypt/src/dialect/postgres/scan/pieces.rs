@@ -131,8 +131,7 @@ pub(super) fn sql(scan: &Scan<'_>, layout: &Layout) -> String {
     // Own names for everything inside, since the table's columns may have any.
     let (mut inner, mut outer, mut lengths) = (Vec::new(), Vec::new(), vec!["1".to_owned()]);
     for (at, column) in layout.rest.iter().enumerate() {
-        let sql = &column.sql;
-        inner.push(if column.binary { format!("t.{sql} AS r{at}") } else { format!("t.{sql}::text AS r{at}") });
+        inner.push(format!("{} AS r{at}", column.read()));
         outer.push(match at < table.key.len() {
             true => format!("s.r{at}"),
             false => format!("CASE WHEN s.piece = 0 THEN s.r{at} END"),

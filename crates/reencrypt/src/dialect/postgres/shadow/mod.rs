@@ -37,6 +37,10 @@ const TRIAL_LOCKS: &str = "SET LOCAL lock_timeout = '1s'";
 const TRIAL_NAME: &str = "keyturn_trial_new";
 const TRIAL_RETAINED: &str = "keyturn_trial_old";
 
+/// How many rows a trial copies at most, and how large each may be.
+const TRIAL_ROWS: u32 = 100;
+const TRIAL_ROW_BYTES: u32 = 64 * 1024;
+
 /// Whoever makes a copy holds this, so that two do not make two. With the table's oid it is a lock of its own.
 const SHADOW_LOCK: i32 = 0x6b65_7973;
 
@@ -52,8 +56,8 @@ pub(super) async fn obstacle(
             format!("the agent's role may not read its column {}: GRANT SELECT on the whole table", quote(column));
         return Ok(Some(what));
     }
-    if let Some(column) = layout.without_binary_form() {
-        return Ok(Some(format!("its column {} is of a type without a binary form", quote(column))));
+    if layout.inexact.is_some() {
+        return Ok(layout.inexact);
     }
     let oid = relation::oid(connection, relation(table), &table.label).await?;
     if let Some(reason) = obstacles::find(connection, oid, triggers_off, &table.label).await? {
@@ -62,7 +66,7 @@ pub(super) async fn obstacle(
     let original = Relation::of(connection, oid, &table.label).await?;
     let doing = || format!("trying to copy the definition of {}", table.label);
     let mut transaction = connection.begin().await.doing(doing)?;
-    let tried = trial(&mut transaction, &original).await;
+    let tried = trial(&mut transaction, &original, table, &layout).await;
     transaction.rollback().await.doing(doing)?;
     match tried {
         Ok(difference) => Ok(difference.map(|what| format!("a copy would not be the same: {what}"))),
@@ -81,14 +85,28 @@ fn passes(code: Option<&str>) -> bool {
     })
 }
 
-/// Makes an empty copy with all that is attached, but for foreign keys, which would lock other tables, and compares.
-async fn trial(connection: &mut PgConnection, original: &Relation) -> Result<Option<String>, EngineError> {
+/// Makes a copy of a few rows with all that is attached, but for foreign keys, which would lock other tables, and compares.
+/// The rows show what is only asked of rows, such as what the functions do that indexes and checks call.
+async fn trial(
+    connection: &mut PgConnection,
+    original: &Relation,
+    table: &Table,
+    layout: &Layout,
+) -> Result<Option<String>, EngineError> {
     let doing = || format!("trying to copy the definition of {}", original.label);
     relation::execute(connection, TRIAL_LOCKS, doing).await?;
     original.act_as_owner(connection).await?;
     let (oid, mut named) = clone::bare(connection, original, TRIAL_NAME, TRIAL_RETAINED).await?;
     named.extend(clone::names(connection, original, TRIAL_NAME, TRIAL_RETAINED).await?);
     let copy = format!("{}.{}", quote(&original.schema), quote(TRIAL_NAME));
+    let rows = format!(
+        "INSERT INTO {copy} ({columns}) OVERRIDING SYSTEM VALUE
+         SELECT {columns} FROM (SELECT * FROM {table} LIMIT {TRIAL_ROWS}) AS t WHERE {size} <= {TRIAL_ROW_BYTES}",
+        columns = layout.columns_sql(table),
+        table = original.sql(),
+        size = layout.stored_size_sql(table),
+    );
+    relation::execute(connection, &rows, doing).await?;
     for step in clone::steps(connection, original, &copy, &named).await? {
         if !matches!(step.done, Done::Analyzed | Done::ForeignKey(_)) {
             relation::execute(connection, &step.build.sql, doing).await?;

@@ -13,7 +13,23 @@ const NAMED_MAX: usize = 3;
 
 /// $1 is the table. One row for each obstacle, the most telling first.
 const KNOWN: &str = "
-    WITH t AS (SELECT c.*, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1::oid)
+    WITH RECURSIVE t AS (SELECT c.*, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1::oid),
+    own (classid, objid, definition) AS (
+        SELECT 'pg_attrdef'::regclass::oid, oid, pg_get_expr(adbin, adrelid) FROM pg_attrdef WHERE adrelid = $1::oid
+        UNION ALL
+        SELECT 'pg_constraint'::regclass, oid, pg_get_constraintdef(oid) FROM pg_constraint
+        WHERE conrelid = $1::oid AND contype = 'c'
+        UNION ALL
+        SELECT 'pg_class'::regclass, indexrelid, pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = $1::oid),
+    domains (attname, oid, base) AS (
+        SELECT a.attname, t.oid, t.typbasetype FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+        WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped AND t.typtype = 'd'
+        UNION ALL
+        SELECT d.attname, t.oid, t.typbasetype FROM domains d JOIN pg_type t ON t.typtype = 'd' AND t.oid = d.base),
+    identities AS (
+        SELECT objid AS oid FROM pg_depend
+        WHERE classid = 'pg_class'::regclass AND refclassid = 'pg_class'::regclass AND refobjid = $1::oid
+          AND refobjsubid > 0 AND deptype = 'i')
     SELECT reason FROM (
         SELECT 10 AS rank, 'it is partitioned' AS reason FROM t WHERE relkind = 'p'
         UNION ALL
@@ -80,6 +96,22 @@ const KNOWN: &str = "
         SELECT 33, 'its statistics object ' || quote_ident(s.stxname) || ' has another owner'
         FROM t JOIN pg_statistic_ext s ON s.stxrelid = t.oid WHERE s.stxowner <> t.relowner
         UNION ALL
+        SELECT 34, 'its row type has a comment' FROM t JOIN pg_description d
+        ON d.classoid = 'pg_type'::regclass AND d.objoid = t.reltype
+        UNION ALL
+        SELECT 35, 'its ' || pg_describe_object(classid, objid, 0) || ' names the table itself' FROM own
+        WHERE strpos(definition, quote_literal($1::oid::regclass::text) || '::regclass') > 0
+           OR EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = own.classid AND d.objid = own.objid
+                      AND d.refclassid = 'pg_class'::regclass AND d.refobjid = $1::oid AND d.refobjsubid < 0)
+        UNION ALL
+        SELECT 36, 'its ' || pg_describe_object(d.classid, d.objid, 0) || ' names the sequence of an identity column'
+        FROM own o JOIN pg_depend d ON d.classid = o.classid AND d.objid = o.objid
+        JOIN identities i ON d.refclassid = 'pg_class'::regclass AND d.refobjid = i.oid
+        UNION ALL
+        SELECT 37, 'the domain of its column ' || quote_ident(d.attname) || ' has the constraint ' || quote_ident(k.conname)
+               || ', which is not valid'
+        FROM domains d JOIN pg_constraint k ON k.contypid = d.oid AND NOT k.convalidated
+        UNION ALL
         SELECT 40, 'the event trigger ' || quote_ident(evtname) || ' would fire' FROM pg_event_trigger
         WHERE evtenabled = ANY (CASE WHEN $2 THEN ARRAY['A', 'R'] ELSE ARRAY['A', 'O'] END::\"char\"[])
         UNION ALL
@@ -88,12 +120,25 @@ const KNOWN: &str = "
         WHERE NOT has_table_privilege(t.relowner, k.confrelid, 'REFERENCES')
           AND NOT (SELECT bool_and(has_column_privilege(t.relowner, k.confrelid, c, 'REFERENCES')) FROM unnest(k.confkey) c)
         UNION ALL
+        SELECT 51, 'its owner ' || quote_ident(t.relowner::regrole::text) || ' has no USAGE on the schema of table ' || k.confrelid::regclass
+        FROM t JOIN pg_constraint k ON k.conrelid = t.oid AND k.contype = 'f' AND k.conparentid = 0
+        JOIN pg_class r ON r.oid = k.confrelid WHERE NOT has_schema_privilege(t.relowner, r.relnamespace, 'USAGE')
+        UNION ALL
+        SELECT 52, 'its owner ' || quote_ident(relowner::regrole::text) || ' has not the right to INSERT, and to UPDATE or DELETE'
+        FROM t WHERE NOT (has_table_privilege(relowner, oid, 'INSERT')
+                          AND has_table_privilege(relowner, oid, 'UPDATE, DELETE, TRUNCATE'))
+        UNION ALL
+        SELECT 53, 'its owner ' || quote_ident(relowner::regrole::text) || ' may not set the sequence of an identity column'
+        FROM t, identities i WHERE NOT has_sequence_privilege(relowner, i.oid, 'UPDATE')
+        UNION ALL
         SELECT 60, 'its owner may not create tables in its schema: GRANT CREATE ON SCHEMA ' || quote_ident(nspname)
                || ' TO ' || relowner::regrole
         FROM t WHERE NOT has_schema_privilege(relowner, relnamespace, 'CREATE')
         UNION ALL
-        SELECT 61, 'the agent''s role may not act as its owner: GRANT ' || relowner::regrole || ' TO ' || quote_ident(session_user)
-        FROM t WHERE NOT pg_has_role(session_user, relowner,
+        SELECT 61, 'the agent''s role may not act as its owner' || CASE
+            WHEN rolsuper THEN ', who is a superuser: ALTER TABLE ... OWNER TO a role that is none'
+            ELSE ': GRANT ' || relowner::regrole || ' TO ' || quote_ident(session_user) END
+        FROM t JOIN pg_roles o ON o.oid = relowner WHERE NOT pg_has_role(session_user, relowner,
             CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END)
         UNION ALL
         SELECT 62, 'the agent''s role may read its columns one by one only, so not which transaction wrote a row: '
