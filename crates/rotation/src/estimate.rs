@@ -129,6 +129,15 @@ impl Plan {
     }
 }
 
+/// A shard that somebody works on.
+#[derive(Debug, Clone, Copy)]
+struct Leased {
+    since: Millis,
+    /// Its share of the throttle, as it was when it was leased.
+    rows_per_second: Option<u32>,
+    costs: Costs,
+}
+
 /// What is left to do of a rotation that goes forward with its farm offline, and what a way back would have to do.
 #[derive(Debug, Clone)]
 pub(crate) struct Estimate {
@@ -145,8 +154,7 @@ pub(crate) struct Estimate {
     leased: Costs,
     /// Of those that anybody may have turned rows of.
     touched: Costs,
-    /// Since when each of the leased ones is.
-    leases: Vec<(Millis, Costs)>,
+    leases: Vec<Leased>,
     pace: Pace,
     pass: Option<Pass>,
     is_paused: bool,
@@ -173,7 +181,7 @@ impl Estimate {
                 done = done.plus(costs);
             } else if let Some(lease) = &progress.lease {
                 leased = leased.plus(costs);
-                leases.push((lease.since, costs));
+                leases.push(Leased { since: lease.since, rows_per_second: lease.rows_per_second, costs });
             }
         }
         Some(Self {
@@ -211,21 +219,29 @@ impl Estimate {
         slowness.clamp(SLOWNESS_MIN, SLOWNESS_MAX)
     }
 
-    /// What is left of a pass when its leased shards have come as far as their time allows at this slowness and under the
-    /// throttle, each going at its share of the whole speed.
-    fn left(&self, pass: Pass, slowness: u64, now: Millis) -> Cost {
+    /// How long what is left of a pass takes, when its leased shards have come as far as their time allows at this slowness and
+    /// under the throttle, each going at its share of the whole speed: all of it, or the slowest of those shards by itself.
+    fn left_ms(&self, pass: Pass, slowness: u64, now: Millis) -> u64 {
         let at_once = u128::try_from(self.leases.len()).unwrap_or(u128::MAX).max(1);
-        let begun = self.leases.iter().fold(Cost::default(), |begun, (since, costs)| {
+        let mut through = self.done.in_pass(pass);
+        let mut slowest_ms = 0;
+        for Leased { since, rows_per_second, costs } in &self.leases {
             let whole = costs.in_pass(pass);
             let worked_ms = u128::from(now.since(*since));
             let free = worked_ms * 1_000 * u128::from(AS_FORECAST) / (u128::from(slowness.max(1)) * at_once);
             let us = u64::try_from(free).unwrap_or(u64::MAX).min(whole.us);
-            let rows = u128::from(whole.rows) * u128::from(us) / u128::from(whole.us.max(1));
-            let bound = self.throttle.map_or(rows, |limit| u128::from(limit) * worked_ms / (1_000 * at_once));
-            begun.plus(Cost { us, rows: u64::try_from(rows.min(bound)).unwrap_or(whole.rows) })
-        });
-        let (all, through) = (self.all.in_pass(pass), self.done.in_pass(pass).plus(begun));
-        Cost { us: all.us.saturating_sub(through.us), rows: all.rows.saturating_sub(through.rows) }
+            let mut rows = u128::from(whole.rows) * u128::from(us) / u128::from(whole.us.max(1));
+            if let (Some(throttle), Some(share)) = (self.throttle, *rows_per_second) {
+                let [all, own] = [throttle, share].map(|limit| u128::from(limit) * worked_ms / 1_000);
+                rows = rows.min(own).min(all / at_once);
+                let left = u128::from(whole.rows).saturating_sub(rows);
+                slowest_ms = slowest_ms.max(left * 1_000 / u128::from(share.max(1)));
+            }
+            through = through.plus(Cost { us, rows: u64::try_from(rows).unwrap_or(whole.rows) });
+        }
+        let all = self.all.in_pass(pass);
+        let left = Cost { us: all.us.saturating_sub(through.us), rows: all.rows.saturating_sub(through.rows) };
+        left.ms(slowness, self.throttle).max(u64::try_from(slowest_ms).unwrap_or(u64::MAX))
     }
 
     /// Bringing the instances back: as planned, or twice as long as it took to stop them, whichever is longer.
@@ -238,13 +254,13 @@ impl Estimate {
     pub(crate) fn forward_ms(&self, now: Millis) -> u64 {
         let slowness = self.slowness(now);
         let ms = |cost: Cost| cost.ms(slowness, self.throttle);
-        let left = |pass: Pass| self.left(pass, slowness, now);
+        let left_ms = |pass: Pass| self.left_ms(pass, slowness, now);
         let rows = match self.phase {
             Phase::Quiesce => ms(self.all.turn).saturating_add(ms(self.all.read)).saturating_add(ms(self.all.swap)),
             Phase::Reencrypt => {
-                ms(left(Pass::Reencrypt)).saturating_add(ms(self.all.read)).saturating_add(ms(self.all.swap))
+                left_ms(Pass::Reencrypt).saturating_add(ms(self.all.read)).saturating_add(ms(self.all.swap))
             }
-            Phase::Verify => ms(left(Pass::Verify)).saturating_add(ms(self.all.swap)),
+            Phase::Verify => left_ms(Pass::Verify).saturating_add(ms(self.all.swap)),
             Phase::Activate => ms(self.all.swap),
             Phase::Preflight | Phase::Approval | Phase::Distribute | Phase::Start | Phase::Admit | Phase::Completed => {
                 0

@@ -292,6 +292,28 @@ fn a_throttle_under_way_slows_both_ways_and_leads_back() {
 }
 
 #[test]
+fn the_last_shard_goes_at_the_share_with_which_it_was_leased_however_few_are_left() {
+    let mut farm = at(Phase::Reencrypt, 3_600, OnBudget::Undo, slow(survey()));
+    farm.say(farm.throttle_event(Some(1_000)));
+    let rotation = farm.state.rotations.get_mut(&farm.id).expect("it");
+    for table in rotation.plan.as_mut().expect("made").tables.values_mut() {
+        table.rows *= 1_000;
+    }
+    for shard in &mut rotation.plan.as_mut().expect("made").shards {
+        shard.rows_estimated *= 1_000;
+    }
+    let rows =
+        rotation.plan.as_ref().expect("made").shards.iter().map(|shard| shard.rows_estimated).max().expect("any");
+    for progress in rotation.shards.values_mut() {
+        if let Some(lease) = &mut progress.lease {
+            lease.rows_per_second = Some(1);
+        }
+    }
+    let standing = budget_standing(farm.rotation(), farm.now()).expect("it has a budget");
+    assert!(standing.forward_ms.expect("offline") >= rows * 1_000, "{rows}: {standing:?}");
+}
+
+#[test]
 fn a_leaders_word_of_an_earlier_epoch_or_beyond_what_holds_changes_nothing() {
     let mut farm = at(Phase::Reencrypt, 600, OnBudget::Undo, slow(shadow_survey()));
     let rotation = farm.id;
