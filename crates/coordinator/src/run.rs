@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::{FutureExt as _, poll};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -105,7 +105,11 @@ pub async fn run_with(
     let (hints_sender, hints) = watch::channel(Hints::default());
     let driver =
         tokio::spawn(driver::run(consensus.clone(), Arc::new(Channels::new(tls.clone())), hints_sender, stop.clone()));
-    let reload = tokio::spawn(reload_on_signal(tls.clone(), stop.clone()));
+    // From here on, and not from the task's first turn: whoever reads that we listen may send one.
+    let hangups = signal(SignalKind::hangup())
+        .inspect_err(|error| tracing::warn!("SIGHUP cannot be caught, new certificates need a restart: {error}"))
+        .ok();
+    let reload = tokio::spawn(reload_on_signal(tls.clone(), hangups, stop.clone()));
     let operator = OperatorService {
         consensus: consensus.clone(),
         tls: tls.clone(),
@@ -147,11 +151,8 @@ pub async fn run_with(
 }
 
 /// Reads the certificates again on SIGHUP, so that renewing them needs no restart.
-async fn reload_on_signal(tls: Tls, stop: CancellationToken) {
-    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
-        tracing::warn!("SIGHUP cannot be caught: new certificates need a restart");
-        return;
-    };
+async fn reload_on_signal(tls: Tls, hangups: Option<Signal>, stop: CancellationToken) {
+    let Some(mut hangups) = hangups else { return };
     loop {
         tokio::select! {
             () = stop.cancelled() => return,

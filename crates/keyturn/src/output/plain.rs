@@ -25,8 +25,9 @@ pub(crate) fn plain(text: &str) -> String {
 /// How long the colour is that the text begins with, if it is one that [`super::Paint`] writes: another could hide what
 /// follows.
 fn colour_length(text: &str) -> Option<usize> {
-    let (code, _) = text.strip_prefix("\x1b[")?.split_once('m')?;
-    CODES.contains(&code).then_some(code.len() + "\x1b[m".len())
+    let rest = text.strip_prefix("\x1b[")?;
+    let begins = |code: &&&str| rest.strip_prefix(**code).is_some_and(|after| after.starts_with('m'));
+    CODES.iter().find(begins).map(|code| code.len() + "\x1b[m".len())
 }
 
 fn is_harmless(character: char) -> bool {

@@ -39,13 +39,14 @@ pub(crate) struct Enroll {
 /// The farm, once its coordinators have formed their cluster: the first leader does so right after it was elected.
 async fn formed(coordinators: &Coordinators) -> Result<v1::Farm, Problem> {
     let get_farm = |mut client: Client| async move { client.get_farm(v1::GetFarmRequest {}).await };
-    let deadline = Instant::now() + coordinators.leader_wait();
+    let started = Instant::now();
     loop {
         let farm = coordinators.call("asking for the farm", get_farm).await?.value;
         if !farm.cluster.is_empty() {
             return Ok(farm);
         }
-        if Instant::now() >= deadline {
+        // Asked each time: how far they are from each other is known from the first answer on.
+        if started.elapsed() >= coordinators.leader_wait() {
             return Err(Problem::unreachable(
                 "no-leader",
                 "the coordinators have not formed a cluster yet",
