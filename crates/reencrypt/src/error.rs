@@ -488,6 +488,7 @@ fn mariadb_next_step(number: u16) -> Option<&'static str> {
              the rotation"
         }
         1034 | 1194 | 1712 | 1877 => "see the database server's log, and check the table and its indexes for damage",
+        1071 => "keep the database in InnoDB pages of 8 KiB or more (innodb_page_size): the ledger's keys need them",
         1146 | 1054 | 1072 | 1176 => "put the table back as it was: it was altered, renamed or dropped meanwhile",
         1406 | 1366 | 1292 | 1264 | 1305 | 1411 | 1630 | 1690 | 1901 | 3854 => {
             "see what the table's constraints and generated columns do with the ciphertexts (docs/database.md)"
@@ -498,15 +499,19 @@ fn mariadb_next_step(number: u16) -> Option<&'static str> {
 
 /// By the class of the SQLSTATE, MariaDB's or MySQL's number, or SQLite's primary code. Only what may be the network or the server says so.
 fn database_next_step(error: &sqlx::Error) -> &'static str {
-    let reachable = "see whether the database runs and can be reached from this node";
+    // What it said itself it said being reached, unless it says that this will pass.
+    let unknown = match error.as_database_error() {
+        Some(_) if !is_passing(error) => "correct what the database names; its log may say more",
+        _ => "see whether the database runs and can be reached from this node",
+    };
     if let Some(number) = mariadb_number(error) {
-        return mariadb_next_step(number).unwrap_or(reachable);
+        return mariadb_next_step(number).unwrap_or(unknown);
     }
     if let Some(code) = sqlite_code(error) {
         return sqlite_next_step(code);
     }
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    code.and_then(|code| sqlstate_next_step(&code)).unwrap_or(reachable)
+    code.and_then(|code| sqlstate_next_step(&code)).unwrap_or(unknown)
 }
 
 fn sqlstate_next_step(code: &str) -> Option<&'static str> {

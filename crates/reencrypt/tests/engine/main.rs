@@ -33,6 +33,7 @@ mod mariadb_schema;
 mod mariadb_workers;
 mod memory;
 mod mysql;
+mod odd_schemas;
 mod pace;
 mod planner;
 mod proxy;

@@ -100,6 +100,8 @@ impl Server {
             // Not the one of the whole machine, where two that are installed at once take each other's files.
             .arg(format!("--tmpdir={}", self.path()))
             .args(["--innodb-flush-method=nosync", "--innodb-log-file-size=16M"])
+            // Pages have the size with which the server was installed.
+            .args(self.options.split_whitespace().filter(|option| option.starts_with("--innodb-page-size=")))
             .output()
             .expect(MISSING);
         assert!(output.status.success(), "mariadb-install-db: {}", String::from_utf8_lossy(&output.stdout));

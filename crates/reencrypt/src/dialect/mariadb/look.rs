@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use keys::value::{BASE64_HEADER_CHARS, BASE64_HEADER_PATTERNS};
-use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlRow};
+use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlDatabaseError, MySqlRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
 use super::super::found::{Seen, SeenColumn, SeenTable, Tagged, UnseenPlace, WITHIN_CHARS_MAX};
@@ -58,11 +58,17 @@ const KEPT_COLUMN: &str = "
 /// What an account is refused that lacks the right PROCESS.
 const NO_PROCESS: u16 = 1227;
 
+/// What MySQL says of a text that its regular expressions take too much of its memory or time for (`regexp_stack_limit`,
+/// `regexp_time_limit`).
+const TOO_LONG: [u16; 2] = [3698, 3699];
+
 /// How the values of a type are looked into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Look {
     Bytes,
     Text,
+    /// Text, and not what stands within it.
+    WholeText,
     /// Nothing of ours can stand in it.
     Never,
 }
@@ -215,13 +221,23 @@ async fn see_table(
             continue;
         }
         // Reviewed: quoted identifiers and constants only.
-        let sql = format!(
-            "SELECT CAST(x.tag AS CHAR(40)), COUNT(*) FROM (SELECT {} AS tag FROM {} {history} AS t) x
-             WHERE x.tag IS NOT NULL GROUP BY x.tag ORDER BY x.tag",
-            tag(&format!("t.{}", quote(&column)), look),
-            quote(&name),
-        );
-        let rows = match sqlx::query(AssertSqlSafe(sql)).persistent(false).fetch_all(&mut *connection).await {
+        let sql = |look: Look| {
+            AssertSqlSafe(format!(
+                "SELECT CAST(x.tag AS CHAR(40)), COUNT(*) FROM (SELECT {} AS tag FROM {} {history} AS t) x
+                 WHERE x.tag IS NOT NULL GROUP BY x.tag ORDER BY x.tag",
+                tag(&format!("t.{}", quote(&column)), look),
+                quote(&name),
+            ))
+        };
+        let mut found = sqlx::query(sql(look)).persistent(false).fetch_all(&mut *connection).await;
+        if let Err(sqlx::Error::Database(error)) = &found
+            && error.try_downcast_ref::<MySqlDatabaseError>().is_some_and(|error| TOO_LONG.contains(&error.number()))
+        {
+            let reason = format!("not all of its text, for what stands within it ({})", error.message());
+            seen.unseen.push(unseen(&column, &reason));
+            found = sqlx::query(sql(Look::WholeText)).persistent(false).fetch_all(&mut *connection).await;
+        }
+        let rows = match found {
             Ok(rows) => rows,
             // A lock that does not go, a table that is dropped meanwhile: the others are looked into.
             Err(sqlx::Error::Database(error)) => {
@@ -237,8 +253,14 @@ async fn see_table(
         let tagged = rows.iter().map(read).collect::<Result<_, _>>().doing(doing)?;
         columns.push(SeenColumn { name: column, data_type, tagged });
     }
-    if !catalog::all_readable(connection, &quote(&name)).await.doing(doing)? {
-        seen.unseen.push(unseen("any other column", "there may be columns of which the account is shown nothing"));
+    match catalog::all_readable(connection, &quote(&name)).await {
+        Ok(true) => {}
+        Ok(false) => {
+            seen.unseen.push(unseen("any other column", "there may be columns of which the account is shown nothing"));
+        }
+        // Damaged, or made of tables that are not there: the others are looked into.
+        Err(sqlx::Error::Database(error)) => seen.unseen.push(unseen("any other column", error.message())),
+        Err(error) => return Err(error).doing(doing),
     }
     let names = |rows: Vec<MySqlRow>| rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>();
     let key = sqlx::query(PRIMARY_KEY).bind(&name).fetch_all(connection).await.and_then(names).doing(doing)?;
@@ -263,7 +285,7 @@ fn tag(column: &str, look: Look) -> String {
     // Base64 is ASCII in every character set but the wide ones, so bytes are compared, by no collation.
     let bytes = match look {
         Look::Bytes | Look::Never => column.to_owned(),
-        Look::Text => format!("CAST(CONVERT({column} USING utf8mb4) AS BINARY)"),
+        Look::Text | Look::WholeText => format!("CAST(CONVERT({column} USING utf8mb4) AS BINARY)"),
     };
     let text = |bytes: &str| format!("CONVERT({bytes} USING latin1)");
     let end = ["0A", "0D", "20", "09", "0A"]
@@ -291,21 +313,31 @@ fn tag(column: &str, look: Look) -> String {
             "CASE WHEN LEFT({bytes}, 2) = x'0D0C' THEN CONCAT('r', LOWER(HEX(LEFT({bytes}, 8))))
                   WHEN {is_base64} THEN {base64} END"
         ),
-        Look::Text => {
+        Look::Text | Look::WholeText => {
             let start = text(&format!("LEFT({bytes}, 6)"));
             let hexadecimal = format!("LOCATE('0d0c', LOWER({start}))");
             let within = format!("LOCATE(x'445177', {bytes})");
+            // What every header begins with first, so that a server need not try both at every letter; what stands before
+            // it is looked at last.
+            let either = [one, other].map(|pattern| pattern.strip_prefix("DQw").unwrap_or(pattern)).join("|");
+            let symbol = "[A-Za-z0-9+/_-]";
+            let pattern = format!("(?-i)DQw(?:{either})(?<!{symbol}{symbol}{{{BASE64_HEADER_CHARS}}})");
+            // With the letter before it.
+            let rest = text(&format!("SUBSTRING({bytes}, GREATEST({within} - 1, 1), {WITHIN_CHARS_MAX})"));
+            let embedded = match look {
+                Look::WholeText => String::new(),
+                _ => format!(
+                    "WHEN {within} > 0 THEN CONCAT('e', LEFT(REGEXP_SUBSTR({rest}, '{pattern}'), {BASE64_HEADER_CHARS}))"
+                ),
+            };
             // In a character set of single letters any bytes are text.
             let stored = format!("LEFT(CAST(LEFT({column}, 8) AS BINARY), 8)");
             format!(
                 "CASE WHEN LEFT({stored}, 2) = x'0D0C' THEN CONCAT('r', LOWER(HEX({stored})))
                       WHEN {is_base64} THEN {base64}
                       WHEN {hexadecimal} IN (1, 3) THEN CONCAT('h', {})
-                      WHEN {within} > 0
-                      THEN CONCAT('e', REGEXP_SUBSTR({}, '(?-i)(?<![A-Za-z0-9+/_-])(?:{one}|{other})')) END",
+                      {embedded} END",
                 text(&format!("SUBSTRING({bytes}, {hexadecimal}, 16)")),
-                // With the letter before it.
-                text(&format!("SUBSTRING({bytes}, GREATEST({within} - 1, 1), {WITHIN_CHARS_MAX})")),
             )
         }
     }

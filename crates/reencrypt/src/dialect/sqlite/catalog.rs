@@ -14,6 +14,9 @@ use crate::{EngineError, Targets};
 /// The database that the URL names; others would have to be attached, and we attach none.
 pub(super) const SCHEMA: &str = "main";
 
+/// SQLite's own bound, as it is built in.
+const RESULT_COLUMNS_MAX: usize = 2_000;
+
 /// Columns with their place in the primary key (0: none) and whether they are generated (`hidden` 2 and 3).
 const COLUMNS: &str = "SELECT name, upper(type), \"notnull\", pk, hidden, cid FROM pragma_table_xinfo(?)";
 
@@ -146,6 +149,12 @@ async fn describe(
         kept: Vec::new(),
         exact: Vec::new(),
     };
+    let read = table.key.len() + table.columns.len() + table.others.len();
+    if read > RESULT_COLUMNS_MAX {
+        problems.push(format!(
+            "has more columns than SQLite reads at once, since the key's are read twice: {read} of {RESULT_COLUMNS_MAX}"
+        ));
+    }
     if problems.is_empty() {
         nameless(connection, target, &table, &columns, problems).await?;
     }

@@ -170,9 +170,17 @@ fn tag(column: &str) -> String {
         "instr({column}, 'DQw') > 0
          AND (' ' || {column} GLOB '*{blank}{one}*' OR ' ' || {column} GLOB '*{blank}{other}*')"
     );
+    // Halved first, so that not the whole rest is taken for each of them: a part that overlaps the other by a header holds one.
+    let half = "substr(rest, 1, length(rest) / 2 + 10)";
     let embedded = format!(
-        "(WITH RECURSIVE keyturn_o(rest) AS (
+        "(WITH RECURSIVE keyturn_k(rest) AS (
               SELECT ' ' || {column}
+              UNION ALL
+              SELECT CASE WHEN {half} GLOB '*{blank}{one}*' OR {half} GLOB '*{blank}{other}*' THEN {half}
+                          ELSE substr(rest, length(rest) / 2) END
+              FROM keyturn_k WHERE length(rest) > 64),
+          keyturn_o(rest) AS (
+              SELECT rest FROM keyturn_k WHERE length(rest) <= 64
               UNION ALL
               SELECT substr(rest, instr(substr(rest, 3), 'DQw') + 1) FROM keyturn_o
               WHERE instr(substr(rest, 3), 'DQw') > 0)

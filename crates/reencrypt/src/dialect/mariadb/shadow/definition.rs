@@ -67,7 +67,8 @@ impl Definition {
         if self.indexes.iter().any(|index| index.contains('\\')) {
             return Some("an index has a backslash in its name or comment");
         }
-        UNFIT.iter().find(|(word, _)| self.text.contains(word)).map(|(_, problem)| *problem)
+        let text = without_quoted(&self.text);
+        UNFIT.iter().find(|(word, _)| text.contains(word)).map(|(_, problem)| *problem)
     }
 
     /// What makes a copy what the original is; nothing when it has all indexes and gives out no number twice.
@@ -102,6 +103,28 @@ impl Definition {
             }
         }
     }
+}
+
+/// Without what stands within quotes, as the server writes them: doubled inside, or after a backslash in a text.
+fn without_quoted(text: &str) -> String {
+    let mut bare = String::with_capacity(text.len());
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        bare.push(letter);
+        if !matches!(letter, '\'' | '`') {
+            continue;
+        }
+        while let Some(inner) = letters.next() {
+            if inner == letter {
+                break;
+            }
+            if inner == '\\' && letter == '\'' {
+                letters.next();
+            }
+        }
+        bare.push(letter);
+    }
+    bare
 }
 
 #[cfg(test)]
@@ -142,5 +165,24 @@ mod tests {
         let other = Definition::parse("a`b", &ORIGINAL.replace("longblob", "blob")).unwrap();
         assert!(original.difference(&other).is_some_and(|what| what.contains("longblob")));
         assert_eq!(Definition::parse("b", ORIGINAL), None, "another name");
+    }
+
+    #[test]
+    fn words_within_quotes_say_nothing_of_the_table() {
+        let column = |text: &str| {
+            format!("CREATE TABLE `a` (\n  `id` int NOT NULL {text}\n) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4")
+        };
+        let unfit = |text: &str| Definition::parse("a", &column(text)).expect("is understood").unfit();
+        for text in
+            ["COMMENT 'a FOREIGN KEY to users'", r"DEFAULT 'it''s \' FOREIGN KEY '", "COMMENT ' FOREIGN KEY \\\\'"]
+        {
+            assert_eq!(unfit(text), None, "{text}");
+        }
+        for text in [
+            "COMMENT 'one',\n  CONSTRAINT `k` FOREIGN KEY (`id`)",
+            "COMMENT '\\\\',\n  CONSTRAINT `k` FOREIGN KEY (`id`)",
+        ] {
+            assert_eq!(unfit(text), Some("it has a foreign key"), "{text}");
+        }
     }
 }
