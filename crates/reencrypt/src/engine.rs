@@ -225,8 +225,7 @@ impl Engine {
     }
 
     /// Reads every registered value with the current key while the farm serves. Counts, names what does not open,
-    /// sets the bounds of the shards, chooses each table's strategy and forecasts the time offline. Changes nothing; on
-    /// MariaDB and MySQL the ledger's tables are there afterwards.
+    /// sets the bounds of the shards, chooses each table's strategy and forecasts the time offline. Changes nothing.
     ///
     /// Refuses ([`EngineError::Unregistered`]) while any column that the role may read holds ciphertexts and is neither
     /// registered nor excluded.
@@ -236,7 +235,6 @@ impl Engine {
         let mut trier = self.dialect.open().await?;
         let tables = reader.tables(&self.targets).await?;
         reader.check_rights().await?;
-        reader.make_ledger().await?;
         let unseen = scan::check(self.dialect.as_ref(), &self.targets, progress).await?;
         let surveyor = Surveyor {
             tables: &tables,

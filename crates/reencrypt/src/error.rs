@@ -488,7 +488,6 @@ fn mariadb_next_step(number: u16) -> Option<&'static str> {
              the rotation"
         }
         1034 | 1194 | 1712 | 1877 => "see the database server's log, and check the table and its indexes for damage",
-        1071 => "keep the database in InnoDB pages of 8 KiB or more (innodb_page_size): the ledger's keys need them",
         1146 | 1054 | 1072 | 1176 => "put the table back as it was: it was altered, renamed or dropped meanwhile",
         1406 | 1366 | 1292 | 1264 | 1305 | 1411 | 1630 | 1690 | 1901 | 3854 => {
             "see what the table's constraints and generated columns do with the ciphertexts (docs/database.md)"

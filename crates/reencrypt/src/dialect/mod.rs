@@ -173,12 +173,6 @@ pub(crate) trait Session: Send {
     /// Names every right and circumstance that the work will lack.
     async fn check_rights(&mut self) -> Result<(), EngineError>;
 
-    /// Makes the ledger's tables, empty, where that is not part of a transaction: what the server says against it is to be known
-    /// before anybody is offline.
-    async fn make_ledger(&mut self) -> Result<(), EngineError> {
-        Ok(())
-    }
-
     /// Whether backups of this database are made and proved; else why not.
     async fn check_backups(&mut self) -> Result<(), EngineError> {
         Ok(())

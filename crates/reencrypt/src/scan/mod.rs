@@ -23,7 +23,12 @@ pub use targets::targets_file;
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// What every problem with a table says that is one of rights.
-const OF_RIGHTS: &str = "the agent's role may not";
+const OF_RIGHTS: [&str; 4] = [
+    "the agent's role may not",
+    "the agent's role has no USAGE",
+    "let the agent's role turn triggers off",
+    "give the agent's role BYPASSRLS",
+];
 
 /// What was found in a database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -139,8 +144,14 @@ pub(crate) async fn scan(
     }
     too_many(&mut report.found, registered);
     for target in registered.tables() {
-        let (_, problems) = problems(session.as_mut(), target.clone()).await?;
-        report.registered_problems.extend(problems);
+        match problems(session.as_mut(), target.clone()).await {
+            Ok((_, problems)) => report.registered_problems.extend(problems),
+            // Damaged perhaps: the others are told all the same.
+            Err(EngineError::Database { source: sqlx::Error::Database(error), .. }) => {
+                report.registered_problems.push(format!("table {}: {}", target.label(), error.message()));
+            }
+            Err(error) => return Err(error),
+        }
     }
     report.not_looked_into = not_looked_into(&seen);
     session.end().await;
@@ -352,7 +363,7 @@ async fn problems(session: &mut dyn Session, target: TableTarget) -> Result<(Vec
     match session.tables(&Targets::only(target)).await {
         Ok(_) => Ok((Vec::new(), Vec::new())),
         Err(EngineError::Targets(problems)) => {
-            Ok(problems.into_iter().partition(|problem| problem.contains(OF_RIGHTS)))
+            Ok(problems.into_iter().partition(|problem| OF_RIGHTS.iter().any(|right| problem.contains(right))))
         }
         Err(error) => Err(error),
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use reencrypt::{Engine, Targets};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection as _};
 
@@ -63,7 +64,7 @@ async fn a_server_of_mariadb_that_cannot_keep_the_ledger_says_so_before_anybody_
     let ring = keys::KeySet::new("farm", vault.old.clone(), 0);
     let survey = async || vault.engine().await.survey(&crate::farm::request(&ring, &[], 8), &|_| {}).await;
     let refused = survey().await.unwrap_err().fault();
-    assert!(refused.message.contains("making the ledger's tables failed"), "{refused:?}");
+    assert!(refused.message.contains("enforce_storage_engine"), "{refused:?}");
     vault.run("SET GLOBAL enforce_storage_engine = NULL").await;
     vault.there_and_back().await;
 }
@@ -74,7 +75,7 @@ async fn pages_of_mariadb_that_are_too_small_for_the_ledgers_keys_are_named() {
     vault.seed(30).await;
     let ring = keys::KeySet::new("farm", vault.old.clone(), 0);
     let refused = vault.engine().await.survey(&crate::farm::request(&ring, &[], 8), &|_| {}).await.unwrap_err().fault();
-    assert!(refused.next_step.contains("innodb_page_size"), "{refused:?}");
+    assert!(refused.message.contains("innodb_page_size"), "{refused:?}");
 }
 
 #[tokio::test]
@@ -93,5 +94,10 @@ async fn a_table_of_mariadb_that_cannot_be_opened_keeps_the_others_from_nothing(
     see_all(&vault).await;
     let report = scan(&vault).await;
     assert!(report.not_looked_into.iter().any(|unseen| unseen.table == "merged"), "{:?}", report.not_looked_into);
+    let both = format!("{TARGETS}\n[[table]]\nname = 'merged'\nkey = ['id']\n[[table.column]]\nname = 'z'");
+    let engine = Engine::connect(&vault.config, Targets::parse(&both).unwrap()).await.unwrap();
+    let registered = engine.scan(&|_| {}).await.unwrap();
+    assert!(registered.registered_problems.iter().any(|problem| problem.contains("merged")), "{registered:?}");
+    assert_eq!(registered.found.len(), 1, "{registered:?}");
     assert_eq!(vault.there_and_back().await, 1);
 }

@@ -41,8 +41,8 @@ on_both! {
         let report = scan(&vault).await;
         let groups = groups(found(&report, "odd", "t"));
         assert!(groups.contains(&"symmetric ciphertext 2 base64 1".to_owned()), "{groups:?}");
-        // MySQL gives such texts up; then the column is named.
-        let given_up = report.not_looked_into.iter().any(|unseen| unseen.table == "odd");
+        // MySQL may give such texts up; then the column is named.
+        let given_up = vault.is_mysql() && report.not_looked_into.iter().any(|unseen| unseen.table == "odd");
         assert!(given_up || groups.contains(&"symmetric ciphertext 2 within other text 2".to_owned()), "{groups:?}");
     }
 

@@ -1,4 +1,4 @@
-//! What a server of MySQL must be set to, or what the engine builds on does not hold. Nothing of it is there in MariaDB.
+//! What a server must be set to, or what the engine builds on does not hold. Most of it is there in MySQL alone.
 
 use std::collections::BTreeMap;
 
@@ -9,30 +9,60 @@ use super::make::Make;
 use crate::EngineError;
 use crate::error::Doing;
 
+type Settings = BTreeMap<String, String>;
+
 /// Variables and counters, which any account may ask for. Those of group replication are there only where it is.
 const VARIABLES: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN
     ('performance_schema', 'performance_schema_max_thread_instances', 'group_replication_group_name')";
 const COUNTERS: &str = "SHOW GLOBAL STATUS WHERE Variable_name IN
     ('Performance_schema_thread_instances_lost', 'Performance_schema_thread_classes_lost', 'Innodb_redo_log_enabled')";
 
+/// What the ledger's tables need, asked for beforehand: they are made when the farm is offline.
+const LEDGER: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('innodb_page_size', 'enforce_storage_engine')";
+const PAGE_BYTES_MIN: u32 = 8_192;
+
 /// Whether the list of sessions has this one in it.
 const LISTS_US: &str = "SELECT COUNT(*) FROM performance_schema.processlist WHERE ID = CONNECTION_ID()";
 
 /// Everything that stands in the way.
 pub(super) async fn problems(connection: &mut MySqlConnection, make: Make) -> Result<Vec<String>, EngineError> {
-    if make == Make::MariaDb {
-        return Ok(Vec::new());
+    let mut problems = problems_of_ledger(&settings(connection, &[LEDGER]).await?);
+    if make == Make::MySql {
+        let settings = settings(connection, &[VARIABLES, COUNTERS]).await?;
+        let doing = || "looking for this session on the server's list".to_owned();
+        let ours: i64 = raw_sql(LISTS_US).fetch_one(connection).await.and_then(|row| row.try_get(0)).doing(doing)?;
+        problems.extend(problems_of(&settings, ours == 1));
     }
+    Ok(problems)
+}
+
+async fn settings(connection: &mut MySqlConnection, asked: &[&'static str]) -> Result<Settings, EngineError> {
     let doing = || "asking for the settings of the server".to_owned();
-    let mut settings = BTreeMap::new();
-    for sql in [VARIABLES, COUNTERS] {
-        for row in raw_sql(sql).fetch_all(&mut *connection).await.doing(doing)? {
+    let mut settings = Settings::new();
+    for sql in asked {
+        for row in raw_sql(*sql).fetch_all(&mut *connection).await.doing(doing)? {
             let (name, value): (String, String) = (row.try_get(0).doing(doing)?, row.try_get(1).doing(doing)?);
             settings.insert(name.to_ascii_lowercase(), value);
         }
     }
-    let ours: i64 = raw_sql(LISTS_US).fetch_one(connection).await.and_then(|row| row.try_get(0)).doing(doing)?;
-    Ok(problems_of(&settings, ours == 1))
+    Ok(settings)
+}
+
+fn problems_of_ledger(settings: &Settings) -> Vec<String> {
+    let mut problems = Vec::new();
+    let page = settings.get("innodb_page_size").and_then(|size| size.parse::<u32>().ok());
+    if page.is_some_and(|size| size < PAGE_BYTES_MIN) {
+        let problem = "the server's pages are too small for the ledger's keys: innodb_page_size must be 8k or more";
+        problems.push(problem.to_owned());
+    }
+    let engine = settings.get("enforce_storage_engine").filter(|engine| !engine.is_empty());
+    if let Some(engine) = engine.filter(|engine| !engine.eq_ignore_ascii_case("InnoDB")) {
+        problems.push(format!(
+            "the server makes every table by the engine {engine} (enforce_storage_engine), and the ledger needs InnoDB: \
+             SET GLOBAL enforce_storage_engine = NULL"
+        ));
+    }
+    problems
 }
 
 /// The same, refused, and a server that is not to be written to.
@@ -56,7 +86,7 @@ pub(super) async fn check_writable(connection: &mut MySqlConnection, make: Make)
 
 /// Threads of a class that the server had no room to register are on no list, so sessions may be missing by kinds too: those of the
 /// X protocol alone, while all others are there.
-fn problems_of(settings: &BTreeMap<String, String>, lists_us: bool) -> Vec<String> {
+fn problems_of(settings: &Settings, lists_us: bool) -> Vec<String> {
     let of = |name: &str| settings.get(name).map(String::as_str);
     let mut problems = Vec::new();
     let hides = of("performance_schema") != Some("ON")

@@ -316,11 +316,6 @@ impl Session for MariadbSession {
         grants::check(&mut self.connection, self.make, &self.shared).await
     }
 
-    async fn make_ledger(&mut self) -> Result<(), EngineError> {
-        ground::check_writable(&mut self.connection, self.make).await?;
-        history::create(&mut self.connection).await
-    }
-
     async fn check_backups(&mut self) -> Result<(), EngineError> {
         match self.make {
             Make::MariaDb => Ok(()),

@@ -10,7 +10,7 @@ use crate::table::{KeyKind, Table, quote};
 /// All columns that are not computed from others, in the table's order, with what keeps their values from travelling in
 /// their binary form exactly, and whether the agent's role may read it. What counts is the type with all under domains, in
 /// arrays, ranges and composites: XML loses its declaration when it is sent, and of text whose encoding has more than UTF-8
-/// knows of, or none, not all can be sent.
+/// knows of, or none, not all can be sent. In the encodings that are listed every byte goes to UTF-8 and back.
 const COLUMNS: &str = "
     SELECT a.attname::text,
            (WITH RECURSIVE base AS (
@@ -29,7 +29,9 @@ const COLUMNS: &str = "
             SELECT CASE
                 WHEN NOT bool_and(b.typsend::oid <> 0 AND b.typreceive::oid <> 0) THEN 'of a type without a binary form'
                 WHEN NOT bool_and(b.oid <> 'xml'::regtype) THEN 'XML, whose binary form is not exact'
-                WHEN getdatabaseencoding() NOT IN ('UTF8', 'LATIN1') AND NOT bool_and(
+                WHEN getdatabaseencoding() NOT IN (
+                     'UTF8', 'LATIN1', 'LATIN2', 'LATIN4', 'LATIN5', 'LATIN6', 'LATIN7', 'LATIN8', 'LATIN9', 'LATIN10',
+                     'ISO_8859_5', 'KOI8R', 'KOI8U', 'WIN866', 'WIN1256') AND NOT bool_and(
                      b.typcategory IN ('A', 'B', 'C', 'D', 'G', 'I', 'N', 'R', 'T', 'V')
                      OR b.oid IN ('bytea'::regtype, 'uuid'::regtype))
                 THEN 'text in ' || getdatabaseencoding() || ', of which UTF-8 may not know all' END
@@ -110,7 +112,10 @@ impl Layout {
 
     /// What a row takes as it is stored, for which nothing that is stored out of line is fetched.
     pub(super) fn stored_size_sql(&self, table: &Table) -> String {
-        self.columns(table).map(|sql| format!("COALESCE(pg_column_size({sql}), 0)")).collect::<Vec<_>>().join(" + ")
+        self.columns(table)
+            .map(|sql| format!("COALESCE(pg_column_size({sql}), 0)::int8"))
+            .collect::<Vec<_>>()
+            .join(" + ")
     }
 
     fn columns<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = &'a str> {

@@ -361,6 +361,11 @@ async fn what_cannot_be_kept_exactly_is_named() {
             "constraint kin on table \"My Vault\".secrets names the table itself",
         ),
         (
+            "ALTER TABLE \"My Vault\".secrets ADD COLUMN kind regtype DEFAULT '\"My Vault\".secrets'::regtype",
+            "ALTER TABLE \"My Vault\".secrets DROP COLUMN kind",
+            "names the table itself",
+        ),
+        (
             "ALTER TABLE \"My Vault\".secrets ADD CONSTRAINT here CHECK (tableoid <> 0)",
             "ALTER TABLE \"My Vault\".secrets DROP CONSTRAINT here",
             "constraint here on table \"My Vault\".secrets names the table itself",

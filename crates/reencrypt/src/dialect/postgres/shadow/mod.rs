@@ -56,12 +56,12 @@ pub(super) async fn obstacle(
             format!("the agent's role may not read its column {}: GRANT SELECT on the whole table", quote(column));
         return Ok(Some(what));
     }
-    if layout.inexact.is_some() {
-        return Ok(layout.inexact);
-    }
     let oid = relation::oid(connection, relation(table), &table.label).await?;
     if let Some(reason) = obstacles::find(connection, oid, triggers_off, &table.label).await? {
         return Ok(Some(reason));
+    }
+    if layout.inexact.is_some() {
+        return Ok(layout.inexact);
     }
     let original = Relation::of(connection, oid, &table.label).await?;
     let doing = || format!("trying to copy the definition of {}", table.label);

@@ -100,9 +100,12 @@ const KNOWN: &str = "
         ON d.classoid = 'pg_type'::regclass AND d.objoid = t.reltype
         UNION ALL
         SELECT 35, 'its ' || pg_describe_object(classid, objid, 0) || ' names the table itself' FROM own
-        WHERE strpos(definition, quote_literal($1::oid::regclass::text) || '::regclass') > 0
+        WHERE strpos(definition, '''' || replace($1::oid::regclass::text, '''', '''''') || '''::regclass') > 0
            OR EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = own.classid AND d.objid = own.objid
-                      AND d.refclassid = 'pg_class'::regclass AND d.refobjid = $1::oid AND d.refobjsubid < 0)
+                      AND (d.refclassid = 'pg_class'::regclass AND d.refobjid = $1::oid AND d.refobjsubid < 0
+                           OR d.refclassid = 'pg_type'::regclass AND d.refobjid IN (
+                               SELECT y.oid FROM pg_type r JOIN pg_type y ON y.oid IN (r.oid, r.typarray)
+                               WHERE r.typrelid = $1::oid)))
         UNION ALL
         SELECT 36, 'its ' || pg_describe_object(d.classid, d.objid, 0) || ' names the sequence of an identity column'
         FROM own o JOIN pg_depend d ON d.classid = o.classid AND d.objid = o.objid
