@@ -130,7 +130,10 @@ fn a_scan_finds_what_is_not_registered_and_writes_a_file_that_registers_it() {
     assert_eq!(report["found"][0]["values"][0]["kind"], "symmetric-ciphertext");
 
     let shown = node.db(&["scan"]).done();
-    assert!(shown.contains("keyless.token is not registered, and cannot be: its table has no primary key"), "{shown}");
+    assert!(
+        shown.contains("keyless.token is not registered, and cannot be: table keyless has no primary key"),
+        "{shown}"
+    );
 
     let out = node.path("new.toml");
     let ran = node.db(&["scan", "--targets", text(&out)]);
