@@ -144,12 +144,14 @@ on_both! {
         vault.run(&format!("CREATE TABLE odd (id integer PRIMARY KEY, t text, b {blob}, h text, j text, mixed {blob}, plain text);
                             CREATE TABLE keyless (secret {blob});")).await;
         let Cell::Bytes(raw) = vault.raw("one", "") else { panic!("raw values are bytes") };
-        // One in which the two alphabets differ, which not every ciphertext does.
-        let texts = std::iter::repeat_with(|| vault.base64("two, and some more of it")).filter_map(|cell| match cell {
+        // Padded, and one in which the two alphabets differ, which not every ciphertext does.
+        let plaintext = "two, and some more of it, of a length that needs padding, as is seen below";
+        let texts = std::iter::repeat_with(|| vault.base64(plaintext)).filter_map(|cell| match cell {
             Cell::Text(text) => Some(text),
             _ => None,
         });
         let text = texts.into_iter().find(|text| text.contains(['+', '/'])).unwrap();
+        assert!(text.ends_with('='));
         let hexadecimal: String = raw.iter().map(|byte| format!("{byte:02x}")).collect();
         let document = format!("{{\"password\": \"{text}\"}}");
         let row = |id: i64, cells: [Cell; 6]| [vec![Cell::Integer(id)], cells.to_vec()].concat();
