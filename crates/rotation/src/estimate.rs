@@ -232,8 +232,8 @@ impl Estimate {
             let us = u64::try_from(free).unwrap_or(u64::MAX).min(whole.us);
             let mut rows = u128::from(whole.rows) * u128::from(us) / u128::from(whole.us.max(1));
             if let (Some(throttle), Some(share)) = (self.throttle, *rows_per_second) {
-                let [all, own] = [throttle, share].map(|limit| u128::from(limit) * worked_ms / 1_000);
-                rows = rows.min(own).min(all / at_once);
+                let [together, own] = [throttle, share].map(|limit| u128::from(limit) * worked_ms / 1_000);
+                rows = rows.min(own).min(together / at_once);
                 let left = u128::from(whole.rows).saturating_sub(rows);
                 slowest_ms = slowest_ms.max(left * 1_000 / u128::from(share.max(1)));
             }

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection as _};
 
 use crate::farm::{Cell, Place, Vault};
 use crate::mariadb::Server;
-use crate::scan::{scan, see_all};
+use crate::scan::{scan, see_all, survey};
 
 const TARGETS: &str = "version = 1
     [[table]]
@@ -61,9 +61,7 @@ async fn a_server_of_mariadb_that_cannot_keep_the_ledger_says_so_before_anybody_
     let vault = Vault::mariadb_on(Arc::new(Server::start(""))).await;
     vault.seed(30).await;
     vault.run("SET GLOBAL enforce_storage_engine = 'Aria'").await;
-    let ring = keys::KeySet::new("farm", vault.old.clone(), 0);
-    let survey = async || vault.engine().await.survey(&crate::farm::request(&ring, &[], 8), &|_| {}).await;
-    let refused = survey().await.unwrap_err().fault();
+    let refused = survey(&vault, &vault.targets).await.unwrap_err().fault();
     assert!(refused.message.contains("enforce_storage_engine"), "{refused:?}");
     vault.run("SET GLOBAL enforce_storage_engine = NULL").await;
     vault.there_and_back().await;
@@ -73,8 +71,7 @@ async fn a_server_of_mariadb_that_cannot_keep_the_ledger_says_so_before_anybody_
 async fn pages_of_mariadb_that_are_too_small_for_the_ledgers_keys_are_named() {
     let vault = Vault::mariadb_on(Arc::new(Server::start("--innodb-page-size=4k"))).await;
     vault.seed(30).await;
-    let ring = keys::KeySet::new("farm", vault.old.clone(), 0);
-    let refused = vault.engine().await.survey(&crate::farm::request(&ring, &[], 8), &|_| {}).await.unwrap_err().fault();
+    let refused = survey(&vault, &vault.targets).await.unwrap_err().fault();
     assert!(refused.message.contains("innodb_page_size"), "{refused:?}");
 }
 

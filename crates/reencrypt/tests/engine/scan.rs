@@ -146,11 +146,12 @@ on_both! {
         let Cell::Bytes(raw) = vault.raw("one", "") else { panic!("raw values are bytes") };
         // Padded, and one in which the two alphabets differ, which not every ciphertext does.
         let plaintext = "two, and some more of it, of a length that needs padding, as is seen below";
-        let texts = std::iter::repeat_with(|| vault.base64(plaintext)).filter_map(|cell| match cell {
-            Cell::Text(text) => Some(text),
-            _ => None,
-        });
-        let text = texts.into_iter().find(|text| text.contains(['+', '/'])).unwrap();
+        let text = loop {
+            let Cell::Text(text) = vault.base64(plaintext) else { panic!("base64 values are text") };
+            if text.contains(['+', '/']) {
+                break text;
+            }
+        };
         assert!(text.ends_with('='));
         let hexadecimal: String = raw.iter().map(|byte| format!("{byte:02x}")).collect();
         let document = format!("{{\"password\": \"{text}\"}}");

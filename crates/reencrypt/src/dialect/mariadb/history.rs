@@ -81,18 +81,6 @@ async fn notes(connection: &mut MySqlConnection) -> Result<Vec<(String, String, 
         .doing(doing)
 }
 
-/// Makes all that the ledger is kept in, where it is missing.
-pub(super) async fn create(connection: &mut MySqlConnection) -> Result<(), EngineError> {
-    ledger::create(connection).await?;
-    if !exists(connection).await? {
-        sqlx::raw_sql(CREATE)
-            .execute(connection)
-            .await
-            .doing(|| "making the table of the ledger's notes".to_owned())?;
-    }
-    Ok(())
-}
-
 pub(super) async fn note(
     connection: &mut MySqlConnection,
     make: Make,
@@ -102,7 +90,10 @@ pub(super) async fn note(
 ) -> Result<(), EngineError> {
     ground::check_writable(connection, make).await?;
     // Before the transaction: making a table would end it. Two agents may do so at once.
-    create(connection).await?;
+    if !exists(connection).await? {
+        ledger::create(connection).await?;
+        sqlx::raw_sql(CREATE).execute(&mut *connection).await.doing(|| "leaving a note in the ledger".to_owned())?;
+    }
     make.in_transaction(connection, async |connection| note_at_once(connection, rotation, kind, node).await).await
 }
 

@@ -15,6 +15,9 @@ use crate::targets::Exclude;
 /// How much is looked at of a text's end, where padding stands, and white space behind it.
 const TAIL_CHARS: usize = 1000;
 
+/// How much of a text that holds a header somewhere is gone through place by place.
+const WALKED_CHARS: usize = 64;
+
 const TABLES: &str = "
     SELECT name, upper(ltrim(COALESCE(sql, ''))) GLOB 'CREATE VIRTUAL*', name GLOB 'keyturn_*'
     FROM main.sqlite_schema WHERE type = 'table' AND name NOT GLOB 'sqlite_*' ORDER BY name";
@@ -171,16 +174,16 @@ fn tag(column: &str) -> String {
          AND (' ' || {column} GLOB '*{blank}{one}*' OR ' ' || {column} GLOB '*{blank}{other}*')"
     );
     // Halved first, so that not the whole rest is taken for each of them: a part that overlaps the other by a header holds one.
-    let half = "substr(rest, 1, length(rest) / 2 + 10)";
+    let half = format!("substr(rest, 1, length(rest) / 2 + {BASE64_HEADER_CHARS})");
     let embedded = format!(
         "(WITH RECURSIVE keyturn_k(rest) AS (
               SELECT ' ' || {column}
               UNION ALL
               SELECT CASE WHEN {half} GLOB '*{blank}{one}*' OR {half} GLOB '*{blank}{other}*' THEN {half}
                           ELSE substr(rest, length(rest) / 2) END
-              FROM keyturn_k WHERE length(rest) > 64),
+              FROM keyturn_k WHERE length(rest) > {WALKED_CHARS}),
           keyturn_o(rest) AS (
-              SELECT rest FROM keyturn_k WHERE length(rest) <= 64
+              SELECT rest FROM keyturn_k WHERE length(rest) <= {WALKED_CHARS}
               UNION ALL
               SELECT substr(rest, instr(substr(rest, 3), 'DQw') + 1) FROM keyturn_o
               WHERE instr(substr(rest, 3), 'DQw') > 0)
